@@ -1,1 +1,9 @@
-//! Skeleton.
+//! The node agent: one process per node that owns addresses, routes and BGP together.
+//!
+//! Data flows one way: `sources/` turn what happens outside into [`input::Input`] values, one thread owns the
+//! [`model::Model`] and absorbs them, `desired/` computes what should be, `apply/` reads back what is and makes the
+//! difference so. `model`, `desired` and `delta` are pure: no I/O, no clock, no randomness.
+
+pub mod desired;
+pub mod input;
+pub mod model;
