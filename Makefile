@@ -1,0 +1,63 @@
+# Every target names in one line what it does: `make help`.
+# Targets that touch namespaces or install packages need root.
+
+CARGO ?= cargo
+LAB ?= demo
+# Options of `calidris lab run` for the demo, for example DEMO_ARGS="--pods 4".
+DEMO_ARGS ?=
+RELEASE := target/release
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: ## Install from Debian what the build, the lab and the tests need (nothing to do when all is there)
+	@interop-tests/setup-debian.sh
+
+.PHONY: release
+release: ## Build the optimised binaries into target/release (the CNI plugin statically linked)
+	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop
+	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static
+
+.PHONY: demo
+demo: setup release ## Run a cluster in namespaces (etcd, BIRD, FRR, three nodes, pods) and prove it; KEEP=1 leaves it up
+	$(RELEASE)/calidris lab run --name $(LAB) $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+.PHONY: clean-lab
+clean-lab: ## Remove whatever labs left behind, also after a crash, and only that
+	@if [ -x $(RELEASE)/calidris-lab ]; then $(RELEASE)/calidris-lab clean; else $(CARGO) run -q --locked -p calidris-interop --bin calidris-lab -- clean; fi
+
+.PHONY: test
+test: setup ## Run every test: cores on virtual time, the agent on the real kernel, the lab against BIRD, FRR and etcd
+	$(CARGO) build --workspace --all-targets --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: check
+check: setup fmt clippy doc deny tidy ## Check form: fmt, clippy, doc, licences, purity of the cores, tidiness
+
+.PHONY: fmt
+fmt: ## Check the formatting
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lint everything, warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: doc
+doc: ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+.PHONY: deny
+deny: ## Check licences, bans and sources of all dependencies
+	@command -v cargo-deny >/dev/null || [ -x target/tools/bin/cargo-deny ] || \
+		{ echo "building cargo-deny into target/tools"; $(CARGO) install --quiet --debug --locked --no-default-features --version 0.20.2 --root target/tools cargo-deny; }
+	PATH="$$PATH:$(CURDIR)/target/tools/bin" cargo-deny --workspace check --hide-inclusion-graph bans licenses sources
+
+.PHONY: tidy
+tidy: ## Check file lengths, dependency edges, purity of the cores, and that every path named in the docs exists
+	$(CARGO) test -q --locked -p calidris-interop --test tidy
+
+.PHONY: bench
+bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
+	$(RELEASE)/calidris-lab bench all

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Installs from Debian what building, the lab and the tests need, and says what. Does nothing when all is there.
+# Daemons that come with the packages are for the lab's namespaces only: those newly installed are neither started
+# now nor at boot.
+set -eu
+
+PACKAGES="
+bird2
+conntrack
+containernetworking-plugins
+etcd-client
+etcd-server
+frr
+iproute2
+iputils-ping
+libprotobuf-dev
+nftables
+protobuf-compiler
+tcpdump
+"
+# Services that these packages would start on a machine with systemd.
+SERVICES="bird frr etcd"
+
+installed() {
+    dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
+}
+
+missing=""
+for package in $PACKAGES; do
+    installed "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "setup: needs these Debian packages and there is no apt-get here:$missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: must be root to install:$missing" >&2
+    exit 1
+fi
+
+echo "setup: installing from Debian:$missing"
+
+# A policy-rc.d that answers 101 keeps package scripts from starting daemons; one that is already there is respected.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+
+log=$(mktemp)
+install() {
+    # shellcheck disable=SC2086 # the list is meant to be split
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1
+}
+if ! install; then
+    # Package lists may be old or absent on a new machine.
+    if ! { apt-get update -q >"$log" 2>&1 && install; }; then
+        cat "$log" >&2
+        exit 1
+    fi
+fi
+rm -f "$log"
+
+if [ -d /run/systemd/system ]; then
+    for service in $SERVICES; do
+        systemctl disable --quiet "$service" 2>/dev/null || true
+    done
+fi
+echo "setup: done"
