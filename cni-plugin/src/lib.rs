@@ -6,10 +6,24 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`invocation`] | environment and stdin, checked, become a request |
 //! | [`spec`], [`args`] | what the runtime says: configuration, `CNI_ARGS` |
 //! | [`result`], [`version`], [`error`] | what the runtime is told |
 //! | [`contract`] | request and reply, as values and bytes |
 //! | [`socket`] | moves them, with the namespace's descriptor |
+//!
+//! Runtimes start the binary once for each operation, often on a host whose C library is not the one it was built with.
+//! So it ships static:
+//!
+//! ```text
+//! RUSTFLAGS='-C target-feature=+crt-static' \
+//!     cargo build --release --target x86_64-unknown-linux-gnu -p calidris-cni
+//! ```
+//!
+//! (`--target` keeps the flag away from build scripts and procedural macros. The plugin resolves no names, so nothing of
+//! glibc is missed at run time.) The binary's file name is the `type` in the network configuration; an example is
+//! `deploy/cni/10-calidris.conflist`. Its `cniVersion` is what runtimes before CNI 1.1 take; newer ones choose the highest of
+//! `cniVersions`, and every plugin of the list must speak it.
 //!
 //! Invariants: nothing here panics on input; every read has a size limit and a time limit; a result is converted to
 //! another version in one place, [`result::AddResult::to_json`].
@@ -17,6 +31,7 @@
 pub mod args;
 pub mod contract;
 pub mod error;
+pub mod invocation;
 pub mod result;
 pub mod socket;
 pub mod spec;

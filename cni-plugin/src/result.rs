@@ -119,6 +119,9 @@ impl AddResult {
         let invalid = |details: String| {
             CniError::new(ErrorCode::INVALID_CONFIG, "prevResult is not a CNI result").with_details(details)
         };
+        if !value.is_object() {
+            return Err(invalid("expected an object".to_owned()));
+        }
         match value.get("cniVersion") {
             None => {}
             Some(Value::String(version)) => {

@@ -215,10 +215,10 @@ impl NetConf {
             cni_version,
             name,
             plugin_type,
-            runtime_config: take(&mut keys, "runtimeConfig")?.unwrap_or_default(),
-            args: take(&mut keys, "args")?.unwrap_or_default(),
+            runtime_config: take_object(&mut keys, "runtimeConfig")?,
+            args: take_object(&mut keys, "args")?,
             prev_result,
-            dns: take(&mut keys, "dns")?.unwrap_or_default(),
+            dns: take_object(&mut keys, "dns")?,
             options: PluginOptions::take_from(&mut keys)?,
             other: keys,
         })
@@ -341,6 +341,17 @@ fn take_version(keys: &mut Map<String, Value>) -> Result<CniVersion, CniError> {
 
 fn take_string(keys: &mut Map<String, Value>, key: &str) -> Result<String, CniError> {
     take(keys, key)?.ok_or_else(|| invalid(key, "missing"))
+}
+
+fn take_object<T: serde::de::DeserializeOwned + Default>(
+    keys: &mut Map<String, Value>,
+    key: &str,
+) -> Result<T, CniError> {
+    // Derived readers also take a list, field by field in order, which no one means here.
+    match keys.get(key) {
+        Some(Value::Object(_) | Value::Null) | None => Ok(take(keys, key)?.unwrap_or_default()),
+        Some(_) => Err(invalid(key, "expected an object")),
+    }
 }
 
 fn take<T: serde::de::DeserializeOwned>(
