@@ -157,6 +157,11 @@ impl PartialBits {
         self.0 |= Self::bit(type_code);
     }
 
+    /// Takes the Partial bit away from an attribute that is not there.
+    pub fn remove(&mut self, type_code: u8) {
+        self.0 &= !Self::bit(type_code);
+    }
+
     fn bit(type_code: u8) -> u8 {
         match type_code {
             type_code::AGGREGATOR => 1,

@@ -9,6 +9,9 @@ use serde::{Serialize, Serializer};
 
 use crate::wire::cursor::Cursor;
 
+/// Most AS numbers in one segment: its count is one octet.
+const MAX_SEGMENT: usize = 255;
+
 /// An AS path.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AsPath(Box<[u8]>);
@@ -86,7 +89,7 @@ impl AsPath {
     pub fn from_segments<'a>(segments: impl IntoIterator<Item = (SegmentKind, &'a [u32])>) -> Self {
         let mut octets = Vec::new();
         for (kind, asns) in segments {
-            for asns in asns.chunks(255) {
+            for asns in asns.chunks(MAX_SEGMENT) {
                 push_segment(kind, asns.iter().copied(), &mut octets);
             }
         }
@@ -206,6 +209,45 @@ impl AsPath {
             push_segment(segment.kind, asns.iter().copied(), &mut octets);
         }
         Self(octets.into())
+    }
+
+    /// Puts the AS numbers of AS4_PATH into a path received from a two-octet AS speaker (RFC 6793 section 4.2.3): the
+    /// leading part that AS4_PATH lacks is kept. A longer AS4_PATH than the path itself is ignored.
+    pub(super) fn merged_with_as4_path(&self, as4_path: &Self) -> Self {
+        let Some(mut missing) = self.path_length().checked_sub(as4_path.path_length()) else {
+            return self.clone();
+        };
+        let mut segments: Vec<(SegmentKind, Vec<u32>)> = Vec::new();
+        for segment in self.segments() {
+            // Confederation segments count nothing and stay when they lead or adjoin what stays.
+            if missing == 0 && !segment.kind.is_confederation() {
+                break;
+            }
+            let all = segment.count();
+            let kept = if segment.kind == SegmentKind::Sequence {
+                missing.min(all)
+            } else {
+                all
+            };
+            segments.push((segment.kind, segment.asns().take(kept).collect()));
+            missing = missing.saturating_sub(segment.path_length());
+            if kept < all {
+                break;
+            }
+        }
+        for segment in as4_path.segments() {
+            match segments.last_mut() {
+                // The two parts of what was one sequence become one again.
+                Some((SegmentKind::Sequence, asns))
+                    if segment.kind == SegmentKind::Sequence
+                        && asns.len().saturating_add(segment.count()) <= MAX_SEGMENT =>
+                {
+                    asns.extend(segment.asns());
+                }
+                _ => segments.push((segment.kind, segment.asns().collect())),
+            }
+        }
+        Self::from_segments(segments.iter().map(|(kind, asns)| (*kind, asns.as_slice())))
     }
 
     /// The four-octet wire form.

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::wire::notification::{NotificationCode, UpdateError};
+use crate::wire::notification::UpdateError;
 
 /// One thing that was wrong in an UPDATE, and its consequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttributeError {
-    /// The attribute's type code.
+    /// The attribute's type code; 0 for the fields of the message that are no attributes.
     pub type_code: u8,
     /// What was wrong.
     pub kind: AttributeErrorKind,
@@ -16,29 +16,14 @@ pub struct AttributeError {
 }
 
 /// The consequences of an attribute error, the weakest first (RFC 7606 section 2); the strongest of a message applies.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AttributeAction {
     /// The attribute is ignored, the routes are used.
     Discard,
     /// The routes of the message are treated as withdrawn.
     TreatAsWithdraw,
-    /// The session is reset.
-    Reset {
-        /// The subcode of UPDATE Message Error.
-        subcode: UpdateError,
-        /// The data of the NOTIFICATION.
-        data: Box<[u8]>,
-    },
-}
-
-impl AttributeAction {
-    /// The NOTIFICATION code of a reset.
-    pub fn code(&self) -> Option<NotificationCode> {
-        match self {
-            Self::Reset { subcode, .. } => Some(NotificationCode::Update(*subcode)),
-            _ => None,
-        }
-    }
+    /// The session is reset, with [`AttributeErrorKind::subcode`].
+    Reset,
 }
 
 /// What is wrong with an attribute.
@@ -68,6 +53,9 @@ pub enum AttributeErrorKind {
     /// Confederation segments from a peer outside the confederation (RFC 5065 section 5).
     #[error("confederation segment from outside the confederation")]
     ConfederationSegment,
+    /// A path from another member AS that does not begin with AS_CONFED_SEQUENCE (RFC 5065 section 5).
+    #[error("path from a confederation peer without a leading confederation sequence")]
+    ConfederationSegmentMissing,
     /// AS number 0 (RFC 7607).
     #[error("AS number 0")]
     AsZero,
@@ -83,9 +71,12 @@ pub enum AttributeErrorKind {
     /// A well-known attribute (Optional bit clear) with an unknown type.
     #[error("unrecognized well-known attribute")]
     UnrecognizedWellKnown,
-    /// Prefixes cannot be parsed.
-    #[error("malformed NLRI")]
-    Nlri,
+    /// The prefixes of the withdrawn routes or NLRI field cannot be parsed.
+    #[error("malformed prefixes")]
+    NetworkField,
+    /// MP_REACH_NLRI or MP_UNREACH_NLRI cannot be parsed, so its prefixes are lost.
+    #[error("malformed multiprotocol attribute")]
+    MpField,
     /// Routes of a family that was not negotiated.
     #[error("address family was not negotiated")]
     FamilyNotNegotiated,
@@ -94,12 +85,36 @@ pub enum AttributeErrorKind {
     Tlv,
 }
 
+impl AttributeErrorKind {
+    /// The subcode of UPDATE Message Error with which the session is reset, where it has to be (RFC 4271 section 6.3, 4760 section 7).
+    pub fn subcode(self) -> UpdateError {
+        match self {
+            Self::Flags => UpdateError::AttributeFlagsError,
+            Self::Length | Self::Truncated => UpdateError::AttributeLengthError,
+            Self::Missing => UpdateError::MissingWellKnownAttribute,
+            Self::Origin => UpdateError::InvalidOriginAttribute,
+            Self::PathSegment
+            | Self::ConfederationSegment
+            | Self::ConfederationSegmentMissing
+            | Self::AsZero => UpdateError::MalformedAsPath,
+            Self::NextHop => UpdateError::InvalidNextHopAttribute,
+            Self::UnrecognizedWellKnown => UpdateError::UnrecognizedWellKnownAttribute,
+            Self::NetworkField => UpdateError::InvalidNetworkField,
+            Self::Repeated => UpdateError::MalformedAttributeList,
+            Self::MpField | Self::Tlv => UpdateError::OptionalAttributeError,
+            Self::ExternalPeer | Self::FourOctetSpeaker | Self::FamilyNotNegotiated => {
+                UpdateError::Unspecific
+            }
+        }
+    }
+}
+
 impl fmt::Display for AttributeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {
             AttributeAction::Discard => "ignored",
             AttributeAction::TreatAsWithdraw => "treated as withdraw",
-            AttributeAction::Reset { .. } => "session reset",
+            AttributeAction::Reset => "session reset",
         };
         write!(f, "attribute {}: {}, {action}", self.type_code, self.kind)
     }
