@@ -1,0 +1,320 @@
+//! What the operator decides: the speaker and its peers.
+//!
+//! A [`SpeakerConfig`] is a whole: the speaker is given the complete wish each time and finds out itself what changed
+//! ([`Impact`]). Only what RFC 4271 makes the identity of a session (addresses, AS numbers, router identifier, transport) resets
+//! one; everything else is applied to the running sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use crate::family::AfiSafi;
+use crate::policy::Policy;
+
+/// Everything the speaker is told by its operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpeakerConfig {
+    /// Our autonomous system, 1 to 4294967295.
+    pub local_as: u32,
+    /// Our BGP Identifier (RFC 6286: not zero, unique within the AS).
+    pub router_id: Ipv4Addr,
+    /// The cluster we reflect for (RFC 4456 §7); the router identifier when `None`.
+    pub cluster_id: Option<Ipv4Addr>,
+    /// The peers, each with a name and an address of its own.
+    pub peers: Vec<PeerConfig>,
+    /// How the best of several routes is found.
+    pub decision: DecisionConfig,
+    /// How long after the start, at most, the speaker counts as "still learning": it bounds the wait for peers that never come
+    /// (see [`crate::Speaker::in_sync`]) and the Selection_Deferral_Timer of RFC 4724 §4.1.
+    pub sync_timeout: Duration,
+}
+
+impl SpeakerConfig {
+    /// A speaker without peers and with defaults everywhere else.
+    pub fn new(local_as: u32, router_id: Ipv4Addr) -> Self {
+        Self {
+            local_as,
+            router_id,
+            cluster_id: None,
+            peers: Vec::new(),
+            decision: DecisionConfig::default(),
+            sync_timeout: Duration::from_secs(120),
+        }
+    }
+
+    /// Checks what no session could live with.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the peer it is wrong in.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.local_as == 0 {
+            return Err(ConfigError::LocalAsZero);
+        }
+        if self.router_id.is_unspecified() {
+            return Err(ConfigError::RouterIdZero);
+        }
+        let mut names = BTreeSet::new();
+        let mut addresses = BTreeMap::new();
+        for peer in &self.peers {
+            let name = peer.name.clone();
+            if !names.insert(&peer.name) {
+                return Err(ConfigError::DuplicateName { name });
+            }
+            if let Some(other) = addresses.insert(peer.address, &peer.name) {
+                return Err(ConfigError::DuplicateAddress { name, other: other.clone(), address: peer.address });
+            }
+            peer.check()?;
+        }
+        Ok(())
+    }
+}
+
+/// How the best of several routes is found (RFC 4271 §9.1.2.2 and what operators add to it).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionConfig {
+    /// The LOCAL_PREF of routes that came without one.
+    pub default_local_pref: u32,
+    /// Compare MULTI_EXIT_DISC also between routes of different neighbouring ASes.
+    pub always_compare_med: bool,
+    /// Among otherwise equal routes of EBGP peers prefer the one known longest to the lowest router identifier.
+    pub prefer_oldest: bool,
+    /// How many equally good routes are used together, 1 to 64.
+    pub multipath_limit: u8,
+}
+
+impl Default for DecisionConfig {
+    fn default() -> Self {
+        Self { default_local_pref: 100, always_compare_med: false, prefer_oldest: false, multipath_limit: 1 }
+    }
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Name, unique among the peers, in logs and in [`crate::status`].
+    pub name: String,
+    /// Address of the peer, unique among the peers.
+    pub address: IpAddr,
+    /// Interface of a link-local `address`, as the kernel numbers it; 0 otherwise.
+    pub scope_id: u32,
+    /// TCP port of the peer.
+    pub port: u16,
+    /// AS of the peer. Equal to ours makes the session IBGP.
+    pub remote_as: u32,
+    /// The address we connect from; the kernel chooses when `None`.
+    pub local_address: Option<IpAddr>,
+    /// Who opens the connection.
+    pub connect: ConnectMode,
+    /// Address families offered to the peer.
+    pub families: BTreeSet<AfiSafi>,
+    /// Hold time we propose, in seconds: 0 (never expires) or at least 3 (RFC 4271 §4.2).
+    pub hold_time: u16,
+    /// How long between attempts to connect, before jitter.
+    pub connect_retry: Duration,
+    /// Wait this long for the peer's OPEN before sending ours (RFC 4271 §8.1.1 DelayOpen); `None` sends at once.
+    pub delay_open: Option<Duration>,
+    /// The first wait in Idle after a failure; doubles with every further one up to `idle_hold_max`.
+    pub idle_hold: Duration,
+    /// The longest wait in Idle.
+    pub idle_hold_max: Duration,
+    /// Whether the peer is a client of us as route reflector (RFC 4456). IBGP only.
+    pub route_reflector_client: bool,
+    /// Next hop in what we announce to the peer.
+    pub next_hop: NextHopMode,
+    /// What we take from the peer. `None`: everything of an IBGP peer, nothing of an EBGP peer (RFC 8212).
+    pub import: Option<Policy>,
+    /// What we announce to the peer. `None`: everything to an IBGP peer, nothing to an EBGP peer (RFC 8212).
+    pub export: Option<Policy>,
+    /// Weight of the peer's routes, compared before everything else; higher wins. What we originate has
+    /// [`ORIGINATED_WEIGHT`](crate::rib::ORIGINATED_WEIGHT).
+    pub weight: u16,
+    /// How often our own AS may occur in a path of the peer.
+    pub allow_own_as: u8,
+    /// Graceful restart; `None` switches it off (RFC 4724).
+    pub graceful_restart: Option<GracefulRestartConfig>,
+    /// What the TCP connection needs.
+    pub transport: TransportConfig,
+}
+
+impl PeerConfig {
+    /// A peer with the defaults: IPv4 and IPv6 unicast, hold time 90 s, graceful restart on, no policy.
+    pub fn new(name: impl Into<String>, address: IpAddr, remote_as: u32) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            scope_id: 0,
+            port: 179,
+            remote_as,
+            local_address: None,
+            connect: ConnectMode::Active,
+            families: BTreeSet::from([AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST]),
+            hold_time: 90,
+            connect_retry: Duration::from_secs(10),
+            delay_open: None,
+            idle_hold: Duration::from_secs(1),
+            idle_hold_max: Duration::from_secs(60),
+            route_reflector_client: false,
+            next_hop: NextHopMode::Auto,
+            import: None,
+            export: None,
+            weight: 0,
+            allow_own_as: 0,
+            graceful_restart: Some(GracefulRestartConfig::default()),
+            transport: TransportConfig::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let name = self.name.clone();
+        if self.remote_as == 0 {
+            return Err(ConfigError::RemoteAsZero { name });
+        }
+        if matches!(self.hold_time, 1 | 2) {
+            return Err(ConfigError::HoldTime { name, hold_time: self.hold_time });
+        }
+        if self.families.is_empty() {
+            return Err(ConfigError::NoFamily { name });
+        }
+        if self.local_address.is_some_and(|local| local.is_ipv4() != self.address.is_ipv4()) {
+            return Err(ConfigError::MixedAddresses { name });
+        }
+        if self.transport.md5_password.as_ref().is_some_and(|p| p.is_empty() || p.len() > MAX_MD5_PASSWORD) {
+            return Err(ConfigError::Password { name });
+        }
+        Ok(())
+    }
+}
+
+/// Longest TCP-MD5 key in bytes (`TCP_MD5SIG_MAXKEYLEN` of the kernel).
+const MAX_MD5_PASSWORD: usize = 80;
+
+/// Who opens the TCP connection of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectMode {
+    /// We connect, and accept when the peer connects.
+    Active,
+    /// We only accept (RFC 4271 §8.1.1, PassiveTcpEstablishment).
+    Passive,
+}
+
+/// Which next hop our announcements carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHopMode {
+    /// RFC 4271 §5.1.3: ourselves to EBGP peers and for what we originate; unchanged to IBGP peers.
+    Auto,
+    /// Always ourselves, except for routes reflected between IBGP peers, whose next hop stays (RFC 4456 §10).
+    Itself,
+    /// Always as received, also to EBGP peers.
+    Keep,
+}
+
+/// Graceful restart with a peer (RFC 4724).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GracefulRestartConfig {
+    /// How long the peer should keep our routes while we are away, 1 to 4095 seconds.
+    pub restart_time: u16,
+    /// How long, at most, routes of a restarted peer stay stale when its End-of-RIB never comes.
+    pub stale_time: Duration,
+}
+
+impl Default for GracefulRestartConfig {
+    fn default() -> Self {
+        Self { restart_time: 120, stale_time: Duration::from_secs(360) }
+    }
+}
+
+/// What the TCP connection of a peer needs beyond addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransportConfig {
+    /// Key of RFC 2385 (TCP-MD5), 1 to 80 bytes.
+    pub md5_password: Option<String>,
+    /// How far away the peer may be.
+    pub distance: Distance,
+}
+
+/// How far away a peer may be, in terms of TTL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Distance {
+    /// TTL 1 to EBGP peers, the kernel's default to IBGP peers.
+    #[default]
+    Auto,
+    /// At most this many hops away: packets leave with this TTL.
+    Multihop(u8),
+    /// RFC 5082: packets leave with TTL 255, and those that come with less than 256 − `hops` are dropped.
+    Gtsm {
+        /// Hops to the peer, 1 for a neighbour on the same link.
+        hops: u8,
+    },
+}
+
+/// What a change of configuration does to the sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Impact {
+    /// Peers that are new.
+    pub added: Vec<String>,
+    /// Peers that are gone; their sessions end with Cease / Peer De-configured.
+    pub removed: Vec<String>,
+    /// Peers whose session must start anew.
+    pub reset: Vec<String>,
+    /// Peers to which the change applies without touching the session.
+    pub applied: Vec<String>,
+}
+
+/// A configuration the speaker does not take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// RFC 7607.
+    #[error("the local AS is 0; expected 1 to 4294967295")]
+    LocalAsZero,
+    /// RFC 6286.
+    #[error("the router identifier is 0.0.0.0; expected any other address, unique within the AS")]
+    RouterIdZero,
+    /// Names identify peers.
+    #[error("two peers are named {name:?}; expected a name of its own for each")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// An incoming connection is recognised by its address.
+    #[error("peers {name:?} and {other:?} have the same address {address}; expected one peer per address")]
+    DuplicateAddress {
+        /// The later peer.
+        name: String,
+        /// The earlier one.
+        other: String,
+        /// Their address.
+        address: IpAddr,
+    },
+    /// RFC 7607.
+    #[error("peer {name:?}: the remote AS is 0; expected 1 to 4294967295")]
+    RemoteAsZero {
+        /// The peer.
+        name: String,
+    },
+    /// RFC 4271 §4.2.
+    #[error("peer {name:?}: hold time {hold_time} s; expected 0 or at least 3")]
+    HoldTime {
+        /// The peer.
+        name: String,
+        /// What was asked for.
+        hold_time: u16,
+    },
+    /// A session without a family carries nothing.
+    #[error("peer {name:?}: no address family; expected at least one")]
+    NoFamily {
+        /// The peer.
+        name: String,
+    },
+    /// One TCP connection, one IP version.
+    #[error("peer {name:?}: local address and peer address are of different IP versions")]
+    MixedAddresses {
+        /// The peer.
+        name: String,
+    },
+    /// The kernel's limits on keys.
+    #[error("peer {name:?}: the TCP-MD5 password must have 1 to 80 bytes")]
+    Password {
+        /// The peer.
+        name: String,
+    },
+}

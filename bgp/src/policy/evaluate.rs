@@ -1,0 +1,97 @@
+//! Runs a policy over one route.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::{Change, Condition, MAX_TERMS, PeerKind, Policy, SourceKind, Verdict};
+use crate::family::Prefix;
+use crate::wire::attr::Attributes;
+
+/// Most times an AS is put in front of a path by one change.
+const MAX_PREPEND: u8 = 32;
+
+/// What a policy sees of a route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RouteView<'a> {
+    pub(crate) prefix: Prefix,
+    pub(crate) source: SourceKind,
+    pub(crate) peer: &'a str,
+    pub(crate) peer_kind: PeerKind,
+}
+
+/// What a policy made of a route.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome<'a> {
+    /// It passes, with these attributes.
+    Accept(Cow<'a, Attributes>),
+    /// It does not: because of the term of this number, or the default.
+    Reject { term: Option<u16> },
+}
+
+/// The outcome for one route. Later terms see the changes of earlier ones.
+pub(crate) fn evaluate<'a>(policy: &Policy, route: &RouteView<'_>, attributes: &'a Attributes) -> Outcome<'a> {
+    let mut attributes = Cow::Borrowed(attributes);
+    for (number, term) in policy.terms.iter().take(MAX_TERMS).enumerate() {
+        if !term.when.iter().all(|condition| holds(condition, route, &attributes)) {
+            continue;
+        }
+        if term.then == Some(Verdict::Reject) {
+            return Outcome::Reject { term: u16::try_from(number).ok() };
+        }
+        for change in &term.set {
+            apply(change, attributes.to_mut());
+        }
+        if term.then == Some(Verdict::Accept) {
+            return Outcome::Accept(attributes);
+        }
+    }
+    match policy.default {
+        Verdict::Accept => Outcome::Accept(attributes),
+        Verdict::Reject => Outcome::Reject { term: None },
+    }
+}
+
+impl Policy {
+    /// Whether the outcome may differ between prefixes with the same attributes.
+    pub(crate) fn depends_on_prefix(&self) -> bool {
+        let by_prefix = |condition: &Condition| matches!(condition, Condition::Prefix(_) | Condition::NotPrefix(_));
+        self.terms.iter().flat_map(|term| &term.when).any(by_prefix)
+    }
+}
+
+fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) -> bool {
+    match condition {
+        Condition::Prefix(ranges) => ranges.iter().any(|range| range.contains(route.prefix)),
+        Condition::NotPrefix(ranges) => !ranges.iter().any(|range| range.contains(route.prefix)),
+        Condition::Source(kinds) => kinds.contains(&route.source),
+        Condition::AsPathPrefix(asns) => {
+            let mut path = attributes.as_path.asns();
+            asns.iter().all(|asn| path.next() == Some(*asn))
+        }
+        Condition::Community(community) => attributes.communities.contains(*community),
+        Condition::LargeCommunity(community) => attributes.large_communities.contains(*community),
+        Condition::NextHop(networks) => attributes
+            .next_hop
+            .is_some_and(|next_hop| networks.iter().any(|network| network.contains(next_hop.address()))),
+        Condition::Peer(names) => names.iter().any(|name| name == route.peer),
+        Condition::PeerKind(kind) => *kind == route.peer_kind,
+    }
+}
+
+fn apply(change: &Change, attributes: &mut Attributes) {
+    match change {
+        Change::LocalPref(value) => attributes.local_pref = Some(*value),
+        Change::Med(value) => attributes.med = Some(*value),
+        Change::RemoveMed => attributes.med = None,
+        Change::AddCommunity(community) => attributes.communities.insert(*community),
+        Change::RemoveCommunity(community) => attributes.communities.retain(|other| other != community),
+        Change::AddLargeCommunity(community) => attributes.large_communities.insert(*community),
+        Change::RemoveLargeCommunity(community) => {
+            attributes.large_communities.retain(|other| other != community);
+        }
+        Change::Prepend { asn, times } => {
+            attributes.as_path = attributes.as_path.prepend(*asn, (*times).min(MAX_PREPEND));
+        }
+        Change::NextHop(address) => attributes.next_hop = Some(IpAddr::into(*address)),
+    }
+}

@@ -1,0 +1,175 @@
+//! Interned attribute sets: equal sets are stored once and known by a 4-octet handle.
+//!
+//! References are counted by hand: [`AttrStore::intern`] and [`AttrStore::retain`] take one, [`AttrStore::release`] gives one back,
+//! and the set is dropped with its last reference. A handle's number is reused afterwards, so a handle without a
+//! reference means nothing. What the decision process compares is worked out once per set.
+
+use std::hash::BuildHasher;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use crate::wire::attr::{Attributes, Origin};
+
+/// Names an attribute set in an [`AttrStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttrId(NonZeroU32);
+
+impl AttrId {
+    fn at(index: usize) -> Self {
+        // 2^32 sets of over a hundred bytes each do not fit into memory; saturation keeps the function total.
+        Self(u32::try_from(index).ok().and_then(|i| NonZeroU32::MIN.checked_add(i)).unwrap_or(NonZeroU32::MAX))
+    }
+
+    const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// What of a set the decision process compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rank {
+    /// LOCAL_PREF, if there is one.
+    pub local_pref: Option<u32>,
+    /// Length of the AS_PATH as RFC 4271 §9.1.2.2 counts it.
+    pub path_length: u32,
+    /// ORIGIN.
+    pub origin: Origin,
+    /// MULTI_EXIT_DISC; none counts as 0 (RFC 4271 §9.1.2.2 c).
+    pub med: u32,
+    /// The AS the route came from.
+    pub neighbor_as: u32,
+    /// ORIGINATOR_ID, if there is one.
+    pub originator_id: Option<Ipv4Addr>,
+    /// Length of the CLUSTER_LIST.
+    pub cluster_list_length: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    attributes: Attributes,
+    rank: Rank,
+    hash: u64,
+    references: u32,
+}
+
+/// All attribute sets in use.
+#[derive(Debug)]
+pub struct AttrStore {
+    entries: Vec<Entry>,
+    free: Vec<AttrId>,
+    index: HashTable<AttrId>,
+    hasher: FixedState,
+}
+
+impl AttrStore {
+    /// An empty store whose hash function `seed` picks, so that peers cannot know which sets collide.
+    pub fn new(seed: u64) -> Self {
+        Self { entries: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: FixedState::with_seed(seed) }
+    }
+
+    /// The handle of `attributes`, with one more reference.
+    pub fn intern(&mut self, attributes: Attributes) -> AttrId {
+        let hash = self.hasher.hash_one(&attributes);
+        let entries = &self.entries;
+        if let Some(id) = self.index.find(hash, |id| entries[id.index()].attributes == attributes).copied() {
+            self.retain(id);
+            return id;
+        }
+        let rank = Rank::of(&attributes);
+        let entry = Entry { attributes, rank, hash, references: 1 };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.entries[id.index()] = entry;
+                id
+            }
+            None => {
+                self.entries.push(entry);
+                AttrId::at(self.entries.len() - 1)
+            }
+        };
+        let entries = &self.entries;
+        self.index.insert_unique(hash, id, |id| entries[id.index()].hash);
+        id
+    }
+
+    /// Takes one more reference.
+    pub fn retain(&mut self, id: AttrId) {
+        self.entries[id.index()].references += 1;
+    }
+
+    /// Gives one reference back; the last one drops the set.
+    pub fn release(&mut self, id: AttrId) {
+        let entry = &mut self.entries[id.index()];
+        entry.references -= 1;
+        if entry.references == 0 {
+            let hash = entry.hash;
+            entry.attributes = Attributes::default();
+            if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
+                found.remove();
+            }
+            self.free.push(id);
+        }
+    }
+
+    /// The set.
+    pub fn get(&self, id: AttrId) -> &Attributes {
+        &self.entries[id.index()].attributes
+    }
+
+    /// What of the set is compared.
+    pub fn rank(&self, id: AttrId) -> &Rank {
+        &self.entries[id.index()].rank
+    }
+
+    /// How many sets there are.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+}
+
+impl Rank {
+    fn of(attributes: &Attributes) -> Self {
+        let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Self {
+            local_pref: attributes.local_pref,
+            path_length: short(attributes.as_path.path_length()),
+            origin: attributes.origin,
+            med: attributes.med.unwrap_or(0),
+            neighbor_as: attributes.as_path.neighbor_as().unwrap_or(0),
+            originator_id: attributes.originator_id,
+            cluster_list_length: short(attributes.cluster_list.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_med(med: u32) -> Attributes {
+        Attributes { med: Some(med), ..Attributes::default() }
+    }
+
+    #[test]
+    fn equal_sets_share_a_handle_and_the_last_release_drops_them() {
+        let mut store = AttrStore::new(1);
+        let (a, b, c) = (store.intern(with_med(1)), store.intern(with_med(1)), store.intern(with_med(2)));
+        assert_eq!(a, b);
+        assert_ne!(a, c);
+        assert_eq!(store.len(), 2);
+        store.release(a);
+        assert_eq!(store.get(b).med, Some(1));
+        store.release(b);
+        assert_eq!(store.len(), 1);
+        assert_eq!(store.intern(with_med(3)), a, "the number is used again");
+        assert_eq!(store.get(c).med, Some(2));
+    }
+}

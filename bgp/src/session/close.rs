@@ -1,0 +1,61 @@
+//! Why a connection ended, and whether the routes of the peer may outlive it.
+
+use std::fmt;
+
+use crate::status::EndedBy;
+use crate::wire::notification::Notification;
+
+/// The end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// What happened.
+    pub reason: CloseReason,
+    /// Whether the session had been Established.
+    pub was_established: bool,
+}
+
+/// What ended a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// We sent this NOTIFICATION.
+    Sent {
+        /// The message.
+        notification: Notification,
+        /// More than the message says, for our own log; may be empty.
+        detail: String,
+    },
+    /// The peer sent this NOTIFICATION.
+    Received(Notification),
+    /// We closed without a word: before our OPEN, for a restart, or because nothing can be sent any more.
+    Silent(&'static str),
+    /// The TCP connection failed or the peer closed it.
+    Transport(String),
+}
+
+impl CloseReason {
+    /// Which side ended the connection.
+    pub const fn by(&self) -> EndedBy {
+        match self {
+            Self::Sent { .. } | Self::Silent(_) => EndedBy::Us,
+            Self::Received(_) => EndedBy::Peer,
+            Self::Transport(_) => EndedBy::Transport,
+        }
+    }
+
+    /// Whether RFC 4724 §4.2 takes this for a restart of the peer: the connection went away without a NOTIFICATION.
+    pub const fn may_be_restart(&self) -> bool {
+        matches!(self, Self::Transport(_) | Self::Silent(_))
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sent { notification, detail } if detail.is_empty() => write!(f, "sent {notification}"),
+            Self::Sent { notification, detail } => write!(f, "sent {notification}: {detail}"),
+            Self::Received(notification) => write!(f, "received {notification}"),
+            Self::Silent(text) => f.write_str(text),
+            Self::Transport(text) => write!(f, "connection lost: {text}"),
+        }
+    }
+}

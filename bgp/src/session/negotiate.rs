@@ -1,0 +1,141 @@
+//! What two OPENs agree on. Pure: ours and theirs in, the terms of the session out.
+//!
+//! RFC 4271 §4.2 and §6.2, RFC 5492 (a capability holds when both sides have it), 4760 (families), 6793 (4-octet AS), 4724
+//! (graceful restart is announced by each side about itself), 6286 (identifiers).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use crate::family::AfiSafi;
+use crate::policy::PeerKind;
+use crate::wire::context::{self, DecodeContext, EncodeContext, FamilyContext};
+use crate::wire::error::WireError;
+use crate::wire::frame::MessageLimit;
+use crate::wire::notification::{NotificationCode, OpenError};
+use crate::wire::open::Open;
+
+/// The terms of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The peer's BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// The peer's AS.
+    pub remote_as: u32,
+    /// Whether that is ours.
+    pub kind: PeerKind,
+    /// The smaller of both hold times, in seconds; 0 means that the session never expires.
+    pub hold_time: u16,
+    /// A third of it, in seconds; 0 means that no KEEPALIVEs are sent.
+    pub keepalive: u16,
+    /// Families both sides offered. May be empty: the session then carries nothing.
+    pub families: BTreeSet<AfiSafi>,
+    /// Both sides speak RFC 2918.
+    pub route_refresh: bool,
+    /// Both sides speak RFC 6793.
+    pub four_octet_as: bool,
+    /// How long messages may be in both directions (RFC 8654).
+    pub message_limit: MessageLimit,
+    /// What the peer said about its restarts, when we offered graceful restart too.
+    pub graceful_restart: Option<GracefulRestart>,
+}
+
+/// The peer's side of graceful restart (RFC 4724 §3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GracefulRestart {
+    /// The peer has just restarted (R bit): do not wait for its End-of-RIB before sending ours.
+    pub restarting: bool,
+    /// How long, in seconds, to keep its routes when it goes away.
+    pub restart_time: u16,
+    /// The families it keeps forwarding.
+    pub families: Vec<RestartFamily>,
+}
+
+/// A family in the graceful restart capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartFamily {
+    /// Which.
+    pub family: AfiSafi,
+    /// Forwarding went on through the restart (F bit).
+    pub forwarding: bool,
+}
+
+impl GracefulRestart {
+    /// Whether the peer names `family` at all.
+    pub fn covers(&self, family: AfiSafi) -> bool {
+        self.families.iter().any(|f| f.family == family)
+    }
+
+    /// Whether the peer kept forwarding `family` through its restart.
+    pub fn kept_forwarding(&self, family: AfiSafi) -> bool {
+        self.families.iter().any(|f| f.family == family && f.forwarding)
+    }
+}
+
+impl Negotiated {
+    /// How to read the peer's UPDATEs.
+    pub fn decode_context(&self) -> DecodeContext {
+        DecodeContext {
+            four_octet_as: self.four_octet_as,
+            peer_kind: match self.kind {
+                PeerKind::Ebgp => context::PeerKind::External,
+                PeerKind::Ibgp => context::PeerKind::Internal,
+            },
+            aigp: false,
+            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST),
+            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST),
+        }
+    }
+
+    /// How to write UPDATEs to the peer.
+    pub fn encode_context(&self) -> EncodeContext {
+        EncodeContext {
+            four_octet_as: self.four_octet_as,
+            message_limit: self.message_limit,
+            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST),
+            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST),
+        }
+    }
+
+    fn family_context(&self, family: AfiSafi) -> FamilyContext {
+        FamilyContext { negotiated: self.families.contains(&family), ..FamilyContext::default() }
+    }
+}
+
+/// The terms that follow from our OPEN and theirs; `remote_as` is the AS the peer is configured with.
+///
+/// # Errors
+/// OPEN Message Error: Bad Peer AS, Bad BGP Identifier (RFC 4271 §6.2, RFC 6286 §2.2).
+pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiated, WireError> {
+    if theirs.asn() != remote_as {
+        let detail = format!("the peer says AS {}, expected AS {remote_as}", theirs.asn());
+        return Err(WireError::new(NotificationCode::Open(OpenError::BadPeerAs), detail));
+    }
+    let kind = if theirs.asn() == ours.asn() { PeerKind::Ibgp } else { PeerKind::Ebgp };
+    if kind == PeerKind::Ibgp && theirs.bgp_identifier == ours.bgp_identifier {
+        let detail = format!("the peer has our own identifier {}", ours.bgp_identifier);
+        return Err(WireError::new(NotificationCode::Open(OpenError::BadBgpIdentifier), detail));
+    }
+    let hold_time = ours.hold_time.min(theirs.hold_time);
+    let (mine, peers) = (&ours.capabilities, &theirs.capabilities);
+    let extended = mine.extended_message() && peers.extended_message();
+    Ok(Negotiated {
+        router_id: theirs.bgp_identifier,
+        remote_as,
+        kind,
+        hold_time,
+        keepalive: hold_time / 3,
+        families: mine.families().filter(|family| peers.multiprotocol(*family)).collect(),
+        route_refresh: mine.route_refresh() && peers.route_refresh(),
+        four_octet_as: mine.four_octet_as().is_some() && peers.four_octet_as().is_some(),
+        message_limit: if extended { MessageLimit::Extended } else { MessageLimit::Standard },
+        graceful_restart: mine.graceful_restart().and(peers.graceful_restart()).map(|theirs| GracefulRestart {
+            restarting: theirs.restart_state,
+            restart_time: theirs.restart_time,
+            families: theirs
+                .families
+                .iter()
+                .map(|f| RestartFamily { family: f.family, forwarding: f.forwarding_preserved })
+                .collect(),
+        }),
+    })
+}

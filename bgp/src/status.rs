@@ -1,0 +1,235 @@
+//! What an operator can learn from the speaker: peers, routes, and why.
+//!
+//! Plain values, serialisable, with names instead of indices. Times are ages (durations up to the moment of asking).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::family::{AfiSafi, Prefix};
+use crate::policy::{PeerKind, SourceKind};
+use crate::rib::{Refusal, Step};
+use crate::session::{State, Timer};
+
+/// The speaker at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpeakerStatus {
+    /// Our AS.
+    pub local_as: u32,
+    /// Our BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// Whether every peer has sent its table, or its time to do so is over.
+    pub in_sync: bool,
+    /// Whether this speaker still tells its peers that it restarted (RFC 4724, Restart State bit).
+    pub restarting: bool,
+    /// Prefixes known, with and without a best route.
+    pub prefixes: usize,
+    /// Distinct attribute sets held.
+    pub attribute_sets: usize,
+    /// The peers, by name.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// Its configured name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its AS.
+    pub remote_as: u32,
+    /// Whether it is in our AS.
+    pub kind: PeerKind,
+    /// State of the session as RFC 4271 §8.2.2 names it.
+    pub state: State,
+    /// How long the session has been in that state.
+    pub since: Duration,
+    /// How often the session was Established.
+    pub established_count: u64,
+    /// Both ends of the TCP connection, ours first.
+    pub transport: Option<(SocketAddr, SocketAddr)>,
+    /// What both sides agreed on, while Established.
+    pub negotiated: Option<NegotiatedStatus>,
+    /// Why the last session or attempt ended.
+    pub last_error: Option<LastError>,
+    /// Messages and routes.
+    pub counters: Counters,
+    /// Running timers and how long until each fires.
+    pub timers: Vec<(Timer, Duration)>,
+    /// Per family: routes received and accepted, and announced.
+    pub families: Vec<FamilyStatus>,
+}
+
+/// The outcome of the OPEN exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NegotiatedStatus {
+    /// The peer's BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// Seconds; 0 means the session never expires.
+    pub hold_time: u16,
+    /// Seconds between our KEEPALIVEs; 0 means none.
+    pub keepalive: u16,
+    /// Families both sides offered.
+    pub families: Vec<AfiSafi>,
+    /// RFC 6793.
+    pub four_octet_as: bool,
+    /// RFC 2918.
+    pub route_refresh: bool,
+    /// RFC 8654.
+    pub extended_message: bool,
+    /// The peer's restart time in seconds, if it can restart gracefully (RFC 4724).
+    pub graceful_restart: Option<u16>,
+}
+
+/// Why a session ended, in both sides' words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// Who ended it.
+    pub by: EndedBy,
+    /// What happened.
+    pub text: String,
+    /// How long ago.
+    pub age: Duration,
+}
+
+/// Which side ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// We did.
+    Us,
+    /// The peer did.
+    Peer,
+    /// The transport failed.
+    Transport,
+}
+
+/// Messages counted since the peer was configured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// UPDATE messages received.
+    pub updates_in: u64,
+    /// UPDATE messages sent.
+    pub updates_out: u64,
+    /// Messages of any type received.
+    pub messages_in: u64,
+    /// Messages of any type sent.
+    pub messages_out: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// UPDATE messages whose routes were treated as withdrawn (RFC 7606).
+    pub treated_as_withdraw: u64,
+    /// Attributes discarded (RFC 7606).
+    pub attributes_discarded: u64,
+}
+
+/// A family of an Established session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FamilyStatus {
+    /// Which.
+    pub family: AfiSafi,
+    /// Routes in the Adj-RIB-In.
+    pub received: usize,
+    /// Of these, routes the import policy let through.
+    pub accepted: usize,
+    /// Of these, routes kept from before the peer's restart.
+    pub stale: usize,
+    /// Routes in the Adj-RIB-Out.
+    pub announced: usize,
+    /// Whether the peer's End-of-RIB came.
+    pub end_of_rib_received: bool,
+    /// Whether ours went out.
+    pub end_of_rib_sent: bool,
+}
+
+/// Which routes to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteFilter {
+    /// Only this prefix.
+    pub prefix: Option<Prefix>,
+    /// Only prefixes inside this one.
+    pub within: Option<Prefix>,
+    /// Only candidates from the peer of this name.
+    pub from: Option<String>,
+    /// At most this many prefixes; 0 means [`RouteFilter::MAX`].
+    pub limit: usize,
+}
+
+impl RouteFilter {
+    /// Prefixes in one answer at most, whatever was asked.
+    pub const MAX: usize = 100_000;
+}
+
+/// A prefix with everything known about it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteStatus {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// All routes to it, the best first, then other usable ones, then those refused.
+    pub candidates: Vec<CandidateStatus>,
+    /// The step of the decision process that left one route.
+    pub decided_by: Option<Step>,
+    /// Names of the peers it is announced to.
+    pub announced_to: Vec<String>,
+}
+
+/// One route to a prefix.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CandidateStatus {
+    /// Name of the peer it is from; `None` when we originate it.
+    pub from: Option<String>,
+    /// How it came here.
+    pub source: SourceKind,
+    /// Best, equally good, worse, or refused.
+    pub standing: Standing,
+    /// Its attributes: after import policy, or as received when refused.
+    pub attributes: AttributesSummary,
+    /// How long we have known it.
+    pub age: Duration,
+    /// Kept from before the peer's restart.
+    pub stale: bool,
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The best route.
+    Best,
+    /// As good as the best; used together with it.
+    Multipath,
+    /// Lost to the best at this step.
+    Lost(Step),
+    /// Not used.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// The policy term that refused it.
+        term: Option<String>,
+    },
+}
+
+/// The attributes of a route for people and programs that do not speak BGP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttributesSummary {
+    /// `igp`, `egp` or `incomplete`.
+    pub origin: String,
+    /// The AS_PATH as text, sets in braces.
+    pub as_path: String,
+    /// Next hop.
+    pub next_hop: Option<IpAddr>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// LOCAL_PREF.
+    pub local_pref: Option<u32>,
+    /// Communities as text: standard, extended, large.
+    pub communities: Vec<String>,
+    /// ORIGINATOR_ID (RFC 4456).
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST (RFC 4456).
+    pub cluster_list: Vec<Ipv4Addr>,
+}
