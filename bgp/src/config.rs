@@ -61,7 +61,11 @@ impl SpeakerConfig {
                 return Err(ConfigError::DuplicateName { name });
             }
             if let Some(other) = addresses.insert(peer.address, &peer.name) {
-                return Err(ConfigError::DuplicateAddress { name, other: other.clone(), address: peer.address });
+                return Err(ConfigError::DuplicateAddress {
+                    name,
+                    other: other.clone(),
+                    address: peer.address,
+                });
             }
             peer.check()?;
         }
@@ -84,7 +88,12 @@ pub struct DecisionConfig {
 
 impl Default for DecisionConfig {
     fn default() -> Self {
-        Self { default_local_pref: 100, always_compare_med: false, prefer_oldest: false, multipath_limit: 1 }
+        Self {
+            default_local_pref: 100,
+            always_compare_med: false,
+            prefer_oldest: false,
+            multipath_limit: 1,
+        }
     }
 }
 
@@ -170,15 +179,26 @@ impl PeerConfig {
             return Err(ConfigError::RemoteAsZero { name });
         }
         if matches!(self.hold_time, 1 | 2) {
-            return Err(ConfigError::HoldTime { name, hold_time: self.hold_time });
+            return Err(ConfigError::HoldTime {
+                name,
+                hold_time: self.hold_time,
+            });
         }
         if self.families.is_empty() {
             return Err(ConfigError::NoFamily { name });
         }
-        if self.local_address.is_some_and(|local| local.is_ipv4() != self.address.is_ipv4()) {
+        if self
+            .local_address
+            .is_some_and(|local| local.is_ipv4() != self.address.is_ipv4())
+        {
             return Err(ConfigError::MixedAddresses { name });
         }
-        if self.transport.md5_password.as_ref().is_some_and(|p| p.is_empty() || p.len() > MAX_MD5_PASSWORD) {
+        if self
+            .transport
+            .md5_password
+            .as_ref()
+            .is_some_and(|p| p.is_empty() || p.len() > MAX_MD5_PASSWORD)
+        {
             return Err(ConfigError::Password { name });
         }
         Ok(())
@@ -219,7 +239,10 @@ pub struct GracefulRestartConfig {
 
 impl Default for GracefulRestartConfig {
     fn default() -> Self {
-        Self { restart_time: 120, stale_time: Duration::from_secs(360) }
+        Self {
+            restart_time: 120,
+            stale_time: Duration::from_secs(360),
+        }
     }
 }
 

@@ -25,6 +25,11 @@ impl Jitter {
         base - quarter + quarter * step / 1024
     }
 
+    /// A seed for another stream, different for every `salt`.
+    pub fn fork(&mut self, salt: u64) -> u64 {
+        self.next() ^ salt
+    }
+
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;

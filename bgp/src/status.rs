@@ -233,3 +233,20 @@ pub struct AttributesSummary {
     /// CLUSTER_LIST (RFC 4456).
     pub cluster_list: Vec<Ipv4Addr>,
 }
+
+impl Counters {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            updates_in: self.updates_in + other.updates_in,
+            updates_out: self.updates_out + other.updates_out,
+            messages_in: self.messages_in + other.messages_in,
+            messages_out: self.messages_out + other.messages_out,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            treated_as_withdraw: self.treated_as_withdraw + other.treated_as_withdraw,
+            attributes_discarded: self.attributes_discarded + other.attributes_discarded,
+        }
+    }
+}

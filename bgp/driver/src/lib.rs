@@ -9,6 +9,8 @@
 //! (TCP then slows the peer down); a connection holds one chunk of unsent bytes, and the next one is made from the
 //! tables when that is written, so that a stuck peer costs one chunk and no queue.
 
+mod task;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -78,8 +80,143 @@ pub enum Shutdown {
 }
 
 /// A handle on the running speaker; clones are handles on the same one.
+///
+/// [`BgpHandle::changed`] and [`BgpHandle::take_changes`] are for one consumer: what one clone has taken, no other sees.
 #[derive(Debug, Clone)]
 pub struct BgpHandle {
     commands: mpsc::Sender<Command>,
-    events: watch::Receiver<Notice>,
+    notices: watch::Receiver<Notice>,
+}
+
+/// What the task tells everybody without being asked: the latest value counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Notice {
+    /// Changed best routes wait to be taken.
+    pub(crate) routes_changed: bool,
+    /// Every peer has sent its table, or its time to do so is over.
+    pub(crate) in_sync: bool,
+}
+
+/// What the task is asked, with the place for the answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Configure(Box<SpeakerConfig>, oneshot::Sender<Result<Impact, ConfigError>>),
+    Originate(BTreeMap<Prefix, Origination>, oneshot::Sender<()>),
+    TakeChanges(oneshot::Sender<Vec<RouteChange>>),
+    BestRoutes(oneshot::Sender<Vec<RouteChange>>),
+    Status(oneshot::Sender<SpeakerStatus>),
+    Routes(RouteFilter, oneshot::Sender<Vec<RouteStatus>>),
+    Shutdown(Shutdown, oneshot::Sender<()>),
+}
+
+/// Commands that may wait for the task; whoever asks more waits too.
+const COMMANDS: usize = 16;
+
+/// Opens the listening sockets and starts the task that owns the speaker.
+///
+/// # Errors
+/// A configuration that is none, or a listening socket that cannot be had; nothing runs then.
+pub async fn start(config: DriverConfig) -> Result<BgpHandle, StartError> {
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let (notify, notices) = watch::channel(Notice::default());
+    task::start(config, inbox, notify).await?;
+    Ok(BgpHandle { commands, notices })
+}
+
+impl BgpHandle {
+    /// Makes the speaker follow a new configuration. Sessions are reset only where a peer's identity changed.
+    ///
+    /// # Errors
+    /// When the configuration is none; the old one stays in force.
+    pub async fn configure(&self, config: SpeakerConfig) -> Result<Impact, ConfigureError> {
+        Ok(self
+            .ask(|reply| Command::Configure(Box::new(config), reply))
+            .await??)
+    }
+
+    /// Announces exactly these prefixes as our own: what is new is announced, what is not named any more is withdrawn. The first call also
+    /// says that the set is complete; until then no End-of-RIB is sent.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn originate(&self, routes: BTreeMap<Prefix, Origination>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Originate(routes, reply)).await
+    }
+
+    /// Waits until best routes have changed that were not taken yet.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn changed(&mut self) -> Result<(), Stopped> {
+        self.notices
+            .wait_for(|notice| notice.routes_changed)
+            .await
+            .map(|_| ())
+            .map_err(|_| Stopped)
+    }
+
+    /// Takes changed best routes, each prefix with its latest state, some thousands at most; `changed` is ready again at once when more wait.
+    /// The first calls hand out all best routes there are.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn take_changes(&self) -> Result<Vec<RouteChange>, Stopped> {
+        self.ask(Command::TakeChanges).await
+    }
+
+    /// All best routes at this moment, whether taken before or not.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn best_routes(&self) -> Result<Vec<RouteChange>, Stopped> {
+        self.ask(Command::BestRoutes).await
+    }
+
+    /// Waits until every peer has sent its table, or its time to do so is over: from then on a route in the kernel that no
+    /// peer announced is stale.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn in_sync(&mut self) -> Result<(), Stopped> {
+        self.notices
+            .wait_for(|notice| notice.in_sync)
+            .await
+            .map(|_| ())
+            .map_err(|_| Stopped)
+    }
+
+    /// Whether [`BgpHandle::in_sync`] would return at once.
+    pub fn is_in_sync(&self) -> bool {
+        self.notices.borrow().in_sync
+    }
+
+    /// The speaker and its peers.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn status(&self) -> Result<SpeakerStatus, Stopped> {
+        self.ask(Command::Status).await
+    }
+
+    /// Routes with all candidates, and why the best is best.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn routes(&self, filter: RouteFilter) -> Result<Vec<RouteStatus>, Stopped> {
+        self.ask(|reply| Command::Routes(filter, reply)).await
+    }
+
+    /// Stops the speaker and waits until its connections are closed, or two seconds have passed.
+    ///
+    /// # Errors
+    /// When it had stopped already.
+    pub async fn shutdown(&self, how: Shutdown) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Shutdown(how, reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
 }

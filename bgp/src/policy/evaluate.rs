@@ -29,14 +29,24 @@ pub(crate) enum Outcome<'a> {
 }
 
 /// The outcome for one route. Later terms see the changes of earlier ones.
-pub(crate) fn evaluate<'a>(policy: &Policy, route: &RouteView<'_>, attributes: &'a Attributes) -> Outcome<'a> {
+pub(crate) fn evaluate<'a>(
+    policy: &Policy,
+    route: &RouteView<'_>,
+    attributes: &'a Attributes,
+) -> Outcome<'a> {
     let mut attributes = Cow::Borrowed(attributes);
     for (number, term) in policy.terms.iter().take(MAX_TERMS).enumerate() {
-        if !term.when.iter().all(|condition| holds(condition, route, &attributes)) {
+        if !term
+            .when
+            .iter()
+            .all(|condition| holds(condition, route, &attributes))
+        {
             continue;
         }
         if term.then == Some(Verdict::Reject) {
-            return Outcome::Reject { term: u16::try_from(number).ok() };
+            return Outcome::Reject {
+                term: u16::try_from(number).ok(),
+            };
         }
         for change in &term.set {
             apply(change, attributes.to_mut());
@@ -54,7 +64,8 @@ pub(crate) fn evaluate<'a>(policy: &Policy, route: &RouteView<'_>, attributes: &
 impl Policy {
     /// Whether the outcome may differ between prefixes with the same attributes.
     pub(crate) fn depends_on_prefix(&self) -> bool {
-        let by_prefix = |condition: &Condition| matches!(condition, Condition::Prefix(_) | Condition::NotPrefix(_));
+        let by_prefix =
+            |condition: &Condition| matches!(condition, Condition::Prefix(_) | Condition::NotPrefix(_));
         self.terms.iter().flat_map(|term| &term.when).any(by_prefix)
     }
 }
@@ -70,9 +81,11 @@ fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) 
         }
         Condition::Community(community) => attributes.communities.contains(*community),
         Condition::LargeCommunity(community) => attributes.large_communities.contains(*community),
-        Condition::NextHop(networks) => attributes
-            .next_hop
-            .is_some_and(|next_hop| networks.iter().any(|network| network.contains(next_hop.address()))),
+        Condition::NextHop(networks) => attributes.next_hop.is_some_and(|next_hop| {
+            networks
+                .iter()
+                .any(|network| network.contains(next_hop.address()))
+        }),
         Condition::Peer(names) => names.iter().any(|name| name == route.peer),
         Condition::PeerKind(kind) => *kind == route.peer_kind,
     }

@@ -7,8 +7,6 @@
 //! Without a policy RFC 8212 holds: nothing passes an EBGP session in either direction; IBGP passes everything.
 
 mod evaluate;
-#[cfg(test)]
-mod tests;
 
 use std::net::IpAddr;
 
@@ -36,12 +34,18 @@ pub const MAX_TERMS: usize = 65_000;
 impl Policy {
     /// Lets every route pass unchanged.
     pub const fn accept_all() -> Self {
-        Self { terms: Vec::new(), default: Verdict::Accept }
+        Self {
+            terms: Vec::new(),
+            default: Verdict::Accept,
+        }
     }
 
     /// Lets no route pass.
     pub const fn reject_all() -> Self {
-        Self { terms: Vec::new(), default: Verdict::Reject }
+        Self {
+            terms: Vec::new(),
+            default: Verdict::Reject,
+        }
     }
 
     /// Adds `term` behind the others.
@@ -71,12 +75,22 @@ pub struct Term {
 impl Term {
     /// A term that accepts what matches `when`.
     pub fn accept(name: impl Into<String>, when: Vec<Condition>) -> Self {
-        Self { name: name.into(), when, set: Vec::new(), then: Some(Verdict::Accept) }
+        Self {
+            name: name.into(),
+            when,
+            set: Vec::new(),
+            then: Some(Verdict::Accept),
+        }
     }
 
     /// A term that rejects what matches `when`.
     pub fn reject(name: impl Into<String>, when: Vec<Condition>) -> Self {
-        Self { name: name.into(), when, set: Vec::new(), then: Some(Verdict::Reject) }
+        Self {
+            name: name.into(),
+            when,
+            set: Vec::new(),
+            then: Some(Verdict::Reject),
+        }
     }
 
     /// The same term, making `change` as well.
@@ -136,12 +150,20 @@ pub struct PrefixRange {
 impl PrefixRange {
     /// Exactly `prefix`.
     pub fn exact(prefix: Prefix) -> Self {
-        Self { within: prefix, min_length: prefix.length(), max_length: prefix.length() }
+        Self {
+            within: prefix,
+            min_length: prefix.length(),
+            max_length: prefix.length(),
+        }
     }
 
     /// `prefix` and everything inside.
     pub fn or_longer(prefix: Prefix) -> Self {
-        Self { within: prefix, min_length: prefix.length(), max_length: 128 }
+        Self {
+            within: prefix,
+            min_length: prefix.length(),
+            max_length: 128,
+        }
     }
 
     /// Whether `prefix` is in the range.

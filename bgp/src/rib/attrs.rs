@@ -20,7 +20,12 @@ pub struct AttrId(NonZeroU32);
 impl AttrId {
     fn at(index: usize) -> Self {
         // 2^32 sets of over a hundred bytes each do not fit into memory; saturation keeps the function total.
-        Self(u32::try_from(index).ok().and_then(|i| NonZeroU32::MIN.checked_add(i)).unwrap_or(NonZeroU32::MAX))
+        Self(
+            u32::try_from(index)
+                .ok()
+                .and_then(|i| NonZeroU32::MIN.checked_add(i))
+                .unwrap_or(NonZeroU32::MAX),
+        )
     }
 
     const fn index(self) -> usize {
@@ -67,19 +72,33 @@ pub struct AttrStore {
 impl AttrStore {
     /// An empty store whose hash function `seed` picks, so that peers cannot know which sets collide.
     pub fn new(seed: u64) -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: FixedState::with_seed(seed) }
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+        }
     }
 
     /// The handle of `attributes`, with one more reference.
     pub fn intern(&mut self, attributes: Attributes) -> AttrId {
         let hash = self.hasher.hash_one(&attributes);
         let entries = &self.entries;
-        if let Some(id) = self.index.find(hash, |id| entries[id.index()].attributes == attributes).copied() {
+        if let Some(id) = self
+            .index
+            .find(hash, |id| entries[id.index()].attributes == attributes)
+            .copied()
+        {
             self.retain(id);
             return id;
         }
         let rank = Rank::of(&attributes);
-        let entry = Entry { attributes, rank, hash, references: 1 };
+        let entry = Entry {
+            attributes,
+            rank,
+            hash,
+            references: 1,
+        };
         let id = match self.free.pop() {
             Some(id) => {
                 self.entries[id.index()] = entry;
@@ -155,13 +174,20 @@ mod tests {
     use super::*;
 
     fn with_med(med: u32) -> Attributes {
-        Attributes { med: Some(med), ..Attributes::default() }
+        Attributes {
+            med: Some(med),
+            ..Attributes::default()
+        }
     }
 
     #[test]
     fn equal_sets_share_a_handle_and_the_last_release_drops_them() {
         let mut store = AttrStore::new(1);
-        let (a, b, c) = (store.intern(with_med(1)), store.intern(with_med(1)), store.intern(with_med(2)));
+        let (a, b, c) = (
+            store.intern(with_med(1)),
+            store.intern(with_med(1)),
+            store.intern(with_med(2)),
+        );
         assert_eq!(a, b);
         assert_ne!(a, c);
         assert_eq!(store.len(), 2);

@@ -93,7 +93,11 @@ pub struct Selection {
 
 impl Selection {
     /// Nothing is accepted.
-    pub const NONE: Self = Self { accepted: 0, multipath: 0, decided_by: Step::OnlyCandidate };
+    pub const NONE: Self = Self {
+        accepted: 0,
+        multipath: 0,
+        decided_by: Step::OnlyCandidate,
+    };
 }
 
 struct Candidate {
@@ -108,17 +112,32 @@ struct Candidate {
 pub fn select(paths: &mut [Path], by: &Comparison<'_>) -> Selection {
     if let [only] = paths {
         return match only.accepted() {
-            Some(_) => Selection { accepted: 1, multipath: 1, decided_by: Step::OnlyCandidate },
+            Some(_) => Selection {
+                accepted: 1,
+                multipath: 1,
+                decided_by: Step::OnlyCandidate,
+            },
             None => Selection::NONE,
         };
     }
     let mut candidates = run(paths, by);
     let accepted = candidates.len();
-    let decided_by = candidates.iter().filter_map(|c| c.lost_at).max().unwrap_or(Step::OnlyCandidate);
-    let equal = candidates.iter().filter(|c| c.lost_at.is_none_or(|step| step >= Step::Oldest)).count();
+    let decided_by = candidates
+        .iter()
+        .filter_map(|c| c.lost_at)
+        .max()
+        .unwrap_or(Step::OnlyCandidate);
+    let equal = candidates
+        .iter()
+        .filter(|c| c.lost_at.is_none_or(|step| step >= Step::Oldest))
+        .count();
     // The stable sort keeps arrival order among paths that lost at the same step.
     candidates.sort_by_key(|c| std::cmp::Reverse(c.lost_at.map_or(u8::MAX, |step| step as u8)));
-    let refused: SmallVec<[Path; 4]> = paths.iter().filter(|path| path.accepted().is_none()).copied().collect();
+    let refused: SmallVec<[Path; 4]> = paths
+        .iter()
+        .filter(|path| path.accepted().is_none())
+        .copied()
+        .collect();
     let ordered = candidates.iter().map(|c| c.path).chain(refused);
     for (slot, path) in paths.iter_mut().zip(ordered) {
         *slot = path;
@@ -141,8 +160,17 @@ fn run(paths: &[Path], by: &Comparison<'_>) -> SmallVec<[Candidate; 4]> {
         .iter()
         .filter_map(|path| {
             let rank = *by.attrs.rank(path.accepted()?);
-            let source = by.sources.get(path.source.index()).copied().unwrap_or(Source::ORIGINATED);
-            Some(Candidate { path: *path, rank, source, lost_at: None })
+            let source = by
+                .sources
+                .get(path.source.index())
+                .copied()
+                .unwrap_or(Source::ORIGINATED);
+            Some(Candidate {
+                path: *path,
+                rank,
+                source,
+                lost_at: None,
+            })
         })
         .collect();
     let mut left = candidates.len();
@@ -159,10 +187,17 @@ fn run(paths: &[Path], by: &Comparison<'_>) -> SmallVec<[Candidate; 4]> {
 fn eliminate(step: Step, candidates: &mut [Candidate], config: &DecisionConfig) -> usize {
     let lost: SmallVec<[usize; 4]> = if step == Step::Med && !config.always_compare_med {
         let worse = |c: &Candidate| {
-            let beats = |other: &Candidate| other.rank.neighbor_as == c.rank.neighbor_as && other.rank.med < c.rank.med;
-            candidates.iter().filter(|other| other.lost_at.is_none()).any(beats)
+            let beats = |other: &Candidate| {
+                other.rank.neighbor_as == c.rank.neighbor_as && other.rank.med < c.rank.med
+            };
+            candidates
+                .iter()
+                .filter(|other| other.lost_at.is_none())
+                .any(beats)
         };
-        (0..candidates.len()).filter(|i| candidates[*i].lost_at.is_none() && worse(&candidates[*i])).collect()
+        (0..candidates.len())
+            .filter(|i| candidates[*i].lost_at.is_none() && worse(&candidates[*i]))
+            .collect()
     } else {
         let cost = |c: &Candidate| cost(step, c, config);
         let best = candidates.iter().filter(|c| c.lost_at.is_none()).map(cost).min();
@@ -177,7 +212,9 @@ fn eliminate(step: Step, candidates: &mut [Candidate], config: &DecisionConfig) 
 
 /// How bad a candidate is at `step`: the lowest stays.
 fn cost(step: Step, candidate: &Candidate, config: &DecisionConfig) -> u128 {
-    let Candidate { path, rank, source, .. } = candidate;
+    let Candidate {
+        path, rank, source, ..
+    } = candidate;
     let higher_is_better = |value: u32| u128::from(u32::MAX - value);
     match step {
         Step::OnlyCandidate => 0,

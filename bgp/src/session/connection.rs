@@ -17,10 +17,10 @@
 use std::time::Duration;
 
 use crate::jitter::Jitter;
+use crate::session::State;
 use crate::session::close::{CloseReason, Closed};
 use crate::session::negotiate::{Negotiated, negotiate};
 use crate::session::timers::{Timer, TimerTable};
-use crate::session::State;
 use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::error::WireError;
@@ -154,7 +154,9 @@ impl Connection {
                 Timer::Keepalive => self.keepalive(now),
                 // RFC 9687 §4.3: a NOTIFICATION would only queue behind what the peer does not read.
                 Timer::SendHold => {
-                    self.end(CloseReason::Silent("send hold timer expired: the peer does not read"));
+                    self.end(CloseReason::Silent(
+                        "send hold timer expired: the peer does not read",
+                    ));
                 }
                 Timer::ConnectRetry | Timer::IdleHold | Timer::Restart | Timer::Stale => {}
             }
@@ -169,7 +171,10 @@ impl Connection {
         if matches!(self.phase, Phase::Closed | Phase::OpenReceived) {
             return None;
         }
-        let limit = self.negotiated.as_ref().map_or(MessageLimit::Standard, |n| n.message_limit);
+        let limit = self
+            .negotiated
+            .as_ref()
+            .map_or(MessageLimit::Standard, |n| n.message_limit);
         let (message_type, start, end) =
             match Frame::parse(self.received.get(self.consumed..).unwrap_or_default(), limit) {
                 Ok(None) => return None,
@@ -194,7 +199,11 @@ impl Connection {
 
     /// Goes on with a connection whose OPEN came: KEEPALIVE is sent and the agreed timers run (§8.2.2, OpenSent, Event 19).
     pub fn confirm(&mut self, now: Time) {
-        let Some(negotiated) = self.negotiated.as_ref().filter(|_| self.phase == Phase::OpenReceived) else {
+        let Some(negotiated) = self
+            .negotiated
+            .as_ref()
+            .filter(|_| self.phase == Phase::OpenReceived)
+        else {
             return;
         };
         self.phase = Phase::OpenConfirm;
@@ -209,7 +218,9 @@ impl Connection {
         }
         match hold {
             0 => self.timers.stop(Timer::Hold),
-            secs => self.timers.set(Timer::Hold, now + Duration::from_secs(secs.into())),
+            secs => self
+                .timers
+                .set(Timer::Hold, now + Duration::from_secs(secs.into())),
         }
     }
 
@@ -224,7 +235,10 @@ impl Connection {
         }
         notification.encode(&mut self.transmit);
         self.counters.messages_out += 1;
-        self.end(CloseReason::Sent { notification, detail: detail.into() });
+        self.end(CloseReason::Sent {
+            notification,
+            detail: detail.into(),
+        });
     }
 
     /// Ends the connection without a NOTIFICATION.
@@ -333,9 +347,8 @@ impl Connection {
 
     fn handle_open(&mut self, body: Body, now: Time) -> Option<Event> {
         let decoded = Open::decode(self.body(body));
-        let agreed = decoded.and_then(|theirs| {
-            negotiate(&self.settings.open, &theirs, self.settings.remote_as)
-        });
+        let agreed =
+            decoded.and_then(|theirs| negotiate(&self.settings.open, &theirs, self.settings.remote_as));
         match agreed {
             Ok(negotiated) => {
                 // Event 20: the peer's OPEN came while ours was held back.
@@ -380,7 +393,9 @@ impl Connection {
 
     fn send_open(&mut self, now: Time) {
         if let Err(error) = self.settings.open.encode(&mut self.transmit) {
-            return self.end(CloseReason::Transport(format!("our OPEN cannot be encoded: {error}")));
+            return self.end(CloseReason::Transport(format!(
+                "our OPEN cannot be encoded: {error}"
+            )));
         }
         self.counters.messages_out += 1;
         self.phase = Phase::OpenSent;
@@ -397,15 +412,26 @@ impl Connection {
 
     fn keepalive(&mut self, now: Time) {
         self.send_keepalive();
-        if let Some(secs) = self.negotiated.as_ref().map(|n| n.keepalive).filter(|secs| *secs > 0) {
+        if let Some(secs) = self
+            .negotiated
+            .as_ref()
+            .map(|n| n.keepalive)
+            .filter(|secs| *secs > 0)
+        {
             let at = now + self.jitter.spread(Duration::from_secs(secs.into()));
             self.timers.set(Timer::Keepalive, at);
         }
     }
 
     fn restart_hold(&mut self, now: Time) {
-        if let Some(secs) = self.negotiated.as_ref().map(|n| n.hold_time).filter(|secs| *secs > 0) {
-            self.timers.set(Timer::Hold, now + Duration::from_secs(secs.into()));
+        if let Some(secs) = self
+            .negotiated
+            .as_ref()
+            .map(|n| n.hold_time)
+            .filter(|secs| *secs > 0)
+        {
+            self.timers
+                .set(Timer::Hold, now + Duration::from_secs(secs.into()));
         }
     }
 
@@ -421,6 +447,9 @@ impl Connection {
         let was_established = self.phase == Phase::Established;
         self.phase = Phase::Closed;
         self.timers.stop_all();
-        self.closed = Some(Closed { reason, was_established });
+        self.closed = Some(Closed {
+            reason,
+            was_established,
+        });
     }
 }

@@ -97,7 +97,10 @@ impl Negotiated {
     }
 
     fn family_context(&self, family: AfiSafi) -> FamilyContext {
-        FamilyContext { negotiated: self.families.contains(&family), ..FamilyContext::default() }
+        FamilyContext {
+            negotiated: self.families.contains(&family),
+            ..FamilyContext::default()
+        }
     }
 }
 
@@ -108,12 +111,22 @@ impl Negotiated {
 pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiated, WireError> {
     if theirs.asn() != remote_as {
         let detail = format!("the peer says AS {}, expected AS {remote_as}", theirs.asn());
-        return Err(WireError::new(NotificationCode::Open(OpenError::BadPeerAs), detail));
+        return Err(WireError::new(
+            NotificationCode::Open(OpenError::BadPeerAs),
+            detail,
+        ));
     }
-    let kind = if theirs.asn() == ours.asn() { PeerKind::Ibgp } else { PeerKind::Ebgp };
+    let kind = if theirs.asn() == ours.asn() {
+        PeerKind::Ibgp
+    } else {
+        PeerKind::Ebgp
+    };
     if kind == PeerKind::Ibgp && theirs.bgp_identifier == ours.bgp_identifier {
         let detail = format!("the peer has our own identifier {}", ours.bgp_identifier);
-        return Err(WireError::new(NotificationCode::Open(OpenError::BadBgpIdentifier), detail));
+        return Err(WireError::new(
+            NotificationCode::Open(OpenError::BadBgpIdentifier),
+            detail,
+        ));
     }
     let hold_time = ours.hold_time.min(theirs.hold_time);
     let (mine, peers) = (&ours.capabilities, &theirs.capabilities);
@@ -124,18 +137,31 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
         kind,
         hold_time,
         keepalive: hold_time / 3,
-        families: mine.families().filter(|family| peers.multiprotocol(*family)).collect(),
+        families: mine
+            .families()
+            .filter(|family| peers.multiprotocol(*family))
+            .collect(),
         route_refresh: mine.route_refresh() && peers.route_refresh(),
         four_octet_as: mine.four_octet_as().is_some() && peers.four_octet_as().is_some(),
-        message_limit: if extended { MessageLimit::Extended } else { MessageLimit::Standard },
-        graceful_restart: mine.graceful_restart().and(peers.graceful_restart()).map(|theirs| GracefulRestart {
-            restarting: theirs.restart_state,
-            restart_time: theirs.restart_time,
-            families: theirs
-                .families
-                .iter()
-                .map(|f| RestartFamily { family: f.family, forwarding: f.forwarding_preserved })
-                .collect(),
-        }),
+        message_limit: if extended {
+            MessageLimit::Extended
+        } else {
+            MessageLimit::Standard
+        },
+        graceful_restart: mine
+            .graceful_restart()
+            .and(peers.graceful_restart())
+            .map(|theirs| GracefulRestart {
+                restarting: theirs.restart_state,
+                restart_time: theirs.restart_time,
+                families: theirs
+                    .families
+                    .iter()
+                    .map(|f| RestartFamily {
+                        family: f.family,
+                        forwarding: f.forwarding_preserved,
+                    })
+                    .collect(),
+            }),
     })
 }

@@ -169,7 +169,10 @@ impl Peer {
     /// The connection of [`PeerAction::Connect`] is up (Event 16).
     pub fn handle_connected(&mut self, id: ConnId, local: SocketAddr, remote: SocketAddr, now: Time) {
         if self.connecting != Some(id) {
-            return self.actions.push_back(PeerAction::Close { conn: id, last_words: Vec::new() });
+            return self.actions.push_back(PeerAction::Close {
+                conn: id,
+                last_words: Vec::new(),
+            });
         }
         self.connecting = None;
         self.timers.stop(Timer::ConnectRetry);
@@ -182,7 +185,10 @@ impl Peer {
             return;
         }
         self.connecting = None;
-        let closed = Closed { reason: CloseReason::Transport(why.to_owned()), was_established: false };
+        let closed = Closed {
+            reason: CloseReason::Transport(why.to_owned()),
+            was_established: false,
+        };
         self.last_error = Some((closed, now));
         self.retry_after(self.config.connect_retry, now);
         self.note_state(now);
@@ -209,7 +215,8 @@ impl Peer {
                 return Err(RefusedConnection::Busy);
             }
             // The peer gave up on a connection of which it never sent an OPEN; so do we.
-            old.connection.close_silently("the peer opened another connection");
+            old.connection
+                .close_silently("the peer opened another connection");
         }
         let id = self.next_id();
         self.add_link(id, Direction::Incoming, (local, remote), now);
@@ -282,7 +289,12 @@ impl Peer {
 
     /// The earliest deadline of this peer and its connections.
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
-        self.links.iter().map(|link| link.connection.timers()).chain([&self.timers]).filter_map(TimerTable::next).min()
+        self.links
+            .iter()
+            .map(|link| link.connection.timers())
+            .chain([&self.timers])
+            .filter_map(TimerTable::next)
+            .min()
     }
 
     /// Ends all connections with `notification` and tries again after a while (Event 2 and 1, or a changed configuration).
@@ -323,7 +335,11 @@ impl Peer {
 
     /// Whether the peer is in our AS.
     pub fn kind(&self) -> PeerKind {
-        if self.config.remote_as == self.local.asn { PeerKind::Ibgp } else { PeerKind::Ebgp }
+        if self.config.remote_as == self.local.asn {
+            PeerKind::Ibgp
+        } else {
+            PeerKind::Ebgp
+        }
     }
 
     /// The state of the session, the furthest of its connections.
@@ -348,14 +364,20 @@ impl Peer {
 
     /// Messages and bytes of all connections so far.
     pub fn counters(&self) -> Counters {
-        self.links.iter().fold(self.past, |sum, link| sum.plus(&link.connection.counters()))
+        self.links
+            .iter()
+            .fold(self.past, |sum, link| sum.plus(&link.connection.counters()))
     }
 
     /// Timers of the peer and of its furthest connection, with the time left.
     pub fn running_timers(&self, now: Time) -> Vec<(Timer, Duration)> {
         let furthest = self.links.iter().max_by_key(|link| link.connection.state());
         let mut timers = self.timers.running(now);
-        timers.extend(furthest.map(|link| link.connection.timers().running(now)).unwrap_or_default());
+        timers.extend(
+            furthest
+                .map(|link| link.connection.timers().running(now))
+                .unwrap_or_default(),
+        );
         timers
     }
 
@@ -366,12 +388,18 @@ impl Peer {
 
     /// The Established connection.
     pub fn established(&self) -> Option<&Connection> {
-        self.links.iter().map(|link| &link.connection).find(|c| c.state() == State::Established)
+        self.links
+            .iter()
+            .map(|link| &link.connection)
+            .find(|c| c.state() == State::Established)
     }
 
     /// The Established connection, to change it.
     pub fn established_mut(&mut self) -> Option<&mut Connection> {
-        self.links.iter_mut().map(|link| &mut link.connection).find(|c| c.state() == State::Established)
+        self.links
+            .iter_mut()
+            .map(|link| &mut link.connection)
+            .find(|c| c.state() == State::Established)
     }
 
     /// A connection by its name.
@@ -392,7 +420,9 @@ impl Peer {
 
     /// The octets of a message that an event told of.
     pub fn body(&self, body: Body) -> &[u8] {
-        self.established().map(|connection| connection.body(body)).unwrap_or_default()
+        self.established()
+            .map(|connection| connection.body(body))
+            .unwrap_or_default()
     }
 
     /// All connections that are up.
@@ -408,7 +438,13 @@ impl Peer {
         };
         let seed = u64::from(id.peer) << 32 | u64::from(id.serial);
         let connection = Connection::new(settings, Jitter::new(self.jitter.fork(seed)), now);
-        self.links.push(Link { id, direction, connection, local: ends.0, remote: ends.1 });
+        self.links.push(Link {
+            id,
+            direction,
+            connection,
+            local: ends.0,
+            remote: ends.1,
+        });
         self.note_state(now);
     }
 
@@ -421,7 +457,10 @@ impl Peer {
         capabilities.push(Capability::ExtendedMessage);
         capabilities.push(Capability::FourOctetAs(self.local.asn));
         if let Some(restart) = &self.config.graceful_restart {
-            let family = |family: &_| GracefulRestartFamily { family: *family, forwarding_preserved: true };
+            let family = |family: &_| GracefulRestartFamily {
+                family: *family,
+                forwarding_preserved: true,
+            };
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
                 restart_state: self.local.restarting,
                 notification: false,
@@ -429,27 +468,42 @@ impl Peer {
                 families: self.config.families.iter().map(family).collect(),
             }));
         }
-        Open::new(self.local.asn, self.config.hold_time, self.local.router_id, capabilities)
+        Open::new(
+            self.local.asn,
+            self.config.hold_time,
+            self.local.router_id,
+            capabilities,
+        )
     }
 
     /// Event 19: an OPEN came on the link at `at`; keep it, or the other one.
     fn resolve_collision(&mut self, at: usize, now: Time) {
-        let Some((direction, theirs)) = self.links.get(at).and_then(|link| {
-            Some((link.direction, link.connection.negotiated()?.clone()))
-        }) else {
+        let Some((direction, theirs)) = self
+            .links
+            .get(at)
+            .and_then(|link| Some((link.direction, link.connection.negotiated()?.clone())))
+        else {
             return;
         };
-        let winner = winner((self.local.router_id.into(), self.local.asn), (theirs.router_id.into(), theirs.remote_as));
+        let winner = winner(
+            (self.local.router_id.into(), self.local.asn),
+            (theirs.router_id.into(), theirs.remote_as),
+        );
         let age = now.since(self.since);
-        let collision = Notification::bare(NotificationCode::Cease(CeaseError::ConnectionCollisionResolution));
+        let collision =
+            Notification::bare(NotificationCode::Cease(CeaseError::ConnectionCollisionResolution));
         let mut keep = true;
-        for (i, other) in self.links.iter_mut().enumerate().filter(|(i, _)| *i != at) {
-            debug_assert_ne!(i, at);
+        for (_, other) in self.links.iter_mut().enumerate().filter(|(i, _)| *i != at) {
             match other.connection.state() {
                 State::Established => {
-                    let restarts = other.connection.negotiated().is_some_and(|n| n.graceful_restart.is_some());
+                    let restarts = other
+                        .connection
+                        .negotiated()
+                        .is_some_and(|n| n.graceful_restart.is_some());
                     if restarts && direction == Direction::Incoming && age >= RESTART_GUARD {
-                        other.connection.close_silently("the peer restarted: it opened a new connection");
+                        other
+                            .connection
+                            .close_silently("the peer restarted: it opened a new connection");
                     } else {
                         keep = false;
                     }
@@ -472,7 +526,8 @@ impl Peer {
     fn establish(&mut self, id: ConnId, now: Time) {
         self.timers.stop(Timer::ConnectRetry);
         self.abort_connecting();
-        let collision = Notification::bare(NotificationCode::Cease(CeaseError::ConnectionCollisionResolution));
+        let collision =
+            Notification::bare(NotificationCode::Cease(CeaseError::ConnectionCollisionResolution));
         for link in self.links.iter_mut().filter(|link| link.id != id) {
             link.connection.close(collision.clone(), "");
         }
@@ -485,14 +540,21 @@ impl Peer {
         let mut last_words = Vec::new();
         link.connection.take_transmit(&mut last_words);
         self.past = self.past.plus(&link.connection.counters());
-        self.actions.push_back(PeerAction::Close { conn: link.id, last_words });
+        self.actions.push_back(PeerAction::Close {
+            conn: link.id,
+            last_words,
+        });
         let lasted = closed.was_established && now.since(self.since) >= self.config.idle_hold_max;
         let alone = self.links.is_empty();
         if alone || closed.was_established {
             self.last_error = Some((closed.clone(), now));
         }
         if alone && self.connecting.is_none() && self.administration == Administration::Up {
-            self.failures = if lasted { 1 } else { self.failures.saturating_add(1) };
+            self.failures = if lasted {
+                1
+            } else {
+                self.failures.saturating_add(1)
+            };
             self.wait_after_failure(now);
         }
         self.note_state(now);
@@ -503,7 +565,10 @@ impl Peer {
         if self.failures <= 1 {
             return self.retry_after(self.config.idle_hold, now);
         }
-        let doubled = self.config.idle_hold.saturating_mul(1 << (self.failures - 2).min(16));
+        let doubled = self
+            .config
+            .idle_hold
+            .saturating_mul(1 << (self.failures - 2).min(16));
         let wait = self.jitter.spread(doubled.min(self.config.idle_hold_max));
         self.timers.stop(Timer::ConnectRetry);
         self.timers.set(Timer::IdleHold, now + wait);
@@ -517,8 +582,14 @@ impl Peer {
     }
 
     fn connect(&mut self, now: Time) {
-        let outgoing = self.links.iter().any(|link| link.direction == Direction::Outgoing);
-        let settled = self.links.iter().any(|link| link.connection.state() >= State::OpenConfirm);
+        let outgoing = self
+            .links
+            .iter()
+            .any(|link| link.direction == Direction::Outgoing);
+        let settled = self
+            .links
+            .iter()
+            .any(|link| link.connection.state() >= State::OpenConfirm);
         let passive = self.config.connect == ConnectMode::Passive;
         if passive || outgoing || self.connecting.is_some() || self.administration == Administration::Down {
             return;
@@ -533,13 +604,19 @@ impl Peer {
 
     fn abort_connecting(&mut self) {
         if let Some(conn) = self.connecting.take() {
-            self.actions.push_back(PeerAction::Close { conn, last_words: Vec::new() });
+            self.actions.push_back(PeerAction::Close {
+                conn,
+                last_words: Vec::new(),
+            });
         }
     }
 
     fn next_id(&mut self) -> ConnId {
         self.next_serial = self.next_serial.wrapping_add(1);
-        ConnId { peer: self.index, serial: self.next_serial }
+        ConnId {
+            peer: self.index,
+            serial: self.next_serial,
+        }
     }
 
     fn link(&mut self, id: ConnId) -> Option<&mut Link> {
@@ -547,8 +624,14 @@ impl Peer {
     }
 
     fn note_state(&mut self, now: Time) {
-        let furthest = self.links.iter().map(|link| link.connection.state()).max().unwrap_or(State::Idle);
-        let waiting = if self.administration == Administration::Down || self.timers.deadline(Timer::IdleHold).is_some()
+        let furthest = self
+            .links
+            .iter()
+            .map(|link| link.connection.state())
+            .max()
+            .unwrap_or(State::Idle);
+        let waiting = if self.administration == Administration::Down
+            || self.timers.deadline(Timer::IdleHold).is_some()
         {
             State::Idle
         } else if self.connecting.is_some() {
@@ -566,5 +649,9 @@ impl Peer {
 
 /// Which of two connections survives a collision, by who opened it (RFC 4271 §6.8, RFC 6286 §2.3).
 fn winner(ours: (u32, u32), theirs: (u32, u32)) -> Direction {
-    if ours > theirs { Direction::Outgoing } else { Direction::Incoming }
+    if ours > theirs {
+        Direction::Outgoing
+    } else {
+        Direction::Incoming
+    }
 }

@@ -73,7 +73,10 @@ impl TimerTable {
 
     /// The earliest deadline and whose it is; ties go to the timer named first.
     pub fn next(&self) -> Option<(Time, Timer)> {
-        Timer::ALL.into_iter().filter_map(|timer| Some((self.deadline(timer)?, timer))).min()
+        Timer::ALL
+            .into_iter()
+            .filter_map(|timer| Some((self.deadline(timer)?, timer)))
+            .min()
     }
 
     /// Takes the earliest timer that is due at `now`: it is stopped and returned. Call until `None`.
@@ -87,7 +90,10 @@ impl TimerTable {
 
     /// What is running, and how long until each fires.
     pub fn running(&self, now: Time) -> Vec<(Timer, Duration)> {
-        Timer::ALL.into_iter().filter_map(|timer| Some((timer, self.deadline(timer)?.since(now)))).collect()
+        Timer::ALL
+            .into_iter()
+            .filter_map(|timer| Some((timer, self.deadline(timer)?.since(now))))
+            .collect()
     }
 }
 

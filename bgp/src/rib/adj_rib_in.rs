@@ -1,0 +1,154 @@
+//! The Adj-RIBs-In (RFC 4271 §3.2): what each peer announced, as received, and what import made of it.
+//!
+//! The paths of all peers lie in the slots of the [`LocRib`]; these are the operations on the paths of one source.
+//! Graceful restart (RFC 4724 §4.2) marks them stale instead of removing them, and sweeps what is still stale later.
+
+use super::decide::Comparison;
+use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Source, SourceId};
+use crate::config::DecisionConfig;
+use crate::family::Family;
+
+/// What the tables need from outside for every change.
+#[derive(Debug)]
+pub struct Tables<'a> {
+    /// The attribute sets.
+    pub attrs: &'a mut AttrStore,
+    /// Where paths are from.
+    pub sources: &'a [Source],
+    /// The rules of the decision.
+    pub decision: &'a DecisionConfig,
+}
+
+impl Tables<'_> {
+    /// The same, for looking only.
+    pub fn comparison(&self) -> Comparison<'_> {
+        Comparison {
+            attrs: self.attrs,
+            sources: self.sources,
+            config: self.decision,
+        }
+    }
+}
+
+/// How many paths a source has in a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathCounts {
+    /// All.
+    pub received: usize,
+    /// Accepted by import.
+    pub accepted: usize,
+    /// Kept from before a restart.
+    pub stale: usize,
+}
+
+impl<F: Family> LocRib<F> {
+    /// A source announces `prefix`: the new path replaces its old one. The table takes references of its own.
+    pub fn announce(&mut self, prefix: F::Prefix, path: Path, tables: &mut Tables<'_>) {
+        tables.attrs.retain(path.received);
+        if let Some(imported) = path.accepted() {
+            tables.attrs.retain(imported);
+        }
+        let dest = self.find_or_insert(prefix);
+        let mut old = None;
+        self.edit(dest, &tables.comparison(), |paths| {
+            match paths.iter_mut().find(|p| p.source == path.source) {
+                Some(place) => old = Some(std::mem::replace(place, path)),
+                None => paths.push(path),
+            }
+        });
+        if let Some(old) = old {
+            Self::release(&old, tables.attrs);
+        }
+    }
+
+    /// A source withdraws `prefix`. Nothing happens when it had not announced it.
+    pub fn withdraw(&mut self, prefix: F::Prefix, source: SourceId, tables: &mut Tables<'_>) {
+        if let Some(dest) = self.find(prefix) {
+            self.remove(dest, source, tables);
+        }
+    }
+
+    /// Removes all paths of a source.
+    pub fn clear_source(&mut self, source: SourceId, tables: &mut Tables<'_>) {
+        self.remove_where(source, tables, |_| true);
+    }
+
+    /// Removes the paths of a source that are still marked stale.
+    pub fn sweep_stale(&mut self, source: SourceId, tables: &mut Tables<'_>) {
+        self.remove_where(source, tables, |path| path.stale);
+    }
+
+    /// Marks all paths of a source stale: its session went away, its forwarding did not (RFC 4724 §4.2). Those that were stale already are
+    /// removed: the RFC has nothing survive two restarts without being announced between them.
+    pub fn mark_stale(&mut self, source: SourceId, tables: &mut Tables<'_>) {
+        self.sweep_stale(source, tables);
+        for dest in 0..self.slots() {
+            let dest = DestId::at(dest);
+            if let Some(path) = self.path_mut(dest, source) {
+                path.stale = true;
+            }
+        }
+    }
+
+    /// Runs import again over the paths of a source: `import` gets each prefix and received set and returns the new result, with a reference
+    /// of its own when it is accepted.
+    pub fn reimport(
+        &mut self,
+        source: SourceId,
+        tables: &mut Tables<'_>,
+        mut import: impl FnMut(F::Prefix, AttrId, &mut AttrStore) -> Import,
+    ) {
+        for dest in 0..self.slots() {
+            let dest = DestId::at(dest);
+            let Some(path) = self.path_mut(dest, source).map(|path| *path) else {
+                continue;
+            };
+            let prefix = self.get(dest).prefix;
+            let new = import(prefix, path.received, tables.attrs);
+            self.edit(dest, &tables.comparison(), |paths| {
+                for path in paths.iter_mut().filter(|path| path.source == source) {
+                    path.import = new;
+                }
+            });
+            if let Import::Accepted(old) = path.import {
+                tables.attrs.release(old);
+            }
+        }
+    }
+
+    /// How many paths a source has.
+    pub fn count(&self, source: SourceId) -> PathCounts {
+        let mut counts = PathCounts::default();
+        for path in self
+            .iter()
+            .flat_map(|(_, dest)| dest.paths())
+            .filter(|path| path.source == source)
+        {
+            counts.received += 1;
+            counts.accepted += usize::from(path.accepted().is_some());
+            counts.stale += usize::from(path.stale);
+        }
+        counts
+    }
+
+    fn remove_where(&mut self, source: SourceId, tables: &mut Tables<'_>, condemned: impl Fn(&Path) -> bool) {
+        for dest in 0..self.slots() {
+            let dest = DestId::at(dest);
+            if self.path_mut(dest, source).is_some_and(|path| condemned(path)) {
+                self.remove(dest, source, tables);
+            }
+        }
+    }
+
+    fn remove(&mut self, dest: DestId, source: SourceId, tables: &mut Tables<'_>) {
+        let mut old = None;
+        self.edit(dest, &tables.comparison(), |paths| {
+            if let Some(at) = paths.iter().position(|path| path.source == source) {
+                old = Some(paths.remove(at));
+            }
+        });
+        if let Some(old) = old {
+            Self::release(&old, tables.attrs);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The Loc-RIB (RFC 4271 §3.2): every destination with its paths, the best first, and the journal of what changed.
+//!
+//! Destinations lie in a slab; a [`DestId`] is a place in it and stays the same while the destination lives. One without paths keeps its
+//! place until every reader of the journal has seen that (see [`LocRib::trim`]).
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use super::attrs::{AttrId, AttrStore};
+use super::decide::{Comparison, Selection, Step, select};
+use super::journal::Journal;
+use super::{Path, SourceId};
+use crate::family::Family;
+
+/// A place in the table of destinations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestId(u32);
+
+impl DestId {
+    /// As an index into dense tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(super) fn at(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+}
+
+/// A prefix and the paths to it.
+#[derive(Debug)]
+pub struct Destination<P> {
+    /// The prefix.
+    pub prefix: P,
+    pub(super) paths: SmallVec<[Path; 1]>,
+    selection: Selection,
+    changed: u64,
+}
+
+impl<P> Destination<P> {
+    /// All paths: the accepted ones in order of preference, then the refused ones.
+    pub fn paths(&self) -> &[Path] {
+        &self.paths
+    }
+
+    /// The best path.
+    pub fn best(&self) -> Option<&Path> {
+        self.best_set().first()
+    }
+
+    /// The best path and those as good.
+    pub fn best_set(&self) -> &[Path] {
+        self.paths
+            .get(..usize::from(self.selection.multipath))
+            .unwrap_or_default()
+    }
+
+    /// The step that left one path.
+    pub const fn decided_by(&self) -> Step {
+        self.selection.decided_by
+    }
+
+    /// How many of the paths are accepted.
+    pub const fn accepted(&self) -> usize {
+        self.selection.accepted as usize
+    }
+}
+
+/// All destinations of a family.
+#[derive(Debug)]
+pub struct LocRib<F: Family> {
+    slots: Vec<Destination<F::Prefix>>,
+    free: Vec<DestId>,
+    index: HashTable<DestId>,
+    hasher: FixedState,
+    journal: Journal,
+    /// Destinations that have a path.
+    reachable: usize,
+}
+
+impl<F: Family> LocRib<F> {
+    /// An empty table; `seed` picks the hash function.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            journal: Journal::default(),
+            reachable: 0,
+        }
+    }
+
+    /// How many destinations have a path, accepted or not.
+    pub const fn len(&self) -> usize {
+        self.reachable
+    }
+
+    /// Whether none has.
+    pub const fn is_empty(&self) -> bool {
+        self.reachable == 0
+    }
+
+    /// One past the largest [`DestId`] in use.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The destination of a prefix.
+    pub fn find(&self, prefix: F::Prefix) -> Option<DestId> {
+        let hash = self.hasher.hash_one(prefix);
+        self.index
+            .find(hash, |dest| self.slots[dest.index()].prefix == prefix)
+            .copied()
+    }
+
+    /// A destination by its place.
+    pub fn get(&self, dest: DestId) -> &Destination<F::Prefix> {
+        &self.slots[dest.index()]
+    }
+
+    /// All destinations that have a path, in no order that means anything (but the same for the same history).
+    pub fn iter(&self) -> impl Iterator<Item = (DestId, &Destination<F::Prefix>)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, d)| !d.paths.is_empty())
+            .map(|(i, d)| (DestId::at(i), d))
+    }
+
+    /// Changes the paths of a destination by `edit`, then selects the best again. References of paths that `edit` drops are to be
+    /// released afterwards, so that a handle used anew is not mistaken for the old one.
+    pub(super) fn edit(
+        &mut self,
+        dest: DestId,
+        by: &Comparison<'_>,
+        edit: impl FnOnce(&mut SmallVec<[Path; 1]>),
+    ) {
+        let slot = &mut self.slots[dest.index()];
+        let before: SmallVec<[(SourceId, Option<AttrId>); 2]> = slot
+            .best_set()
+            .iter()
+            .map(|path| (path.source, path.accepted()))
+            .collect();
+        let had_paths = !slot.paths.is_empty();
+        edit(&mut slot.paths);
+        slot.selection = if slot.paths.is_empty() {
+            Selection::NONE
+        } else {
+            select(&mut slot.paths, by)
+        };
+        match (had_paths, !slot.paths.is_empty()) {
+            (false, true) => self.reachable += 1,
+            (true, false) => self.reachable -= 1,
+            _ => {}
+        }
+        let after = slot.best_set().iter().map(|path| (path.source, path.accepted()));
+        if !before.into_iter().eq(after) || (had_paths && slot.paths.is_empty()) {
+            self.note_change(dest);
+        }
+    }
+
+    /// The destination of a prefix, made if it is new.
+    pub(super) fn find_or_insert(&mut self, prefix: F::Prefix) -> DestId {
+        if let Some(dest) = self.find(prefix) {
+            return dest;
+        }
+        let slot = Destination {
+            prefix,
+            paths: SmallVec::new(),
+            selection: Selection::NONE,
+            changed: u64::MAX,
+        };
+        let dest = match self.free.pop() {
+            Some(dest) => {
+                self.slots[dest.index()] = slot;
+                dest
+            }
+            None => {
+                self.slots.push(slot);
+                DestId::at(self.slots.len() - 1)
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let hash = hasher.hash_one(prefix);
+        self.index
+            .insert_unique(hash, dest, |dest| hasher.hash_one(slots[dest.index()].prefix));
+        dest
+    }
+
+    /// Where a reader starts that wants to see only what changes from now on.
+    pub const fn journal_end(&self) -> u64 {
+        self.journal.end()
+    }
+
+    /// The next changed destination for a reader at `cursor`, which is moved behind it.
+    pub fn next_change(&self, cursor: &mut u64) -> Option<DestId> {
+        let found = self
+            .journal
+            .first_from(*cursor, |number, dest| self.slots[dest.index()].changed == number);
+        match found {
+            Some((number, dest)) => {
+                *cursor = number + 1;
+                Some(dest)
+            }
+            None => {
+                *cursor = self.journal.end();
+                None
+            }
+        }
+    }
+
+    /// Whether a reader at `cursor` has something to read.
+    pub const fn has_changes(&self, cursor: u64) -> bool {
+        cursor < self.journal.end()
+    }
+
+    /// Forgets journal entries that every reader has read, of which `slowest` is the last, and gives back the places of destinations that
+    /// have no paths.
+    pub fn trim(&mut self, slowest: u64) {
+        while let Some((number, dest)) = self.journal.pop_before(slowest) {
+            let slot = &self.slots[dest.index()];
+            if slot.changed != number || !slot.paths.is_empty() {
+                continue;
+            }
+            let hash = self.hasher.hash_one(slot.prefix);
+            if let Ok(found) = self.index.find_entry(hash, |other| *other == dest) {
+                found.remove();
+                self.free.push(dest);
+            }
+        }
+    }
+
+    /// Entries in the journal, for the bound's own test.
+    pub fn journal_len(&self) -> usize {
+        self.journal.len()
+    }
+
+    /// Records that a destination changed.
+    pub(super) fn note_change(&mut self, dest: DestId) {
+        self.slots[dest.index()].changed = self.journal.push(dest);
+        if self.journal.wants_compaction(self.slots.len()) {
+            let slots = &self.slots;
+            self.journal
+                .compact(|number, dest| slots[dest.index()].changed == number);
+        }
+    }
+
+    /// Selects again everywhere: the rules of the decision changed.
+    pub fn select_all(&mut self, by: &Comparison<'_>) {
+        for dest in 0..self.slots.len() {
+            if !self.slots[dest].paths.is_empty() {
+                self.edit(DestId::at(dest), by, |_| {});
+            }
+        }
+    }
+
+    /// The path of a source to a destination.
+    pub(super) fn path_mut(&mut self, dest: DestId, source: SourceId) -> Option<&mut Path> {
+        self.slots[dest.index()]
+            .paths
+            .iter_mut()
+            .find(|path| path.source == source)
+    }
+
+    /// Gives the references of a path back.
+    pub(super) fn release(path: &Path, attrs: &mut AttrStore) {
+        attrs.release(path.received);
+        if let Some(imported) = path.accepted() {
+            attrs.release(imported);
+        }
+    }
+}
