@@ -1,1 +1,62 @@
-//! Skeleton.
+//! Address management as algebra: pools, blocks, affinities and handles of Calico's data model, without any I/O.
+//!
+//! An operation is a pure function from what was read ([`View`]) and what is asked to one [`Txn`] that either
+//! commits whole or not at all, or to a refusal that says why ([`plan`]). [`Ipam`] is the only loop: read, plan,
+//! commit, and again when somebody else was faster. A [`Store`] keeps the keys; [`MemoryStore`] is its executable
+//! specification and `calidris-ipam-etcd` the real one.
+//!
+//! ```text
+//!   request ─► plan(View, request, now) ─► Need(ranges) ─► Store::read ─► View
+//!                     │                                       ▲
+//!                     ├─► Txn ─► Store::commit ─► conflict ───┘ (with the present values)
+//!                     └─► refused (with the reason)
+//! ```
+//!
+//! Keys and JSON are those of Calico v3 (`/calico/ipam/v2/…`, `/calico/resources/v3/projectcalico.org/…`), so both
+//! can work on the same data. What Calico writes in three steps (pending affinity, block, confirmed affinity, then
+//! handle and block again) is one transaction here: there is no state in between to recover from.
+//!
+//! Invariants after every transaction, whatever the interleaving and whoever crashes:
+//! - an address is allocated to at most one attribute entry of exactly one block;
+//! - a handle names exactly the blocks that hold its addresses, with their count, and exists only while there are any;
+//! - a confirmed affinity has its block, and the block names the same owner.
+//!
+//! No clock, no randomness, no hash-map order: `now` is an argument, the start of a search is a hash of the node's name.
+
+mod affinity;
+mod block;
+mod client;
+mod config;
+mod error;
+mod handle;
+pub mod keys;
+mod memory;
+mod plan;
+mod pool;
+mod resource;
+mod selector;
+mod store;
+mod timestamp;
+mod view;
+
+pub use affinity::{Affinity, AffinityState, NodeBlock};
+pub use block::{Allocation, AllocationAttribute, AllocationBlock, BlockError};
+pub use client::Ipam;
+pub use config::{ClusterInformation, ClusterInformationSpec, IpamConfig, Node, NodeSpec};
+pub use error::{
+    AssignError, AssignRefusal, ErrorClass, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal,
+};
+pub use handle::Handle;
+pub use memory::MemoryStore;
+pub use plan::{
+    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraWrite,
+    IntendedUse, ReleaseOnly, ReleaseRequest, Released, plan_assign, plan_release,
+};
+pub use pool::{
+    AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpReservation, IpReservationSpec, PoolError,
+};
+pub use resource::{Metadata, Resource, ResourceError};
+pub use selector::{Selector, SelectorError};
+pub use store::{CommitOutcome, Guard, KeyValue, Range, Snapshot, Store, StoreError, Txn, Write};
+pub use timestamp::UnixNanos;
+pub use view::View;

@@ -1,0 +1,186 @@
+//! A transaction in the making: blocks as they will be, with every guard they depend on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::affinity::{Affinity, AffinityState};
+use crate::block::{AllocationAttribute, AllocationBlock, BlockError};
+use crate::handle::Handle;
+use crate::keys;
+use crate::resource::ResourceError;
+use crate::store::{Guard, Txn, Write};
+use crate::timestamp::UnixNanos;
+use crate::view::{Need, View};
+
+use super::AssignedAddress;
+
+/// Affinities found stale that one transaction removes at most; the others wait for the next.
+const MAX_STALE_REMOVALS: usize = 4;
+
+/// What an assignment has come to so far.
+pub(super) struct Draft<'a> {
+    pub(super) view: &'a View,
+    pub(super) node: &'a str,
+    pub(super) now: UnixNanos,
+    pub(super) attribute: AllocationAttribute,
+    pub(super) assigned: Vec<AssignedAddress>,
+    pub(super) claimed: Vec<IpNetwork>,
+    blocks: BTreeMap<IpNetwork, AllocationBlock>,
+    guards: BTreeMap<String, i64>,
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+    stale_removals: usize,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(view: &'a View, node: &'a str, attribute: AllocationAttribute, now: UnixNanos) -> Self {
+        Self {
+            view,
+            node,
+            now,
+            attribute,
+            assigned: Vec::new(),
+            claimed: Vec::new(),
+            blocks: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            stale_removals: 0,
+        }
+    }
+
+    /// The block as it will be: what this draft made of it, or what is stored. The inner error is a value that cannot be
+    /// used.
+    pub(super) fn block(
+        &self,
+        cidr: IpNetwork,
+    ) -> Result<Result<Option<AllocationBlock>, ResourceError>, Need> {
+        if let Some(block) = self.blocks.get(&cidr) {
+            return Ok(Ok(Some(block.clone())));
+        }
+        stored_block(self.view, cidr)
+    }
+
+    /// Gives `addresses` of `block` (as it now is) to the request.
+    pub(super) fn take(&mut self, block: &AllocationBlock, addresses: &[IpAddr]) -> Result<(), BlockError> {
+        let next = block.assign(addresses, &self.attribute)?;
+        self.guard_stored(&keys::block(block.cidr()));
+        self.assigned
+            .extend(addresses.iter().map(|&address| AssignedAddress {
+                address,
+                block: block.cidr(),
+                sequence_number: block.sequence_number(),
+            }));
+        self.blocks.insert(next.cidr(), next);
+        Ok(())
+    }
+
+    /// Makes the node's affinity to `cidr` confirmed, if it is not, and makes the transaction depend on it.
+    pub(super) fn confirm_affinity(&mut self, cidr: IpNetwork) -> Result<(), Need> {
+        let key = keys::affinity(self.node, cidr);
+        let stored = self.view.get(&key)?;
+        // A value that cannot be read is replaced: the block says who owns it, and this transaction guards both.
+        let affinity = stored.and_then(|kv| Affinity::parse(&key, &kv.value).ok());
+        self.guard_stored(&key);
+        if !affinity
+            .as_ref()
+            .is_some_and(|affinity| affinity.state.is_confirmed())
+        {
+            let mut affinity = affinity.unwrap_or_else(Affinity::confirmed);
+            affinity.state = AffinityState::Confirmed;
+            self.writes.insert(key, Some(affinity.to_json()));
+        }
+        Ok(())
+    }
+
+    /// Removes the affinity of `node` to a block that belongs to somebody else.
+    pub(super) fn remove_stale_affinity(&mut self, node: &str, cidr: IpNetwork) -> Result<(), Need> {
+        if self.stale_removals < MAX_STALE_REMOVALS {
+            self.stale_removals += 1;
+            self.view.get(&keys::affinity(node, cidr))?;
+            self.guard_stored(&keys::block(cidr));
+            self.delete(keys::affinity(node, cidr));
+        }
+        Ok(())
+    }
+
+    /// Writes `key` without depending on what it was.
+    pub(super) fn put(&mut self, key: String, value: Vec<u8>) {
+        self.writes.insert(key, Some(value));
+    }
+
+    /// Deletes `key` as it was read.
+    pub(super) fn delete(&mut self, key: String) {
+        self.guard_stored(&key);
+        self.writes.insert(key, None);
+    }
+
+    /// Makes the transaction depend on `key` being as it was read (absent, if it was not found).
+    pub(super) fn guard_stored(&mut self, key: &str) {
+        // Every caller has looked at the key before, so that "not read" cannot be taken for "not there".
+        let revision = self.view.get(key).ok().flatten().map_or(0, |kv| kv.mod_revision);
+        self.guard(Guard {
+            key: key.to_owned(),
+            mod_revision: revision,
+        });
+    }
+
+    pub(super) fn guard(&mut self, guard: Guard) {
+        self.guards.insert(guard.key, guard.mod_revision);
+    }
+
+    /// The transaction: blocks, handle, affinities and what else was put.
+    pub(super) fn into_txn(mut self, handle_id: &str, stored_handle: Option<Handle>) -> Txn {
+        let mut handle = stored_handle.unwrap_or_default();
+        for (&cidr, block) in &self.blocks {
+            let count = block.allocations_of(handle_id).count();
+            handle = handle.with_count(cidr, u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        self.guard_stored(&keys::handle(handle_id));
+        self.writes
+            .insert(keys::handle(handle_id), Some(handle.to_json()));
+        let blocks = std::mem::take(&mut self.blocks);
+        self.writes.extend(
+            blocks
+                .into_iter()
+                .map(|(cidr, block)| (keys::block(cidr), Some(block.to_json()))),
+        );
+        txn(self.guards, self.writes)
+    }
+}
+
+/// The block as it is stored; the inner error is a value that cannot be used.
+pub(super) fn stored_block(
+    view: &View,
+    cidr: IpNetwork,
+) -> Result<Result<Option<AllocationBlock>, ResourceError>, Need> {
+    let key = keys::block(cidr);
+    let Some(kv) = view.get(&key)? else {
+        return Ok(Ok(None));
+    };
+    let block = AllocationBlock::parse(&key, &kv.value).and_then(|block| {
+        if block.cidr() == cidr {
+            return Ok(block);
+        }
+        let why = format!("cidr is {}", block.cidr());
+        Err(ResourceError {
+            key,
+            what: "allocation block",
+            why,
+        })
+    });
+    Ok(block.map(Some))
+}
+
+/// Assembles a transaction; `None` as a value deletes.
+pub(super) fn txn(guards: BTreeMap<String, i64>, writes: BTreeMap<String, Option<Vec<u8>>>) -> Txn {
+    let guard = |(key, mod_revision)| Guard { key, mod_revision };
+    let write = |(key, value)| match value {
+        Some(value) => Write::Put { key, value },
+        None => Write::Delete { key },
+    };
+    Txn {
+        guards: guards.into_iter().map(guard).collect(),
+        writes: writes.into_iter().map(write).collect(),
+    }
+}

@@ -1,0 +1,213 @@
+//! Release of what a handle has. The handle says where to look; the blocks say what there is.
+//!
+//! A handle that does not exist has nothing: releasing again is no error. What is allocated to another handle is never
+//! touched, and an address that was assigned anew since the caller looked (another sequence number) stays.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::block::{Allocation, AllocationBlock};
+use crate::error::ReleaseRefusal;
+use crate::handle::Handle;
+use crate::keys;
+use crate::store::{Guard, Range, Txn};
+use crate::view::View;
+
+use super::draft::{stored_block, txn};
+use super::{
+    AssignedAddress, Decision, ReleaseRequest, Released, Stop, datastore_ready, expected_revision,
+    is_identifier,
+};
+
+/// Blocks changed by one transaction at most: keeps it below etcd's 128 operations.
+const MAX_BLOCKS: usize = 32;
+/// Extra deletes of one request at most, for the same reason.
+const MAX_EXTRA_DELETES: usize = 32;
+
+type Plan<T> = Result<T, Stop<ReleaseRefusal>>;
+
+/// Plans `request`. A handle with very many blocks takes several transactions: see [`Released::more`].
+pub fn plan_release(view: &View, request: &ReleaseRequest) -> Decision<Released, ReleaseRefusal> {
+    match try_plan(view, request) {
+        Ok(decision) => decision,
+        Err(stop) => stop.into(),
+    }
+}
+
+fn try_plan(view: &View, request: &ReleaseRequest) -> Plan<Decision<Released, ReleaseRefusal>> {
+    validate(request).map_err(|why| Stop::Refuse(ReleaseRefusal::InvalidRequest(why)))?;
+    let handle_key = keys::handle(&request.handle_id);
+    let mut needed = vec![
+        Range::Key(keys::CLUSTER_INFORMATION.to_owned()),
+        Range::Key(handle_key.clone()),
+    ];
+    needed.extend(
+        request
+            .extra_deletes
+            .iter()
+            .map(|extra| Range::Key(extra.key.clone())),
+    );
+    view.require(needed)?;
+    let (ready, ready_guard) = datastore_ready(view)?;
+    if !ready {
+        return Err(Stop::Refuse(ReleaseRefusal::DatastoreLocked));
+    }
+    let stored = view.get(&handle_key)?;
+    let mut release = Release::new(view, ready_guard);
+    if let Some(kv) = stored {
+        let handle = Handle::parse(&handle_key, &kv.value)?;
+        release.guards.insert(handle_key.clone(), kv.mod_revision);
+        release.handle(&handle_key, &handle, request)?;
+    }
+    release.extra_deletes(request)?;
+    if release.writes.is_empty() {
+        return Ok(Decision::Done(release.released));
+    }
+    let (txn, outcome) = release.finish();
+    Ok(Decision::Commit { txn, outcome })
+}
+
+fn validate(request: &ReleaseRequest) -> Result<(), String> {
+    if !is_identifier(&request.handle_id) {
+        let id = &request.handle_id;
+        return Err(format!(
+            "handle {id:?} is empty, too long, or has a slash or control character"
+        ));
+    }
+    if request.extra_deletes.len() > MAX_EXTRA_DELETES {
+        let count = request.extra_deletes.len();
+        return Err(format!(
+            "{count} extra deletes, at most {MAX_EXTRA_DELETES} in one request"
+        ));
+    }
+    Ok(())
+}
+
+struct Release<'a> {
+    view: &'a View,
+    guards: BTreeMap<String, i64>,
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+    released: Released,
+}
+
+impl<'a> Release<'a> {
+    fn new(view: &'a View, ready: Guard) -> Self {
+        let guards = BTreeMap::from([(ready.key, ready.mod_revision)]);
+        Self {
+            view,
+            guards,
+            writes: BTreeMap::new(),
+            released: Released::default(),
+        }
+    }
+
+    fn handle(&mut self, key: &str, stored: &Handle, request: &ReleaseRequest) -> Plan<()> {
+        let named: Vec<IpAddr> = request.only.iter().map(|only| only.address).collect();
+        let mut blocks: Vec<IpNetwork> = stored.blocks().collect();
+        if !named.is_empty() {
+            blocks.retain(|cidr| named.iter().any(|&address| cidr.contains(address)));
+        }
+        self.released.more = blocks.len() > MAX_BLOCKS;
+        blocks.truncate(MAX_BLOCKS);
+        self.view
+            .require(blocks.iter().map(|&cidr| Range::Key(keys::block(cidr))))?;
+        let mut handle = stored.clone();
+        for cidr in blocks {
+            handle = match stored_block(self.view, cidr)?? {
+                Some(block) => self.block(&block, handle, request)?,
+                // Calico counts before it allocates: a handle may name a block that was never made.
+                None => handle.with_count(cidr, 0),
+            };
+        }
+        if handle.is_empty() {
+            self.writes.insert(key.to_owned(), None);
+        } else if handle != *stored {
+            self.writes.insert(key.to_owned(), Some(handle.to_json()));
+        }
+        Ok(())
+    }
+
+    /// Takes the handle's addresses out of `block`. Returns the handle with what it then has there, counted anew.
+    fn block(&mut self, block: &AllocationBlock, handle: Handle, request: &ReleaseRequest) -> Plan<Handle> {
+        let cidr = block.cidr();
+        let mut addresses = Vec::new();
+        for allocation in block.allocations_of(&request.handle_id) {
+            if is_meant(&allocation, request)? {
+                addresses.push(allocation.address);
+                self.released.addresses.push(AssignedAddress {
+                    address: allocation.address,
+                    block: cidr,
+                    sequence_number: allocation.sequence_number,
+                });
+            }
+        }
+        let next = block.release(&addresses);
+        let left = next.allocations_of(&request.handle_id).count();
+        if addresses.is_empty() && handle.count(cidr) == left as u64 {
+            return Ok(handle);
+        }
+        let key = keys::block(cidr);
+        let revision = self.view.get(&key)?.map_or(0, |kv| kv.mod_revision);
+        self.guards.insert(key.clone(), revision);
+        if !addresses.is_empty() {
+            // A block that belongs to nobody exists only for its allocations.
+            let gone = next.is_ownerless() && next.is_empty();
+            self.writes.insert(key, (!gone).then(|| next.to_json()));
+        }
+        Ok(handle.with_count(cidr, left as u64))
+    }
+
+    fn extra_deletes(&mut self, request: &ReleaseRequest) -> Plan<()> {
+        if self.released.more {
+            return Ok(());
+        }
+        for extra in &request.extra_deletes {
+            if self.view.get(&extra.key)?.is_none() {
+                continue;
+            }
+            match expected_revision(self.view, &extra.key, extra.expect)? {
+                Err(()) => {
+                    return Err(Stop::Refuse(ReleaseRefusal::ExtraConflict {
+                        key: extra.key.clone(),
+                    }));
+                }
+                Ok(Some(revision)) => {
+                    self.guards.insert(extra.key.clone(), revision);
+                }
+                Ok(None) => {}
+            }
+            self.writes.insert(extra.key.clone(), None);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> (Txn, Released) {
+        (txn(self.guards, self.writes), self.released)
+    }
+}
+
+/// Whether the request means this allocation; refused if it means an earlier one of the same address.
+fn is_meant(allocation: &Allocation, request: &ReleaseRequest) -> Plan<bool> {
+    if request.only.is_empty() {
+        return Ok(true);
+    }
+    let Some(only) = request
+        .only
+        .iter()
+        .find(|only| only.address == allocation.address)
+    else {
+        return Ok(false);
+    };
+    match only.sequence_number {
+        Some(expected) if expected != allocation.sequence_number => {
+            Err(Stop::Refuse(ReleaseRefusal::Reassigned {
+                address: allocation.address,
+                expected,
+                present: allocation.sequence_number,
+            }))
+        }
+        _ => Ok(true),
+    }
+}

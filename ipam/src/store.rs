@@ -1,0 +1,142 @@
+//! What address management asks of a datastore: read ranges, commit one guarded transaction.
+//!
+//! The contract, which one test suite checks on every implementation:
+//! - `read` sees one revision: all ranges of a call are of the same moment, and no older than what this process
+//!   committed before.
+//! - `commit` is all or nothing. It happens if every guarded key still has the guard's modification revision (0: the
+//!   key does not exist); otherwise nothing happens and the present values of the guarded keys come back.
+//! - An error says whether the transaction may have happened ([`StoreError::UnknownOutcome`]). It is resolved by
+//!   reading back, never by trying again blindly: the next attempt carries guards on the same keys, so that at most
+//!   one of the two takes effect.
+//! - Every call ends within a time of the implementation's choosing.
+
+use std::future::Future;
+
+use crate::error::ErrorClass;
+
+/// A datastore with revisions. Implementations are shared by reference between tasks.
+pub trait Store: Send + Sync {
+    /// Reads all `ranges` at one revision, in ascending order of keys and without duplicates.
+    fn read(&self, ranges: &[Range]) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
+
+    /// Commits `txn` whole or not at all.
+    fn commit(&self, txn: &Txn) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send;
+}
+
+/// What to read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Range {
+    /// One key.
+    Key(String),
+    /// Every key that begins so.
+    Prefix(String),
+}
+
+/// A key with its value and the revision of its last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// Revision of the last change, at least 1.
+    pub mod_revision: i64,
+}
+
+/// What was read, at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The revision of the whole store at which this was true.
+    pub revision: i64,
+    /// The keys that exist, ascending.
+    pub kvs: Vec<KeyValue>,
+}
+
+/// All the writes of one operation, with what must still be true for them to happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// What must still be true. At most one per key.
+    pub guards: Vec<Guard>,
+    /// What then happens. At most one per key.
+    pub writes: Vec<Write>,
+}
+
+/// "This key has not changed since it was read."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The key.
+    pub key: String,
+    /// The revision it had; 0 if it did not exist.
+    pub mod_revision: i64,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Creates or replaces.
+    Put {
+        /// The key.
+        key: String,
+        /// The new value.
+        value: Vec<u8>,
+    },
+    /// Removes; nothing to do if the key is not there.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It happened, at this revision.
+    Committed {
+        /// The store's revision that the writes made.
+        revision: i64,
+    },
+    /// A guard did not hold and nothing happened: the present state of the guarded keys (those that exist).
+    Conflict(Snapshot),
+}
+
+/// Why a store could not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No member answers; nothing was changed.
+    #[error("the datastore is unavailable: {0}")]
+    Unavailable(String),
+    /// The answer did not come in time; nothing was changed (a read), or see `UnknownOutcome`.
+    #[error("the datastore did not answer in time: {0}")]
+    Timeout(String),
+    /// A commit whose answer was lost: it may have happened.
+    #[error("the datastore's answer to a write was lost, its outcome is unknown: {0}")]
+    UnknownOutcome(String),
+    /// The quota of the database is used up; reading and deleting may still work.
+    #[error("the datastore has no space left: {0}")]
+    NoSpace(String),
+    /// The user may not do this, or is not known.
+    #[error("the datastore refuses permission: {0}")]
+    PermissionDenied(String),
+    /// The store cannot do what was asked (too many operations, value too large, revision compacted).
+    #[error("the datastore rejects the request: {0}")]
+    Rejected(String),
+}
+
+impl StoreError {
+    /// Whether trying again can help.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Unavailable(_) | Self::Timeout(_) | Self::UnknownOutcome(_) => ErrorClass::Transient,
+            Self::NoSpace(_) | Self::PermissionDenied(_) | Self::Rejected(_) => ErrorClass::Refused,
+        }
+    }
+}
+
+impl Write {
+    /// The key written.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
