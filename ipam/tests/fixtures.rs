@@ -1,6 +1,8 @@
 //! The states that a real Calico left in etcd: every value survives parse and print, and doing what was done before a
 //! state gives that state. Times, UIDs, the start of sequence numbers and which free block a claim picks aside.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::collections::BTreeMap;
