@@ -18,7 +18,7 @@ setup: ## Install from Debian what the build, the lab and the tests need (nothin
 .PHONY: release
 release: ## Build the optimised binaries into target/release (the CNI plugin statically linked)
 	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop
-	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static
+	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
 
 .PHONY: demo
 demo: setup release ## Run a cluster in namespaces (etcd, BIRD, FRR, three nodes, pods) and prove it; KEEP=1 leaves it up
