@@ -1,0 +1,121 @@
+//! Waiting for a condition, with a deadline: the only clock and the only sleep of the labs.
+//!
+//! Nothing here or in a test sleeps for a time that "ought to be enough". A wait names what it waits for, tries
+//! until it holds, and when the deadline passes it says what it saw last.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::signals;
+
+/// The first pause between two attempts; each next one is half as long again.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Tries `attempt` until it succeeds, and returns what it gave.
+///
+/// An attempt that does not hold yet returns an error that describes the state it saw.
+///
+/// # Errors
+/// After `within` without success: `what`, the deadline and the last state. On SIGINT or SIGTERM: that it was
+/// interrupted, at once.
+pub fn eventually<T>(
+    what: &str,
+    within: Duration,
+    attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    wait(what, within, attempt, signals::interrupted)
+}
+
+/// As [`eventually`], but goes on when the user interrupts: for taking things down.
+///
+/// # Errors
+/// After `within` without success: `what`, the deadline and the last state.
+pub fn eventually_uninterrupted<T>(
+    what: &str,
+    within: Duration,
+    attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    wait(what, within, attempt, || false)
+}
+
+/// How long something has taken so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one clock of the labs")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since [`Stopwatch::start`].
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// A pause for something that happens at a rate of its own (a steady stream of probes), never to wait for a state.
+pub fn pace(pause: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "the one sleep of the labs")]
+    std::thread::sleep(pause);
+}
+
+fn wait<T>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> anyhow::Result<T>,
+    interrupted: impl Fn() -> bool,
+) -> anyhow::Result<T> {
+    let watch = Stopwatch::start();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let state = match attempt() {
+            Ok(value) => return Ok(value),
+            Err(state) => state,
+        };
+        if interrupted() {
+            bail!("interrupted while waiting for: {what}");
+        }
+        if watch.elapsed() >= within {
+            bail!("not within {within:?}: {what}; last state: {state:#}");
+        }
+        pace(pause);
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_comes_true_ends_the_wait() {
+        let mut attempts = 0;
+        let value = eventually("third time", Duration::from_secs(5), || {
+            attempts += 1;
+            if attempts < 3 {
+                bail!("attempt {attempts}")
+            } else {
+                Ok(attempts)
+            }
+        });
+        assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_passed_deadline_tells_the_last_state() {
+        let result: anyhow::Result<()> =
+            eventually("the moon", Duration::from_millis(1), || bail!("no moon yet"));
+        let text = result.unwrap_err().to_string();
+        assert!(
+            text.contains("the moon") && text.contains("no moon yet"),
+            "{text}"
+        );
+    }
+}

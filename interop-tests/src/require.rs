@@ -1,0 +1,98 @@
+//! What a test needs of the machine. A test that cannot run says so loudly, and fails where `CALIDRIS_NO_SKIP=1`
+//! is set, as it is in CI.
+
+use std::path::Path;
+
+/// Something that a lab test needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To be root: namespaces, routes, nftables.
+    Root,
+    /// `ip` of iproute2.
+    Iproute2,
+    /// `bird` and `birdc`.
+    Bird,
+    /// `zebra`, `bgpd` and `vtysh`.
+    Frr,
+    /// `etcd` and `etcdctl`.
+    Etcd,
+    /// `nft`.
+    Nftables,
+}
+
+impl Need {
+    /// What is missing, if anything is.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let programs: &[&str] = match self {
+            Self::Root => {
+                return (!rustix::process::geteuid().is_root()).then(|| "root".to_owned());
+            }
+            Self::Iproute2 => &["ip"],
+            Self::Bird => &["bird", "birdc"],
+            Self::Frr => &["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh"],
+            Self::Etcd => &["etcd", "etcdctl"],
+            Self::Nftables => &["nft"],
+        };
+        programs
+            .iter()
+            .find(|program| !is_installed(program))
+            .map(|program| (*program).to_owned())
+    }
+}
+
+/// Everything that the whole lab needs.
+pub const LAB: &[Need] = &[
+    Need::Root,
+    Need::Iproute2,
+    Need::Bird,
+    Need::Frr,
+    Need::Etcd,
+    Need::Nftables,
+];
+
+/// Whether a test must be skipped for want of something; says so on standard error.
+///
+/// # Panics
+/// When something is missing and `CALIDRIS_NO_SKIP=1` is set.
+#[must_use]
+#[expect(
+    clippy::panic,
+    reason = "where nothing may be skipped, what is missing fails the test"
+)]
+pub fn must_skip(needs: &[Need]) -> bool {
+    let Some(missing) = needs.iter().find_map(|need| need.missing()) else {
+        return false;
+    };
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    if std::env::var_os("CALIDRIS_NO_SKIP").is_some_and(|value| value == "1") {
+        panic!("{test}: needs {missing}, and CALIDRIS_NO_SKIP=1 forbids to skip it");
+    }
+    // Straight to the file: the test harness keeps what eprintln prints of a test that passes.
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("SKIPPED: {test}: needs {missing}\n").as_bytes(),
+    );
+    true
+}
+
+/// Skips the test it stands in (by returning `Ok(())`) when something that it needs is missing.
+#[macro_export]
+macro_rules! require {
+    ($needs:expr) => {
+        if $crate::require::must_skip($needs) {
+            return Ok(());
+        }
+    };
+}
+
+fn is_installed(program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&path)
+        .chain(sbin)
+        .any(|folder| folder.join(program).exists())
+}
