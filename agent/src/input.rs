@@ -17,10 +17,21 @@ pub enum Input {
     OwnBlockConfirmed(IpNetwork),
     /// A block is no longer (or not yet) confirmed as this node's.
     OwnBlockGone(IpNetwork),
-    /// An endpoint of this node was written, by the CNI server or seen in the datastore.
-    EndpointUpserted(EndpointId, Endpoint),
-    /// An endpoint of this node went away.
-    EndpointRemoved(EndpointId),
+    /// The datastore says that an endpoint of this node was written.
+    EndpointSeen(EndpointId, Endpoint),
+    /// The datastore says that an endpoint of this node was deleted.
+    EndpointUnseen(EndpointId),
+    /// The CNI server attached a container: the datastore has it and the link is there.
+    Attached {
+        /// The attachment.
+        id: EndpointId,
+        /// What was made.
+        endpoint: Endpoint,
+        /// Blocks that this node claimed on the way.
+        claimed_blocks: BTreeSet<IpNetwork>,
+    },
+    /// The CNI server is about to detach a container, or undoes an attachment that failed.
+    Detached(EndpointId),
     /// BGP's best routes changed: `None` withdraws.
     Learned(BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>>),
     /// Every BGP peer sent its table, or its time to do so is over.

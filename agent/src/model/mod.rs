@@ -2,14 +2,18 @@
 //!
 //! One thread owns the [`Model`]; everything in it came in as an [`crate::input::Input`].
 
+mod absorb;
 mod endpoint;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+pub use absorb::Unechoed;
 pub use endpoint::{Endpoint, EndpointId};
 pub use pool::{Encapsulation, Pool};
 
@@ -31,6 +35,8 @@ pub struct Model {
     pub links: BTreeSet<String>,
     /// Which sources have delivered a first complete picture.
     pub in_sync: InSync,
+    /// What this agent wrote and the datastore has not repeated yet.
+    pub unechoed: Unechoed,
 }
 
 /// One next hop of a learned route.
@@ -63,6 +69,7 @@ impl Model {
             learned: BTreeMap::new(),
             links: BTreeSet::new(),
             in_sync: InSync::default(),
+            unechoed: Unechoed::default(),
         }
     }
 }

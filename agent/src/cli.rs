@@ -1,0 +1,264 @@
+//! The command line: what can be asked of `calidris`, and what its exit status means.
+//!
+//! Invariants: what goes to stdout is the answer and nothing else; errors go to stderr as one line that begins with
+//! `calidris:`; `-o json` prints one JSON document.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, ConfigError};
+use crate::report::StatusReport;
+use crate::{status, wiring};
+
+/// The node agent of a container network, and its operator's command line.
+#[derive(Debug, Parser)]
+#[command(name = "calidris", version, disable_help_subcommand = true, after_help = EXIT_STATUS)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  it failed
+  2  wrong usage or wrong configuration; trying again will not help
+  3  the agent runs but is not ready (calidris status)
+  4  no agent answers (calidris status)";
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the node agent in the foreground
+    #[command(after_help = "\
+Examples:
+  calidris agent                                        with /etc/calidris/calidris.toml
+  calidris agent --config ./node1.toml
+  calidris agent --config ./node1.toml --check          only check the configuration
+
+SIGTERM and SIGINT end the agent; the kernel's routes stay, and BGP peers with graceful restart keep theirs.")]
+    Agent(AgentArgs),
+    /// Show what the agent of this node knows and does
+    #[command(after_help = "\
+Examples:
+  calidris status
+  calidris status -o json
+  calidris status --socket /run/calidris/status.sock")]
+    Status(StatusArgs),
+    /// Run clusters in network namespaces on this machine
+    #[command(
+        disable_help_flag = true,
+        after_help = "\
+Examples:
+  calidris lab run
+  calidris lab clean
+  calidris lab --help"
+    )]
+    Lab(LabArgs),
+    /// Show the version
+    #[command(after_help = "\
+Examples:
+  calidris version
+  calidris version -o json")]
+    Version(OutputArgs),
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    config: PathBuf,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The agent's status socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_STATUS_SOCKET)]
+    socket: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct LabArgs {
+    /// Arguments for `calidris-lab`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    arguments: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+struct OutputArgs {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Form of what a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0
+    Done,
+    /// 1
+    Failed,
+    /// 2
+    Usage,
+    /// 3
+    NotReady,
+    /// 4
+    NoAgent,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotReady => 3,
+            Exit::NoAgent => 4,
+        })
+    }
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Exit {
+    match cli.command {
+        Task::Agent(args) => agent(&args),
+        Task::Status(args) => show_status(&args),
+        Task::Lab(args) => lab(&args),
+        Task::Version(args) => version(args.output),
+    }
+}
+
+fn agent(args: &AgentArgs) -> Exit {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error @ ConfigError::Read { .. }) if !args.check => return complain(&error, Exit::Failed),
+        Err(error) => return complain(&error, Exit::Usage),
+    };
+    if let Err(error) = config.read_secrets() {
+        return complain(&error, Exit::Usage);
+    }
+    if args.check {
+        println!("{}: valid", args.config.display());
+        return Exit::Done;
+    }
+    match wiring::run(config) {
+        Ok(()) => Exit::Done,
+        Err(error) => complain(&format!("{error:#}"), Exit::Failed),
+    }
+}
+
+fn show_status(args: &StatusArgs) -> Exit {
+    let report = match status::fetch(&args.socket) {
+        Ok(report) => report,
+        Err(error @ status::FetchError::NoAgent { .. }) => return complain(&error, Exit::NoAgent),
+        Err(error) => return complain(&error, Exit::Failed),
+    };
+    match args.output.output {
+        Output::Table => print!("{report}"),
+        Output::Json => println!("{}", json(&report)),
+    }
+    if report.not_ready.is_empty() {
+        Exit::Done
+    } else {
+        Exit::NotReady
+    }
+}
+
+/// Becomes `calidris-lab`: the lab is a program of its own, so that a node without it carries no test code.
+fn lab(args: &LabArgs) -> Exit {
+    use std::os::unix::process::CommandExt as _;
+
+    let beside_us = std::env::current_exe()
+        .ok()
+        .map(|path| path.with_file_name("calidris-lab"));
+    let program = beside_us
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from("calidris-lab"));
+    let error = Command::new(&program).args(&args.arguments).exec();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        complain(
+            &"calidris-lab is neither beside this program nor in PATH; build it with `make release`",
+            Exit::Failed,
+        )
+    } else {
+        complain(
+            &format!("cannot run {}: {error}", program.display()),
+            Exit::Failed,
+        )
+    }
+}
+
+fn version(output: Output) -> Exit {
+    let version = env!("CARGO_PKG_VERSION");
+    let contract = calidris_cni::contract::CONTRACT_VERSION;
+    match output {
+        Output::Table => println!("calidris {version} (CNI plugin contract {contract})"),
+        Output::Json => println!(
+            "{}",
+            serde_json::json!({ "version": version, "cni_contract": contract, "report": StatusReport::FORMAT })
+        ),
+    }
+    Exit::Done
+}
+
+fn json(report: &StatusReport) -> String {
+    // Plain structs with string keys: serialising them to memory cannot fail.
+    serde_json::to_string_pretty(report).unwrap_or_default()
+}
+
+fn complain(error: &dyn std::fmt::Display, exit: Exit) -> Exit {
+    eprintln!("calidris: {error}");
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Examples:"),
+                "{} has no examples",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn everything_behind_lab_goes_to_the_lab() {
+        let cli =
+            Cli::try_parse_from(["calidris", "lab", "run", "--name", "x", "--help", "-o", "json"]).unwrap();
+        let Task::Lab(args) = cli.command else {
+            panic!("not lab")
+        };
+        assert_eq!(args.arguments, ["run", "--name", "x", "--help", "-o", "json"]);
+    }
+}

@@ -1,0 +1,492 @@
+//! The configuration file: TOML, parsed once into types that are valid by construction.
+//!
+//! This is the only reader of files and environment at start. Invariants: an unknown key is an error; an error names
+//! file, line and what was expected; every key is documented in `deploy/calidris.toml` (a test compares).
+
+mod bgp;
+mod duration;
+mod policy;
+mod secret;
+mod speaker;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+
+pub use bgp::{Bgp, NextHop, Peer, PeerFamily};
+pub use policy::{Action, PrefixRule, RoutePolicy};
+pub use secret::SecretError;
+use secret::read_secret;
+
+/// Where the configuration is unless the command line says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/calidris/calidris.toml";
+/// Where `calidris status` finds the agent unless told otherwise.
+pub const DEFAULT_STATUS_SOCKET: &str = "/run/calidris/status.sock";
+/// The longest path of a unix socket the kernel takes, in bytes (`sun_path` less its final zero).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Everything an operator decides.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct Config {
+    /// This node's name in the datastore.
+    #[serde(default)]
+    pub node_name: NodeName,
+    /// Where addresses are kept.
+    pub datastore: Datastore,
+    /// This node's addresses.
+    #[serde(default)]
+    pub node: NodeAddresses,
+    /// The BGP speaker, if there is to be one.
+    pub bgp: Option<Bgp>,
+    /// The CNI server.
+    #[serde(default)]
+    pub cni: Cni,
+    /// Kernel programming.
+    #[serde(default)]
+    pub dataplane: DataplaneConfig,
+    /// The status socket.
+    #[serde(default)]
+    pub status: Status,
+    /// Logging.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// A node's name: one part of a datastore key, as Kubernetes and Calico accept it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct NodeName(String);
+
+/// `[datastore]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Datastore {
+    /// The kind of datastore.
+    #[serde(default)]
+    pub kind: DatastoreKind,
+    /// URLs of etcd's members.
+    #[serde(deserialize_with = "endpoints")]
+    pub endpoints: Vec<String>,
+    /// Longest wait for a connection.
+    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer.
+    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
+    pub request_timeout: Duration,
+    /// Certificates for https.
+    pub tls: Option<Tls>,
+    /// User and password.
+    pub auth: Option<Auth>,
+}
+
+/// Kinds of datastore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatastoreKind {
+    /// etcd 3.4 or later, with Calico's data model.
+    #[default]
+    Etcd,
+}
+
+/// `[datastore.tls]`: PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate authorities that the server's certificate must come from.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[datastore.auth]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// User name.
+    pub user: String,
+    /// File whose first line is the password.
+    pub password_file: PathBuf,
+}
+
+/// `[node]`: the node's own addresses with the prefix length of their subnet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeAddresses {
+    /// IPv4.
+    pub ipv4_address: Option<Ipv4Network>,
+    /// IPv6.
+    pub ipv6_address: Option<Ipv6Network>,
+}
+
+/// `[cni]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cni {
+    /// The socket.
+    pub socket: SocketPath,
+    /// MTU of pods' interfaces in bytes, 1280 (for IPv6, RFC 8200 §5) to 65535.
+    #[serde(deserialize_with = "mtu")]
+    pub mtu: u32,
+    /// Requests worked on at a time, 1 to 256.
+    #[serde(deserialize_with = "concurrency")]
+    pub max_concurrent: u16,
+    /// Requests waiting beyond those, 0 to 10000.
+    #[serde(deserialize_with = "waiting")]
+    pub max_waiting: u16,
+    /// Longest time for a request.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub request_timeout: Duration,
+}
+
+/// `[dataplane]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataplaneConfig {
+    /// Time between complete read-backs.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub read_back_interval: Duration,
+}
+
+/// `[status]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Status {
+    /// The socket.
+    pub socket: SocketPath,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A level, or a filter in the form of tracing's `EnvFilter`.
+    pub level: LogFilter,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// Which events are logged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LogFilter(String);
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An absolute path short enough for a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub struct SocketPath(PathBuf);
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the configuration: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{}{}: {what}", path.display(), Position(*position))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line and column, both from 1, where they are known.
+        position: Option<(usize, usize)>,
+        /// What is wrong and what was expected.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`, which came from `path`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            position: error.span().map(|span| position_of(text, span.start)),
+            what: error.message().trim_end().replace('\n', "; "),
+        })
+    }
+
+    /// The BGP Identifier: the configured one or the node's IPv4 address. `None` without a `[bgp]` section.
+    pub fn router_id(&self) -> Option<Ipv4Addr> {
+        let bgp = self.bgp.as_ref()?;
+        bgp.router_id
+            .or_else(|| self.node.ipv4_address.map(|address| address.ip()))
+    }
+
+    /// Reads every password file and gives nothing of it away: for a check before the start.
+    ///
+    /// # Errors
+    /// The first one that cannot be had.
+    pub fn read_secrets(&self) -> Result<(), SecretError> {
+        if let Some(auth) = &self.datastore.auth {
+            auth.password()?;
+        }
+        let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);
+        peers
+            .filter_map(|peer| peer.password_file.as_deref())
+            .try_for_each(|path| read_secret(path).map(drop))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.bgp.is_some() && self.router_id().is_none() {
+            return Err(
+                "bgp.router_id is missing, and so is node.ipv4_address that would stand in for it".to_owned(),
+            );
+        }
+        if self.cni.socket == self.status.socket {
+            return Err("cni.socket and status.socket are the same path; expected two".to_owned());
+        }
+        if self.dataplane.read_back_interval < Duration::from_secs(1) {
+            return Err("dataplane.read_back_interval is below 1s".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = Self::deserialize(deserializer)?;
+        config.check().map_err(D::Error::custom)?;
+        Ok(config)
+    }
+}
+
+impl Auth {
+    /// The password.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its first line is empty.
+    pub fn password(&self) -> Result<String, SecretError> {
+        read_secret(&self.password_file)
+    }
+}
+
+impl NodeName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let valid = (1..=253).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+            && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && name.ends_with(|last: char| last.is_ascii_alphanumeric());
+        if valid {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "{name:?} cannot be a node's name; expected 1 to 253 lower-case letters, digits, '-' and '.', the first and last one a letter or digit"
+            ))
+        }
+    }
+}
+
+/// The host's name as Calico takes it: trimmed, in lower case. A host whose name cannot be one is told to set it.
+impl Default for NodeName {
+    fn default() -> Self {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self::try_from(hostname.trim().to_lowercase()).unwrap_or_else(|_| Self("localhost".to_owned()))
+    }
+}
+
+impl SocketPath {
+    /// The path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<PathBuf> for SocketPath {
+    type Error = String;
+
+    fn try_from(path: PathBuf) -> Result<Self, String> {
+        if path.is_absolute() && path.as_os_str().len() <= MAX_SOCKET_PATH {
+            Ok(Self(path))
+        } else {
+            Err(format!(
+                "{path:?} is not an absolute path of at most {MAX_SOCKET_PATH} bytes"
+            ))
+        }
+    }
+}
+
+impl LogFilter {
+    /// The filter's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for LogFilter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match tracing_subscriber::EnvFilter::try_new(&text) {
+            Ok(_) if !text.trim().is_empty() => Ok(Self(text)),
+            Ok(_) => {
+                Err("an empty log level; expected error, warn, info, debug, trace or a filter".to_owned())
+            }
+            Err(error) => Err(format!("{text:?} is not a log filter: {error}")),
+        }
+    }
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            socket: SocketPath(PathBuf::from(calidris_cni::spec::DEFAULT_SOCKET)),
+            mtu: 1500,
+            max_concurrent: 16,
+            max_waiting: 512,
+            request_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+impl Default for DataplaneConfig {
+    fn default() -> Self {
+        Self {
+            read_back_interval: Duration::from_secs(90),
+        }
+    }
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            socket: SocketPath(PathBuf::from(DEFAULT_STATUS_SOCKET)),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: LogFilter("info".to_owned()),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+struct Position(Option<(usize, usize)>);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((line, column)) => write!(f, ":{line}:{column}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn position_of(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
+    let column = before.get(line_start..).unwrap_or_default().chars().count();
+    (
+        before.matches('\n').count().saturating_add(1),
+        column.saturating_add(1),
+    )
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let endpoints = Vec::<String>::deserialize(deserializer)?;
+    if endpoints.is_empty() {
+        return Err(D::Error::custom(
+            "no endpoint; expected at least one URL such as \"http://127.0.0.1:2379\"",
+        ));
+    }
+    match endpoints.iter().find(|url| !is_endpoint(url)) {
+        None => Ok(endpoints),
+        Some(url) => Err(D::Error::custom(format!(
+            "{url:?} is not an endpoint; expected a URL such as \"http://127.0.0.1:2379\""
+        ))),
+    }
+}
+
+fn is_endpoint(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let host_and_port = rest.and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'));
+    host_and_port
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(u32::deserialize(deserializer)?, 1280, 65_535).map_err(D::Error::custom)
+}
+
+fn concurrency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    within(u16::deserialize(deserializer)?, 1, 256).map_err(D::Error::custom)
+}
+
+fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    within(u16::deserialize(deserializer)?, 0, 10_000).map_err(D::Error::custom)
+}
+
+/// `value`, if it is in the range.
+fn within<T: PartialOrd + fmt::Display>(value: T, least: T, most: T) -> Result<T, String> {
+    if value < least || value > most {
+        Err(format!("{value} is out of range; expected {least} to {most}"))
+    } else {
+        Ok(value)
+    }
+}
+
+/// Whether an address can be that of a host on a link.
+fn is_unicast(address: std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
+        std::net::IpAddr::V6(v6) => v6 != Ipv6Addr::UNSPECIFIED && !v6.is_multicast(),
+    }
+}

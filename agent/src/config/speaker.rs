@@ -1,0 +1,161 @@
+//! How `[bgp]` becomes the speaker's configuration.
+
+use std::net::Ipv4Addr;
+
+use calidris_bgp::config::{
+    ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, NextHopMode, PeerConfig, SpeakerConfig,
+    TransportConfig,
+};
+use calidris_bgp::family::{AfiSafi, Prefix};
+use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
+
+use super::secret::{SecretError, read_secret};
+use super::{Action, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy};
+
+impl Bgp {
+    /// The speaker's configuration. Reads the password files.
+    ///
+    /// # Errors
+    /// A password file that cannot be read or is empty.
+    pub fn speaker(&self, router_id: Ipv4Addr) -> Result<SpeakerConfig, SecretError> {
+        Ok(SpeakerConfig {
+            cluster_id: self.cluster_id,
+            peers: self
+                .peers
+                .iter()
+                .map(Peer::to_speaker)
+                .collect::<Result<_, _>>()?,
+            decision: DecisionConfig {
+                multipath_limit: self.multipath,
+                ..DecisionConfig::default()
+            },
+            sync_timeout: self.sync_timeout,
+            ..SpeakerConfig::new(self.as_number, router_id)
+        })
+    }
+}
+
+impl Peer {
+    fn to_speaker(&self) -> Result<PeerConfig, SecretError> {
+        let md5_password = self.password_file.as_deref().map(read_secret).transpose()?;
+        let restart_time = u16::try_from(self.restart_time.as_secs()).unwrap_or(0);
+        Ok(PeerConfig {
+            port: self.port,
+            local_address: self.local_address,
+            connect: if self.passive {
+                ConnectMode::Passive
+            } else {
+                ConnectMode::Active
+            },
+            families: self.families.iter().map(|&family| family.to_afi_safi()).collect(),
+            hold_time: u16::try_from(self.hold_time.as_secs()).unwrap_or(u16::MAX),
+            connect_retry: self.connect_retry,
+            route_reflector_client: self.route_reflector_client,
+            next_hop: match self.next_hop {
+                NextHop::Auto => NextHopMode::Auto,
+                NextHop::Itself => NextHopMode::Itself,
+                NextHop::Keep => NextHopMode::Keep,
+            },
+            import: self.import.as_ref().map(RoutePolicy::to_policy),
+            export: self.export.as_ref().map(RoutePolicy::to_policy),
+            graceful_restart: (restart_time > 0).then(|| GracefulRestartConfig {
+                restart_time,
+                ..GracefulRestartConfig::default()
+            }),
+            transport: TransportConfig {
+                md5_password,
+                distance: match (self.multihop, self.ttl_security) {
+                    (_, Some(hops)) => Distance::Gtsm { hops },
+                    (Some(hops), None) => Distance::Multihop(hops),
+                    (None, None) => Distance::Auto,
+                },
+            },
+            ..PeerConfig::new(self.name.as_str(), self.address, self.as_number)
+        })
+    }
+}
+
+impl PeerFamily {
+    fn to_afi_safi(self) -> AfiSafi {
+        match self {
+            Self::Ipv4 => AfiSafi::IPV4_UNICAST,
+            Self::Ipv6 => AfiSafi::IPV6_UNICAST,
+        }
+    }
+}
+
+impl RoutePolicy {
+    fn to_policy(&self) -> Policy {
+        match self {
+            Self::Accept => Policy::accept_all(),
+            Self::Reject => Policy::reject_all(),
+            Self::OwnBlocks => Policy::reject_all().with(Term::accept(
+                "own-blocks",
+                vec![Condition::Source(vec![SourceKind::Originated])],
+            )),
+            Self::Rules(rules) => rules
+                .iter()
+                .enumerate()
+                .fold(Policy::reject_all(), |policy, (index, rule)| {
+                    policy.with(rule.to_term(index))
+                }),
+        }
+    }
+}
+
+impl PrefixRule {
+    fn to_term(&self, index: usize) -> Term {
+        Term {
+            name: format!("rule-{}", index.saturating_add(1)),
+            when: vec![Condition::Prefix(vec![PrefixRange {
+                within: Prefix::from(self.prefix),
+                min_length: self.min_length,
+                max_length: self.max_length,
+            }])],
+            set: Vec::new(),
+            then: Some(match self.action {
+                Action::Accept => Verdict::Accept,
+                Action::Reject => Verdict::Reject,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn policies_become_the_speakers() {
+        assert_eq!(RoutePolicy::Accept.to_policy(), Policy::accept_all());
+        assert_eq!(RoutePolicy::Reject.to_policy(), Policy::reject_all());
+        let own = RoutePolicy::OwnBlocks.to_policy();
+        assert_eq!((own.terms.len(), own.default), (1, Verdict::Reject));
+    }
+
+    #[test]
+    fn the_example_is_a_configuration_the_speaker_takes() {
+        let config = Config::parse(
+            include_str!("../../../deploy/calidris.toml"),
+            Path::new("calidris.toml"),
+        )
+        .unwrap();
+        let speaker = config
+            .bgp
+            .as_ref()
+            .unwrap()
+            .speaker(config.router_id().unwrap())
+            .unwrap();
+        speaker.check().unwrap();
+        assert_eq!(speaker.peers[0].hold_time, 90);
+        assert_eq!(speaker.sync_timeout, Duration::from_secs(120));
+        assert_eq!(
+            speaker.peers[1].import.as_ref().map(|policy| policy.terms.len()),
+            Some(2)
+        );
+    }
+}

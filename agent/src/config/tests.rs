@@ -1,0 +1,259 @@
+//! Facts about the configuration file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../deploy/calidris.toml");
+const MINIMAL: &str = "node_name = \"n1\"\n[datastore]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("c.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_example_parses_and_its_commented_keys_too() {
+    let config = parse(EXAMPLE).unwrap();
+    assert_eq!(config.node_name.as_str(), "node1");
+    let bgp = config.bgp.as_ref().unwrap();
+    assert_eq!(bgp.peers.len(), 2);
+    assert!(matches!(&bgp.peers[1].import, Some(RoutePolicy::Rules(rules)) if rules.len() == 2));
+    let without_alternative = uncommented(EXAMPLE).replace("multihop = 4\n", "");
+    let full = parse(&without_alternative).unwrap();
+    assert!(full.datastore.tls.is_some() && full.datastore.auth.is_some());
+    assert_eq!(full.bgp.unwrap().peers[0].ttl_security, Some(1));
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let (example, minimal) = (parse(EXAMPLE).unwrap(), parse(MINIMAL).unwrap());
+    assert_eq!(example.cni, minimal.cni);
+    assert_eq!(example.dataplane, minimal.dataplane);
+    assert_eq!(example.status, minimal.status);
+    assert_eq!(example.log, minimal.log);
+    assert_eq!(
+        example.datastore.request_timeout,
+        minimal.datastore.request_timeout
+    );
+    let bgp = parse(&format!(
+        "{MINIMAL}[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.11\"\n[[bgp.peers]]\nname = \"tor-a\"\naddress = \"192.0.2.1\"\nas_number = 65001\n"
+    ));
+    let (mut shown, bgp) = (example.bgp.unwrap(), bgp.unwrap().bgp.unwrap());
+    (shown.peers[0].import, shown.peers[0].export) = (None, None);
+    assert_eq!(shown.peers[0], bgp.peers[0]);
+    shown.peers.clear();
+    assert_eq!(
+        shown,
+        Bgp {
+            peers: Vec::new(),
+            ..bgp
+        }
+    );
+}
+
+#[test]
+fn every_key_is_in_the_example() {
+    let text = uncommented(EXAMPLE);
+    for keys in [
+        keys_of::<Config>(),
+        keys_of::<Datastore>(),
+        keys_of::<Tls>(),
+        keys_of::<Auth>(),
+        keys_of::<NodeAddresses>(),
+        keys_of::<Bgp>(),
+        keys_of::<Peer>(),
+        keys_of::<policy::PrefixRuleKeys>(),
+        keys_of::<Cni>(),
+        keys_of::<DataplaneConfig>(),
+        keys_of::<Status>(),
+        keys_of::<Log>(),
+    ] {
+        assert!(!keys.is_empty());
+        for key in keys {
+            let documented = text.lines().any(|line| {
+                line.starts_with(&format!("{key} = "))
+                    || line.contains(&format!(" {key} = "))
+                    || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key)
+            });
+            assert!(documented, "{key} is missing in deploy/calidris.toml");
+        }
+    }
+}
+
+#[test]
+fn errors_name_file_line_and_what_was_expected() {
+    let with = |text: &str| format!("{MINIMAL}{text}");
+    let peer = |text: &str| {
+        format!(
+            "{MINIMAL}[bgp]\nas_number = 1\nrouter_id = \"1.1.1.1\"\n[[bgp.peers]]\nname = \"a\"\naddress = \"192.0.2.1\"\nas_number = 2\n{text}"
+        )
+    };
+    let rows = [
+        (
+            with("[cni]\nsokcet = \"/x\"\n"),
+            "c.toml:5:1:",
+            "unknown field `sokcet`, expected one of `socket`",
+        ),
+        (with("nonsense = 1\n"), "c.toml:4:1:", "unknown field `nonsense`"),
+        (
+            "node_name = \"n1\"\n".to_owned(),
+            "c.toml:1:1:",
+            "missing field `datastore`",
+        ),
+        (
+            "node_name = \"A_b\"\n".to_owned(),
+            "c.toml:1:13:",
+            "lower-case letters",
+        ),
+        (
+            "[datastore]\nendpoints = []\n".to_owned(),
+            "c.toml:2:13:",
+            "at least one URL",
+        ),
+        (
+            "[datastore]\nendpoints = [\"127.0.0.1\"]\n".to_owned(),
+            "c.toml:2:13:",
+            "expected a URL",
+        ),
+        (
+            "[datastore]\nkind = \"zk\"\n".to_owned(),
+            "c.toml:2:8:",
+            "expected `etcd`",
+        ),
+        (
+            with("request_timeout = 3\n"),
+            "c.toml:4:19:",
+            "duration with a unit",
+        ),
+        (
+            with("request_timeout = \"3 weeks\"\n"),
+            "c.toml:4:19:",
+            "duration with a unit",
+        ),
+        (
+            with("[cni]\nsocket = \"run/x\"\n"),
+            "c.toml:5:10:",
+            "absolute path",
+        ),
+        (
+            with("[cni]\nmtu = 100\n"),
+            "c.toml:5:7:",
+            "expected 1280 to 65535",
+        ),
+        (
+            with("[log]\nlevel = \"a=b=c\"\n"),
+            "c.toml:5:9:",
+            "not a log filter",
+        ),
+        (
+            with("[node]\nipv4_address = \"10.0.0.300\"\n"),
+            "c.toml:5:16:",
+            "invalid",
+        ),
+        (with("[bgp]\nas_number = 0\n"), "c.toml:4:1:", "as_number is 0"),
+        (
+            with("[bgp]\nas_number = 1\n"),
+            "c.toml",
+            "bgp.router_id is missing",
+        ),
+        (peer("hold_time = \"2s\"\n"), "c.toml:7:1:", "from 3s to 65535s"),
+        (
+            peer("local_address = \"::1\"\n"),
+            "c.toml:7:1:",
+            "different IP versions",
+        ),
+        (
+            peer("multihop = 2\nttl_security = 1\n"),
+            "c.toml:7:1:",
+            "exclude each other",
+        ),
+        (peer("import = \"own-blocks\"\n"), "c.toml:7:1:", "has no meaning"),
+        (peer("export = \"everything\"\n"), "c.toml:11:10:", "own-blocks"),
+        (
+            peer("import = [{ prefix = \"10.0.0.1/8\", action = \"accept\" }]\n"),
+            "c.toml:11:10:",
+            "expected 10.0.0.0/8",
+        ),
+        (
+            peer("import = [{ prefix = \"10.0.0.0/8\", max_length = 4, action = \"accept\" }]\n"),
+            "c.toml:11:10:",
+            "matches nothing",
+        ),
+        (
+            peer("[[bgp.peers]]\nname = \"a\"\naddress = \"192.0.2.2\"\nas_number = 2\n"),
+            "c.toml:4:1:",
+            "two peers are named \"a\"",
+        ),
+        ("node_name = \n".to_owned(), "c.toml:1:13:", ""),
+    ];
+    for (text, position, expected) in rows {
+        let error = parse(&text).expect_err(&text);
+        assert!(error.starts_with(position), "{text}\n{error}, not at {position}");
+        assert!(error.contains(expected), "{text}\n{error}, not {expected}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nonexistent/c.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("/nonexistent/c.toml: cannot read the configuration"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_router_id_defaults_to_the_nodes_address() {
+    let config = parse(&format!(
+        "{MINIMAL}[node]\nipv4_address = \"192.0.2.9/24\"\n[bgp]\nas_number = 1\n"
+    ))
+    .unwrap();
+    assert_eq!(config.router_id(), Some("192.0.2.9".parse().unwrap()));
+}
+
+/// The example with every commented-out key in force.
+fn uncommented(text: &str) -> String {
+    let is_key = |line: &str| line.starts_with('#') && line.chars().nth(1).is_some_and(|next| next != ' ');
+    text.lines()
+        .map(|line| if is_key(line) { &line[1..] } else { line })
+        .collect::<Vec<_>>()
+        .join("\n")
+        + "\n"
+}
+
+/// The keys a struct's `Deserialize` asks for.
+fn keys_of<T: for<'de> Deserialize<'de>>() -> BTreeSet<&'static str> {
+    let mut keys = BTreeSet::new();
+    let _stopped = T::deserialize(KeyRecorder(&mut keys));
+    keys
+}
+
+struct KeyRecorder<'a>(&'a mut BTreeSet<&'static str>);
+
+impl<'de> Deserializer<'de> for KeyRecorder<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("only structs have keys"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.extend(fields);
+        Err(Self::Error::custom("the keys are known now"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}

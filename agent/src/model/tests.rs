@@ -1,0 +1,204 @@
+//! Facts about what an input does to the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::input::{DatastoreSnapshot, Input};
+
+fn id(container: &str) -> EndpointId {
+    EndpointId {
+        network: "net".into(),
+        container_id: container.into(),
+        ifname: "eth0".into(),
+    }
+}
+
+fn endpoint(host_interface: &str, address: &str) -> Endpoint {
+    Endpoint {
+        host_interface: host_interface.into(),
+        addresses: BTreeSet::from([address.parse().unwrap()]),
+        mac: None,
+        namespace: None,
+        pod: None,
+    }
+}
+
+fn block(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn attached(container: &str) -> Input {
+    Input::Attached {
+        id: id(container),
+        endpoint: endpoint(&format!("cali{container}"), "10.0.0.1"),
+        claimed_blocks: BTreeSet::from([block("10.0.0.0/26")]),
+    }
+}
+
+fn snapshot(containers: &[&str]) -> Input {
+    let endpoints = containers
+        .iter()
+        .map(|c| (id(c), endpoint(&format!("cali{c}"), "10.0.0.1")))
+        .collect();
+    Input::DatastoreSnapshot(DatastoreSnapshot {
+        endpoints,
+        ..DatastoreSnapshot::default()
+    })
+}
+
+fn seen(container: &str) -> Input {
+    Input::EndpointSeen(id(container), endpoint(&format!("cali{container}"), "10.0.0.1"))
+}
+
+fn after(inputs: impl IntoIterator<Item = Input>) -> Model {
+    let mut model = Model::new("n".into());
+    inputs.into_iter().for_each(|input| model.absorb(input));
+    model
+}
+
+#[test]
+fn which_endpoints_are_known_after_which_inputs() {
+    let gone = || Input::EndpointUnseen(id("a"));
+    let detached = || Input::Detached(id("a"));
+    let rows: Vec<(&str, Vec<Input>, &[&str])> = vec![
+        ("a snapshot replaces", vec![seen("a"), snapshot(&["b"])], &["b"]),
+        ("seen", vec![seen("a")], &["a"]),
+        ("seen, then deleted by somebody", vec![seen("a"), gone()], &[]),
+        ("attached", vec![attached("a")], &["a"]),
+        (
+            "a picture from before the attachment",
+            vec![attached("a"), snapshot(&[])],
+            &["a"],
+        ),
+        (
+            "a deletion from before the attachment",
+            vec![attached("a"), gone()],
+            &["a"],
+        ),
+        (
+            "echoed by an event, then deleted",
+            vec![attached("a"), seen("a"), gone()],
+            &[],
+        ),
+        (
+            "echoed by a snapshot, then gone",
+            vec![attached("a"), snapshot(&["a"]), snapshot(&[])],
+            &[],
+        ),
+        ("detached", vec![attached("a"), detached()], &[]),
+        (
+            "the echo of the attachment after its end",
+            vec![attached("a"), detached(), seen("a")],
+            &[],
+        ),
+        (
+            "a picture from before the end",
+            vec![seen("a"), detached(), snapshot(&["a"])],
+            &[],
+        ),
+        (
+            "all echoes, then a new life",
+            vec![attached("a"), detached(), seen("a"), gone(), seen("a")],
+            &["a"],
+        ),
+        (
+            "attached again before the echo",
+            vec![attached("a"), detached(), attached("a"), seen("a")],
+            &["a"],
+        ),
+        (
+            "detaching what is unknown leaves no trace",
+            vec![detached(), seen("a")],
+            &["a"],
+        ),
+    ];
+    for (what, inputs, expected) in rows {
+        let model = after(inputs);
+        let known: Vec<&str> = model
+            .endpoints
+            .keys()
+            .map(|id| id.container_id.as_str())
+            .collect();
+        assert_eq!(known, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_claimed_block_stays_until_the_datastore_says_otherwise() {
+    let own = block("10.0.0.0/26");
+    let claimed = after([attached("a"), snapshot(&[])]);
+    assert!(
+        claimed.own_blocks.contains(&own),
+        "a picture from before the claim"
+    );
+    let echoed = after([attached("a"), Input::OwnBlockConfirmed(own), snapshot(&["a"])]);
+    assert!(
+        echoed.own_blocks.is_empty(),
+        "released by somebody after the echo"
+    );
+    let released = after([
+        attached("a"),
+        Input::OwnBlockConfirmed(own),
+        Input::OwnBlockGone(own),
+    ]);
+    assert!(released.own_blocks.is_empty());
+}
+
+#[test]
+fn a_new_container_of_the_same_pod_takes_the_host_interface_over() {
+    let mut newer = attached("b");
+    if let Input::Attached { endpoint, .. } = &mut newer {
+        endpoint.host_interface = "calia".into();
+    }
+    let inputs = [attached("a"), newer, seen("a"), Input::Detached(id("a"))];
+    for length in 2..=inputs.len() {
+        let model = after(inputs[..length].iter().cloned());
+        assert_eq!(
+            model.endpoints.keys().collect::<Vec<_>>(),
+            [&id("b")],
+            "after {length} inputs"
+        );
+    }
+}
+
+#[test]
+fn learned_routes_follow_the_latest_word() {
+    let prefix = block("10.1.0.0/26");
+    let hop = |address: &str| {
+        BTreeSet::from([NextHop {
+            address: address.parse().unwrap(),
+            interface: None,
+        }])
+    };
+    let learned = |best| Input::Learned(BTreeMap::from([(prefix, best)]));
+    let model = after([learned(Some(hop("192.0.2.1"))), learned(Some(hop("192.0.2.2")))]);
+    assert_eq!(model.learned.get(&prefix), Some(&hop("192.0.2.2")));
+    assert!(
+        after([learned(Some(hop("192.0.2.1"))), learned(None)])
+            .learned
+            .is_empty()
+    );
+    assert!(
+        after([learned(Some(BTreeSet::new()))]).learned.is_empty(),
+        "a route without next hop is none"
+    );
+}
+
+#[test]
+fn each_gate_opens_by_its_own_source() {
+    assert_eq!(after([seen("a"), attached("b")]).in_sync, InSync::default());
+    assert_eq!(
+        after([snapshot(&[])]).in_sync,
+        InSync {
+            datastore: true,
+            bgp: false
+        }
+    );
+    assert_eq!(
+        after([Input::BgpInSync]).in_sync,
+        InSync {
+            datastore: false,
+            bgp: true
+        }
+    );
+}
