@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use prefix::{FamilyPrefix, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixParseError};
 
 mod prefix;
+#[cfg(test)]
+mod tests;
 
 /// Address family number of IPv4 (IANA "Address Family Numbers").
 pub const AFI_IPV4: u16 = 1;

@@ -162,3 +162,6 @@ pub fn encode_keepalive(out: &mut Vec<u8>) {
     let start = start_message(MessageType::Keepalive, out);
     finish_message(start, out);
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,3 +194,6 @@ fn decode_optional_parameters(bytes: &[u8]) -> Result<Capabilities, WireError> {
 fn open_error(error: OpenError, detail: impl Into<String>) -> WireError {
     WireError::new(NotificationCode::Open(error), detail)
 }
+
+#[cfg(test)]
+mod tests;

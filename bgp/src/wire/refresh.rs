@@ -86,3 +86,59 @@ fn invalid_length(body: &[u8]) -> WireError {
         format!("ROUTE-REFRESH body of {} octets, expected 4", body.len()),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(subtype: RefreshSubtype) -> Vec<u8> {
+        let mut out = Vec::new();
+        RouteRefresh {
+            family: AfiSafi::IPV6_UNICAST,
+            subtype,
+        }
+        .encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn requests_and_marks_are_read_and_written() {
+        use RefreshSubtype::{BeginOfRefresh, EndOfRefresh, Request, Unknown};
+        for (subtype, octet) in [
+            (Request, 0),
+            (BeginOfRefresh, 1),
+            (EndOfRefresh, 2),
+            (Unknown(9), 9),
+        ] {
+            let message = encoded(subtype);
+            assert_eq!(message[16..], [0, 23, 5, 0, 2, octet, 1]);
+            let decoded = RouteRefresh::decode(&message[19..]);
+            assert_eq!(
+                decoded,
+                Ok(RouteRefresh {
+                    family: AfiSafi::IPV6_UNICAST,
+                    subtype
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_of_wrong_length_is_refused_with_the_message_as_data() {
+        let mut body = encoded(RefreshSubtype::BeginOfRefresh).split_off(19);
+        body.push(0);
+        let error = RouteRefresh::decode(&body).unwrap_err();
+        assert_eq!(error.code().numbers(), (7, 1));
+        let data = error.notification().data();
+        assert_eq!(
+            (data.len(), &data[16..19], &data[19..]),
+            (24, [0, 24, 5].as_slice(), body.as_slice())
+        );
+    }
+
+    #[test]
+    fn filters_behind_a_request_are_ignored() {
+        assert!(RouteRefresh::decode(&[0, 1, 0, 1, 1, 64, 0, 0]).is_ok());
+        assert!(RouteRefresh::decode(&[0, 1, 0]).is_err());
+    }
+}
