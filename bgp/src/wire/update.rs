@@ -38,3 +38,8 @@ pub struct Reach<'a> {
     /// The prefixes.
     pub nlri: FamilyNlri<'a>,
 }
+
+#[cfg(test)]
+mod rfc7606_tests;
+#[cfg(test)]
+mod tests;
