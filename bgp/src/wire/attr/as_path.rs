@@ -308,3 +308,6 @@ impl Serialize for AsPath {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -252,3 +252,6 @@ impl<'de> Deserialize<'de> for LargeCommunity {
             .map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;
