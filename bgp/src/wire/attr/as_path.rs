@@ -218,9 +218,10 @@ impl AsPath {
             return self.clone();
         };
         let mut segments: Vec<(SegmentKind, Vec<u32>)> = Vec::new();
+        let mut cut = false;
         for segment in self.segments() {
             // Confederation segments count nothing and stay when they lead or adjoin what stays.
-            if missing == 0 && !segment.kind.is_confederation() {
+            if cut || (missing == 0 && !segment.kind.is_confederation()) {
                 break;
             }
             let all = segment.count();
@@ -231,21 +232,20 @@ impl AsPath {
             };
             segments.push((segment.kind, segment.asns().take(kept).collect()));
             missing = missing.saturating_sub(segment.path_length());
-            if kept < all {
-                break;
-            }
+            cut = kept < all;
         }
         for segment in as4_path.segments() {
+            let fits = |asns: &Vec<u32>| asns.len().saturating_add(segment.count()) <= MAX_SEGMENT;
             match segments.last_mut() {
                 // The two parts of what was one sequence become one again.
                 Some((SegmentKind::Sequence, asns))
-                    if segment.kind == SegmentKind::Sequence
-                        && asns.len().saturating_add(segment.count()) <= MAX_SEGMENT =>
+                    if cut && segment.kind == SegmentKind::Sequence && fits(asns) =>
                 {
                     asns.extend(segment.asns());
                 }
                 _ => segments.push((segment.kind, segment.asns().collect())),
             }
+            cut = false;
         }
         Self::from_segments(segments.iter().map(|(kind, asns)| (*kind, asns.as_slice())))
     }
