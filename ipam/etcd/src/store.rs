@@ -1,0 +1,140 @@
+//! [`Store`] on etcd. A commit is one transaction: the guards compare modification revisions, and if one fails the same
+//! transaction brings the present values of all guarded keys, so that a conflict costs no further round trip.
+
+use std::future::Future;
+
+use calidris_ipam::{CommitOutcome, Range, Snapshot, Store, StoreError, Txn, Write};
+use etcd_client::{Client, Compare, CompareOp, KvClient, TxnOp, TxnOpResponse};
+use tokio::sync::Mutex;
+
+use crate::config::EtcdConfig;
+use crate::failure::Failure;
+use crate::list::{MAX_MESSAGE, key_value, read_at_one_revision};
+
+/// How often a read begins anew because its revision was compacted half way.
+const MAX_COMPACTED_READS: u32 = 3;
+
+/// A store on etcd. Cheap to share by reference; all calls of a store use one connection per member.
+///
+/// A call that is dropped before it ends may still take effect.
+pub struct EtcdStore {
+    config: EtcdConfig,
+    /// `None` before the first call, and after one that failed in a way that a new connection (with the certificates as
+    /// they are then) may cure.
+    client: Mutex<Option<Client>>,
+}
+
+impl std::fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdStore")
+            .field("endpoints", &self.config.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EtcdStore {
+    /// A store at `config`. It connects when it is first used.
+    pub fn new(config: EtcdConfig) -> Self {
+        Self {
+            config,
+            client: Mutex::new(None),
+        }
+    }
+
+    async fn read_ranges(&self, ranges: &[Range]) -> Result<Snapshot, StoreError> {
+        let mut compacted = 0;
+        loop {
+            let reading = async {
+                let mut kv = self.kv().await?;
+                read_at_one_revision(&mut kv, ranges).await
+            };
+            match self.within_limit(reading).await {
+                Err(failure) if failure.is_compacted() && compacted < MAX_COMPACTED_READS => compacted += 1,
+                result => return result.map_err(Failure::of_read),
+            }
+        }
+    }
+
+    async fn commit_txn(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
+        // Apart, so that a failure to connect is known to have sent nothing.
+        let mut kv = self.within_limit(self.kv()).await.map_err(Failure::of_read)?;
+        let request = etcd_txn(txn);
+        let committing = async { kv.txn(request).await.map_err(Failure::Etcd) };
+        let answer = self.within_limit(committing).await.map_err(Failure::of_write)?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if answer.succeeded() {
+            return Ok(CommitOutcome::Committed { revision });
+        }
+        let mut present = Snapshot {
+            revision,
+            kvs: Vec::new(),
+        };
+        for response in answer.op_responses() {
+            if let TxnOpResponse::Get(get) = response {
+                present.kvs.extend(get.kvs().iter().filter_map(key_value));
+            }
+        }
+        present.kvs.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(CommitOutcome::Conflict(present))
+    }
+
+    /// A handle on the connection. Made within the limit of the call that needs it; calls at the same time share it.
+    async fn kv(&self) -> Result<KvClient, Failure> {
+        let mut client = self.client.lock().await;
+        let connected = match client.take() {
+            Some(connected) => connected,
+            None => self.config.connect().await.map_err(Failure::NotConnected)?,
+        };
+        let kv = connected.kv_client().max_decoding_message_size(MAX_MESSAGE);
+        *client = Some(connected);
+        Ok(kv)
+    }
+
+    async fn within_limit<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let result = tokio::time::timeout(self.config.request_timeout, call)
+            .await
+            .unwrap_or(Err(Failure::NoAnswer));
+        if let Err(failure) = &result
+            && failure.is_of_connection()
+        {
+            tracing::debug!(why = %failure.describe(), "etcd request failed, the next one connects anew");
+            *self.client.lock().await = None;
+        }
+        result
+    }
+}
+
+impl Store for EtcdStore {
+    fn read(&self, ranges: &[Range]) -> impl Future<Output = Result<Snapshot, StoreError>> + Send {
+        self.read_ranges(ranges)
+    }
+
+    fn commit(&self, txn: &Txn) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send {
+        self.commit_txn(txn)
+    }
+}
+
+fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
+    let compares: Vec<Compare> = txn
+        .guards
+        .iter()
+        .map(|guard| Compare::mod_revision(guard.key.as_bytes(), CompareOp::Equal, guard.mod_revision))
+        .collect();
+    let writes: Vec<TxnOp> = txn
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Put { key, value } => TxnOp::put(key.as_bytes(), value.as_slice(), None),
+            Write::Delete { key } => TxnOp::delete(key.as_bytes(), None),
+        })
+        .collect();
+    let reads: Vec<TxnOp> = txn
+        .guards
+        .iter()
+        .map(|guard| TxnOp::get(guard.key.as_bytes(), None))
+        .collect();
+    etcd_client::Txn::new()
+        .when(compares)
+        .and_then(writes)
+        .or_else(reads)
+}
