@@ -50,38 +50,52 @@ impl Failure {
 
     /// Whether the revision that was asked for is compacted.
     pub(crate) fn is_compacted(&self) -> bool {
-        matches!(self, Self::Etcd(etcd_client::Error::GRpcStatus(status)) if status.code() as i32 == OUT_OF_RANGE
-            && status.message().contains("compacted"))
+        matches!(self.status(), Some((OUT_OF_RANGE, message)) if message.contains("compacted"))
     }
 
     /// Whether a new client could help: the connection, the certificates or the token may be stale.
     pub(crate) fn is_of_connection(&self) -> bool {
+        let answered = [
+            INVALID_ARGUMENT,
+            PERMISSION_DENIED,
+            RESOURCE_EXHAUSTED,
+            FAILED_PRECONDITION,
+            OUT_OF_RANGE,
+        ];
         match self {
             Self::Malformed(_) => false,
-            Self::Etcd(etcd_client::Error::GRpcStatus(status)) => !matches!(
-                status.code() as i32,
-                INVALID_ARGUMENT
-                    | PERMISSION_DENIED
-                    | RESOURCE_EXHAUSTED
-                    | FAILED_PRECONDITION
-                    | OUT_OF_RANGE
-            ),
-            _ => true,
+            _ => !self.status().is_some_and(|(code, _)| answered.contains(&code)),
         }
     }
 
     /// The error if etcd has answered and said that nothing was done.
     fn definite(&self) -> Option<StoreError> {
-        let Self::Etcd(etcd_client::Error::GRpcStatus(status)) = self else {
-            return None;
-        };
-        let message = status.message().to_owned();
-        match status.code() as i32 {
+        let (code, message) = self.status()?;
+        let message = message.to_owned();
+        match code {
             PERMISSION_DENIED | UNAUTHENTICATED => Some(StoreError::PermissionDenied(message)),
+            // etcd says so, too, of a missing user and of a wrong password.
+            INVALID_ARGUMENT
+                if message.contains("user name is empty") || message.contains("authentication") =>
+            {
+                Some(StoreError::PermissionDenied(message))
+            }
             // etcd uses this code for its quota and for too many requests in flight; both did nothing.
             RESOURCE_EXHAUSTED if message.contains("space") => Some(StoreError::NoSpace(message)),
             RESOURCE_EXHAUSTED => Some(StoreError::Unavailable(message)),
             INVALID_ARGUMENT | FAILED_PRECONDITION | OUT_OF_RANGE => Some(StoreError::Rejected(message)),
+            _ => None,
+        }
+    }
+
+    /// The gRPC status, if there is one, as code and message.
+    fn status(&self) -> Option<(i32, &str)> {
+        match self {
+            Self::Etcd(etcd_client::Error::GRpcStatus(status))
+            | Self::NotConnected(ConnectError::Client {
+                source: etcd_client::Error::GRpcStatus(status),
+                ..
+            }) => Some((status.code() as i32, status.message())),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 pub(crate) mod invariants;
+pub(crate) mod store_suite;
 
 use std::collections::BTreeMap;
 use std::future::Future;
