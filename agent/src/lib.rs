@@ -4,13 +4,17 @@
 //! [`model::Model`] and absorbs them, `desired/` computes what should be, `apply/` reads back what is and makes the
 //! difference so. `model`, `desired` and `delta` are pure: no I/O, no clock, no randomness.
 
+pub mod apply;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod delta;
 pub mod desired;
 pub mod input;
+pub mod kernel;
 pub mod listen;
 pub mod model;
+pub mod ours;
 pub mod report;
 pub mod status;
 pub mod wiring;

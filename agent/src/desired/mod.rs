@@ -1,23 +1,62 @@
 //! What should be, computed from the model: pure. One file a kind, paired with the file of the same name in `apply/`.
 
+mod bgp;
+mod links;
+mod nft;
+mod routes;
+mod sysctl;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use crate::model::Model;
+
+/// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
+/// (512 during live migration) and lets routes that an operator made by hand win.
+pub const ROUTE_PRIORITY: u32 = 1024;
+
+/// Routing table `main`.
+pub const MAIN_TABLE: u32 = 254;
+
 /// What the kernel and the BGP speaker should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
+    /// Host ends of the workloads.
+    pub links: BTreeMap<String, HostLink>,
     /// Routes of ours.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Kernel parameters: path below `/proc/sys` to value.
     pub sysctls: BTreeMap<String, String>,
-    /// Source ranges to be translated when the destination is outside `nat_exempt`.
+    /// Source ranges to be translated when the destination is outside `nat_exempt`. No range lies in another.
     pub nat_sources: BTreeSet<IpNetwork>,
-    /// Destinations inside the cluster: all pools.
+    /// Destinations inside the cluster: all pools. No range lies in another.
     pub nat_exempt: BTreeSet<IpNetwork>,
     /// Prefixes to announce by BGP.
     pub announcements: BTreeSet<IpNetwork>,
+}
+
+/// Computes everything from the model.
+#[must_use]
+pub fn compute(model: &Model) -> Desired {
+    let (nat_sources, nat_exempt) = nft::nat(model);
+    Desired {
+        links: links::links(model),
+        routes: routes::routes(model),
+        sysctls: sysctl::sysctls(model),
+        nat_sources,
+        nat_exempt,
+        announcements: bgp::announcements(model),
+    }
+}
+
+/// What the host end of a workload should be. It is created and removed by the CNI server, and kept right by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostLink {
+    /// Its MAC address.
+    pub mac: [u8; 6],
 }
 
 /// What makes a route one route in the kernel.
@@ -27,13 +66,44 @@ pub struct RouteKey {
     pub table: u32,
     /// Destination, host bits zero.
     pub destination: IpNetwork,
-    /// Metric (`priority`); IPv6 has no 0, there 0 means the kernel's default 1024.
+    /// Metric (`priority`), never 0: IPv6 has no 0, there it stands for 1024.
     pub priority: u32,
+}
+
+impl RouteKey {
+    /// A route of ours to `destination` in the main table.
+    #[must_use]
+    pub fn main(destination: IpNetwork) -> Self {
+        Self {
+            table: MAIN_TABLE,
+            destination,
+            priority: ROUTE_PRIORITY,
+        }
+    }
+}
+
+/// A route of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Which source it follows from.
+    pub origin: RouteOrigin,
+    /// Where it leads.
+    pub path: RoutePath,
+}
+
+/// Which source a route follows from. Kept in the kernel as the route's protocol, so that a fresh process knows
+/// which source must be in sync before the route may be changed or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteOrigin {
+    /// The datastore: workloads and own blocks.
+    Local,
+    /// Learned by BGP.
+    Bgp,
 }
 
 /// Where a route leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
+pub enum RoutePath {
     /// Straight to a link, scope link: a workload.
     Link {
         /// Interface name.
@@ -41,7 +111,7 @@ pub enum Route {
     },
     /// Through one or several gateways.
     Via {
-        /// The gateways; several make a multipath route.
+        /// The gateways, at least one; several make a multipath route.
         gateways: BTreeSet<Gateway>,
     },
     /// Dropped silently: unused addresses of own blocks, so that they do not loop through the default route.
@@ -51,8 +121,67 @@ pub enum Route {
 /// One gateway of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gateway {
-    /// Its address.
+    /// Its address. An IPv6 gateway of an IPv4 route is allowed (RFC 8950).
     pub address: IpAddr,
-    /// Interface, where the address alone does not say.
+    /// Interface, where the address alone does not say. `None`: the kernel finds it.
     pub interface: Option<String>,
 }
+
+impl fmt::Display for HostLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "up address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} metric {}", self.destination, self.priority)?;
+        if self.table == MAIN_TABLE {
+            Ok(())
+        } else {
+            write!(f, " table {}", self.table)
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.path, self.origin)
+    }
+}
+
+impl fmt::Display for RouteOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Bgp => "bgp",
+        })
+    }
+}
+
+impl fmt::Display for RoutePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link { interface } => write!(f, "dev {interface}"),
+            Self::Blackhole => f.write_str("blackhole"),
+            Self::Via { gateways } => {
+                for (position, gateway) in gateways.iter().enumerate() {
+                    write!(
+                        f,
+                        "{}via {}",
+                        if position == 0 { "" } else { " " },
+                        gateway.address
+                    )?;
+                    if let Some(interface) = &gateway.interface {
+                        write!(f, " dev {interface}")?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,105 @@
+//! Links as last seen, and the host ends kept up and with their MAC address.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Op;
+use crate::delta::{Change, delta};
+use crate::desired::HostLink;
+use crate::kernel::{Kernel, KernelError, Link};
+use crate::ours::LINK_PREFIX;
+
+pub(super) struct Links {
+    known: BTreeMap<String, Link>,
+    dirty: bool,
+}
+
+/// What a read back found different.
+pub(super) struct LinksChanged {
+    /// Links that appeared, vanished, went up or down, or are other links of the same name.
+    pub(super) names: BTreeSet<String>,
+    /// Whether there is one among them that is not a workload's.
+    pub(super) uplinks: bool,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            dirty: true,
+        }
+    }
+}
+
+impl Links {
+    pub(super) fn known(&self) -> &BTreeMap<String, Link> {
+        &self.known
+    }
+
+    pub(super) fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Reads back if dirty; `None` if not.
+    pub(super) fn read_back(
+        &mut self,
+        kernel: &mut impl Kernel,
+    ) -> Result<Option<LinksChanged>, KernelError> {
+        if !self.dirty {
+            return Ok(None);
+        }
+        let found = kernel.links()?;
+        let essence = |link: &Link| (link.index, link.up);
+        let names: BTreeSet<String> = self
+            .known
+            .keys()
+            .chain(found.keys())
+            .filter(|name| self.known.get(*name).map(essence) != found.get(*name).map(essence))
+            .cloned()
+            .collect();
+        let uplinks = names.iter().any(|name| !name.starts_with(LINK_PREFIX));
+        self.known = found;
+        self.dirty = false;
+        Ok(Some(LinksChanged { names, uplinks }))
+    }
+
+    /// Host ends that are there and not as desired. Links are never created or deleted here.
+    pub(super) fn difference(&self, desired: &BTreeMap<String, HostLink>) -> Vec<Op> {
+        let there: BTreeMap<String, Link> = desired
+            .keys()
+            .filter_map(|name| self.known.get_key_value(name))
+            .map(|(name, link)| (name.clone(), link.clone()))
+            .collect();
+        delta(desired, &there, |wanted, found| {
+            found.up && found.mac == Some(wanted.mac)
+        })
+        .into_iter()
+        .filter(|change| matches!(change, Change::Replace { .. }))
+        .map(Op::Link)
+        .collect()
+    }
+
+    pub(super) fn carry_out(
+        &mut self,
+        kernel: &mut impl Kernel,
+        change: &Change<String, HostLink, Link>,
+    ) -> Result<(), KernelError> {
+        let (Change::Create { key, value: wanted } | Change::Replace { key, to: wanted, .. }) = change else {
+            return Ok(());
+        };
+        let result = kernel.set_link(key, *wanted);
+        match &result {
+            Ok(()) => {
+                if let Some(link) = self.known.get_mut(key) {
+                    link.up = true;
+                    link.mac = Some(wanted.mac);
+                }
+            }
+            Err(error) => self.dirty |= error.leaves_doubt(),
+        }
+        result
+    }
+}

@@ -1,0 +1,351 @@
+//! The hands: makes the kernel be as desired, and says what it did.
+//!
+//! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
+//! constant order (links, sysctls, routes, nftables; within routes creations ascending, then deletions descending)
+//! and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//!
+//! Invariants:
+//! - Only what `ours.rs` calls ours is changed or deleted. A foreign route in the way is a failure that names it.
+//! - While a source is not in sync, routes that follow from it are created only, never changed or deleted, and the
+//!   nftables table is left alone: a restarted agent does not touch what is right.
+//! - A failure never stops the rest. What failed is tried again after a delay that doubles from 100 ms to 30 s, at
+//!   once if what is desired or observed of it changed, or if a link that is not a workload's changed.
+
+mod links;
+mod nft;
+mod retry;
+mod routes;
+mod sysctl;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use tracing::debug;
+
+use crate::delta::Change;
+use crate::desired::{Desired, HostLink, RouteKey};
+use crate::input::KernelChange;
+use crate::kernel::{Kernel, KernelError, Link, RouteChange};
+use crate::model::{Endpoint, InSync};
+
+pub use nft::NftChange;
+
+/// When to try again to read what could not be read.
+const UNREAD_RETRY: Duration = Duration::from_secs(1);
+
+/// The kernel's objects that are ours, as last seen, and what is being tried again.
+pub struct Dataplane<K> {
+    kernel: K,
+    links: links::Links,
+    sysctls: sysctl::Sysctls,
+    routes: routes::Routes,
+    nft: nft::Nft,
+    retry: retry::Retry,
+    writes: u64,
+}
+
+/// One concrete operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// A host end is set up and given its MAC address.
+    Link(Change<String, HostLink, Link>),
+    /// A kernel parameter is written.
+    Sysctl(Change<String, String>),
+    /// A route is created, replaced or deleted.
+    Route(RouteChange),
+    /// The nftables table is replaced.
+    Nft(NftChange),
+}
+
+/// What an operation is about: one kernel object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A host end, by name.
+    Link(String),
+    /// A kernel parameter, by path below `/proc/sys`.
+    Sysctl(String),
+    /// A route.
+    Route(RouteKey),
+    /// Our nftables table.
+    Nft,
+}
+
+/// Something that is not as desired, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What it is about: an object, or a kind that could not be read back.
+    pub what: String,
+    /// Why it failed, last time.
+    pub reason: String,
+    /// How often it failed in a row.
+    pub attempts: u32,
+    subject: Option<Subject>,
+}
+
+/// What one `apply` did.
+#[derive(Debug, Clone, Default)]
+pub struct ApplyReport {
+    /// Operations carried out: every one is one write to the kernel that succeeded.
+    pub ops: Vec<Op>,
+    /// What is not as desired: tried now or earlier, and not yet right.
+    pub failures: Vec<Failure>,
+    /// When to call `apply` again even if nothing happens.
+    pub retry_at: Option<Instant>,
+}
+
+impl<K: Kernel> Dataplane<K> {
+    /// Knows nothing: the first use reads everything back.
+    pub fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            links: links::Links::default(),
+            sysctls: sysctl::Sysctls::default(),
+            routes: routes::Routes::default(),
+            nft: nft::Nft::default(),
+            retry: retry::Retry::default(),
+            writes: 0,
+        }
+    }
+
+    /// What changed is read back at the next use. To be called for what the netlink monitor reports, with
+    /// [`KernelChange::Links`] when an endpoint was added, and every 90 s or so with [`KernelChange::Everything`].
+    pub fn note(&mut self, change: KernelChange) {
+        match change {
+            KernelChange::Links => self.links.mark_dirty(),
+            KernelChange::Routes => self.routes.mark_dirty(),
+            KernelChange::Everything => {
+                self.links.mark_dirty();
+                self.sysctls.mark_dirty();
+                self.routes.mark_dirty();
+                self.nft.mark_dirty();
+            }
+        }
+    }
+
+    /// The links of the node, read back if dirty: for [`crate::model::Model::links`], before desired is computed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked; what was known before stays known.
+    pub fn links(&mut self) -> Result<&BTreeMap<String, Link>, KernelError> {
+        if let Some(changed) = self.links.read_back(&mut self.kernel)? {
+            self.sysctls.links_changed(&changed);
+            self.routes.links_changed(&changed);
+            if changed.uplinks {
+                self.retry.try_all_again();
+            }
+        }
+        Ok(self.links.known())
+    }
+
+    /// What `apply` would do, without doing it (dry run), and which kinds could not be read back.
+    /// The kernel is read, not written.
+    pub fn plan(&mut self, desired: &Desired, in_sync: InSync) -> (Vec<Op>, Vec<Failure>) {
+        let mut ops = Vec::new();
+        let mut unread = Vec::new();
+        let mut collect = |kind: &str, result: Result<Vec<Op>, KernelError>| match result {
+            Ok(more) => ops.extend(more),
+            Err(error) => unread.push(Failure::unread(kind, &error)),
+        };
+        match self.links() {
+            Ok(_) => collect("links", Ok(self.links.difference(&desired.links))),
+            Err(error) => collect("links", Err(error)),
+        }
+        collect(
+            "sysctls",
+            self.sysctls.difference(&mut self.kernel, &desired.sysctls),
+        );
+        collect(
+            "routes",
+            self.routes.difference(&mut self.kernel, &desired.routes, in_sync),
+        );
+        if in_sync.datastore {
+            collect("nftables", self.nft.difference(&mut self.kernel, desired));
+        }
+        (ops, unread)
+    }
+
+    /// Makes the kernel be as desired, as far as the gates and the kernel allow.
+    pub fn apply(&mut self, desired: &Desired, in_sync: InSync, now: Instant) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let mut failed = self.pass(desired, in_sync, now, &mut report);
+        if self.is_in_doubt() {
+            // The kernel was not what it was believed to be. Look again, once: it may be right already.
+            failed = self.pass(desired, in_sync, now, &mut report);
+        }
+        for (op, reason) in self.explain(failed) {
+            self.retry.failed(op, reason, now);
+        }
+        if !report.failures.is_empty() {
+            report.retry_at = Some(now + UNREAD_RETRY);
+        }
+        report.failures.extend(self.retry.failures());
+        report.retry_at = report.retry_at.into_iter().chain(self.retry.earliest()).min();
+        report
+    }
+
+    /// Number of successful writes since the start.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Reads back what is dirty, then carries out what is to be done now. Returns what failed.
+    fn pass(
+        &mut self,
+        desired: &Desired,
+        in_sync: InSync,
+        now: Instant,
+        report: &mut ApplyReport,
+    ) -> Vec<(Op, KernelError)> {
+        let (wanted, unread) = self.plan(desired, in_sync);
+        report.failures = unread;
+        let ops = self.retry.due(wanted, now);
+        let mut failed = Vec::new();
+        for (op, result) in self.carry_out(ops) {
+            match result {
+                Ok(()) => {
+                    debug!(%op, "wrote to the kernel");
+                    self.writes += 1;
+                    report.ops.push(op);
+                }
+                Err(error) => failed.push((op, error)),
+            }
+        }
+        failed
+    }
+
+    /// Carries the operations out, routes in one batch, and records in the caches what came of it.
+    fn carry_out(&mut self, ops: Vec<Op>) -> Vec<(Op, Result<(), KernelError>)> {
+        let mut done = Vec::with_capacity(ops.len());
+        let mut route_changes = Vec::new();
+        let mut nft_change = None;
+        for op in ops {
+            match op {
+                Op::Link(change) => {
+                    let result = self.links.carry_out(&mut self.kernel, &change);
+                    done.push((Op::Link(change), result));
+                }
+                Op::Sysctl(change) => {
+                    let result = self.sysctls.carry_out(&mut self.kernel, &change);
+                    done.push((Op::Sysctl(change), result));
+                }
+                Op::Route(change) => route_changes.push(change),
+                Op::Nft(change) => nft_change = Some(change),
+            }
+        }
+        let results = self.routes.carry_out(&mut self.kernel, &route_changes);
+        done.extend(route_changes.into_iter().map(Op::Route).zip(results));
+        if let Some(change) = nft_change {
+            let result = self.nft.carry_out(&mut self.kernel, &change);
+            done.push((Op::Nft(change), result));
+        }
+        done
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.links.is_dirty() || self.routes.is_dirty() || self.nft.is_dirty()
+    }
+
+    /// Turns errors into words. Where a route of somebody else is in the way, that route is named.
+    fn explain(&mut self, failed: Vec<(Op, KernelError)>) -> Vec<(Op, String)> {
+        let blocked: BTreeSet<RouteKey> = failed
+            .iter()
+            .filter_map(|(op, error)| match op {
+                Op::Route(change) if error.errno() == Some(libc::EEXIST) => Some(change.key().clone()),
+                _ => None,
+            })
+            .collect();
+        let foreign = if blocked.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.kernel.foreign_routes(&blocked).unwrap_or_default()
+        };
+        failed
+            .into_iter()
+            .map(|(op, error)| {
+                let in_the_way = match &op {
+                    Op::Route(change) => foreign.get(change.key()),
+                    Op::Link(_) | Op::Sysctl(_) | Op::Nft(_) => None,
+                };
+                let reason = match in_the_way {
+                    Some(route) => format!("a route that is not ours is in the way and stays: {route}"),
+                    None => error.to_string(),
+                };
+                (op, reason)
+            })
+            .collect()
+    }
+}
+
+impl ApplyReport {
+    /// What keeps the workload from being reached: a failure of its link, its parameters or its routes.
+    #[must_use]
+    pub fn failure_of(&self, endpoint: &Endpoint) -> Option<&Failure> {
+        let interface = &endpoint.host_interface;
+        self.failures.iter().find(|failure| match &failure.subject {
+            // A kind could not be read back: nothing is known to be right.
+            None => true,
+            Some(Subject::Link(name)) => name == interface,
+            Some(Subject::Sysctl(path)) => sysctl::interface_of(path) == Some(interface),
+            Some(Subject::Route(key)) => endpoint
+                .addresses
+                .iter()
+                .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
+            Some(Subject::Nft) => false,
+        })
+    }
+}
+
+impl Op {
+    fn subject(&self) -> Subject {
+        match self {
+            Self::Link(change) => Subject::Link(change.key().clone()),
+            Self::Sysctl(change) => Subject::Sysctl(change.key().clone()),
+            Self::Route(change) => Subject::Route(change.key().clone()),
+            Self::Nft(_) => Subject::Nft,
+        }
+    }
+}
+
+impl Failure {
+    fn unread(kind: &str, error: &KernelError) -> Self {
+        Self {
+            what: kind.to_owned(),
+            reason: error.to_string(),
+            attempts: 1,
+            subject: None,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(change) => write!(f, "link: {change}"),
+            Self::Sysctl(change) => write!(f, "sysctl: {change}"),
+            Self::Route(change) => write!(f, "route: {change}"),
+            Self::Nft(change) => write!(f, "nft: {change}"),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(name) => write!(f, "link {name}"),
+            Self::Sysctl(path) => write!(f, "sysctl {path}"),
+            Self::Route(key) => write!(f, "route {key}"),
+            Self::Nft => write!(f, "nftables table inet {}", crate::ours::NFT_TABLE),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} (attempt {})", self.what, self.reason, self.attempts)
+    }
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,104 @@
+//! Routes of ours as last seen, and the gate that holds changes and deletions back until their source is in sync.
+
+use std::collections::BTreeMap;
+
+use super::Op;
+use super::links::LinksChanged;
+use crate::delta::{Change, delta};
+use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath};
+use crate::kernel::{Kernel, KernelError, ObservedRoute, RouteChange};
+use crate::model::InSync;
+
+pub(super) struct Routes {
+    known: BTreeMap<RouteKey, ObservedRoute>,
+    dirty: bool,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            dirty: true,
+        }
+    }
+}
+
+impl Routes {
+    pub(super) fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The kernel removes routes through a link that goes away or down, for IPv4 without a word. Routes to
+    /// workloads are struck from what is known; where an uplink changed, everything is read back.
+    pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
+        self.dirty |= changed.uplinks;
+        self.known.retain(|_, route| match &route.path {
+            Some(RoutePath::Link { interface }) => !changed.names.contains(interface),
+            _ => true,
+        });
+    }
+
+    pub(super) fn difference(
+        &mut self,
+        kernel: &mut impl Kernel,
+        desired: &BTreeMap<RouteKey, Route>,
+        in_sync: InSync,
+    ) -> Result<Vec<Op>, KernelError> {
+        if self.dirty {
+            self.known = kernel.routes()?;
+            self.dirty = false;
+        }
+        let changes = delta(desired, &self.known, |wanted, found| found.is(wanted));
+        Ok(changes
+            .into_iter()
+            .filter(|change| may_be_carried_out(change, in_sync))
+            .map(Op::Route)
+            .collect())
+    }
+
+    pub(super) fn carry_out(
+        &mut self,
+        kernel: &mut impl Kernel,
+        changes: &[RouteChange],
+    ) -> Vec<Result<(), KernelError>> {
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        let mut results = kernel.change_routes(changes);
+        for (change, result) in changes.iter().zip(&mut results) {
+            if let (Change::Delete { .. }, Err(error)) = (change, &*result)
+                && error.errno() == Some(libc::ESRCH)
+            {
+                // Gone already: somebody else, or the kernel with its link, was faster.
+                *result = Ok(());
+            }
+            match (change, &*result) {
+                (Change::Create { key, value } | Change::Replace { key, to: value, .. }, Ok(())) => {
+                    self.known.insert(key.clone(), ObservedRoute::from(value));
+                }
+                (Change::Delete { key, .. }, Ok(())) => {
+                    self.known.remove(key);
+                }
+                (_, Err(error)) => self.dirty |= error.leaves_doubt(),
+            }
+        }
+        results
+    }
+}
+
+/// Creations always; changes and deletions only when every source they take a route from is in sync.
+fn may_be_carried_out(change: &RouteChange, in_sync: InSync) -> bool {
+    let is_in_sync = |origin: RouteOrigin| match origin {
+        RouteOrigin::Local => in_sync.datastore,
+        RouteOrigin::Bgp => in_sync.bgp,
+    };
+    match change {
+        Change::Create { .. } => true,
+        Change::Replace { from, to, .. } => is_in_sync(from.origin) && is_in_sync(to.origin),
+        Change::Delete { from, .. } => is_in_sync(from.origin),
+    }
+}

@@ -1,0 +1,83 @@
+//! Kernel parameters: read once, then again when their link is another one or everything is read back.
+
+use std::collections::BTreeMap;
+
+use super::Op;
+use super::links::LinksChanged;
+use crate::delta::{Change, delta};
+use crate::kernel::{Kernel, KernelError};
+
+#[derive(Default)]
+pub(super) struct Sysctls {
+    /// Values as last seen, of parameters that were desired at some time. What is missing is read when desired.
+    known: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    pub(super) fn mark_dirty(&mut self) {
+        self.known.clear();
+    }
+
+    pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
+        self.known
+            .retain(|path, _| interface_of(path).is_none_or(|interface| !changed.names.contains(interface)));
+    }
+
+    pub(super) fn difference(
+        &mut self,
+        kernel: &mut impl Kernel,
+        desired: &BTreeMap<String, String>,
+    ) -> Result<Vec<Op>, KernelError> {
+        self.known.retain(|path, _| desired.contains_key(path));
+        for path in desired.keys() {
+            if !self.known.contains_key(path)
+                && let Some(value) = kernel.sysctl(path)?
+            {
+                self.known.insert(path.clone(), value);
+            }
+        }
+        Ok(delta(desired, &self.known, |wanted, found| wanted == found)
+            .into_iter()
+            .map(Op::Sysctl)
+            .collect())
+    }
+
+    pub(super) fn carry_out(
+        &mut self,
+        kernel: &mut impl Kernel,
+        change: &Change<String, String>,
+    ) -> Result<(), KernelError> {
+        let (Change::Create { key, value } | Change::Replace { key, to: value, .. }) = change else {
+            return Ok(());
+        };
+        let result = kernel.set_sysctl(key, value);
+        match &result {
+            Ok(()) => self.known.insert(key.clone(), value.clone()),
+            Err(_) => self.known.remove(key),
+        };
+        result
+    }
+}
+
+/// The interface that a parameter belongs to: `net/ipv4/conf/X/forwarding`. `all` and `default` are none.
+pub(super) fn interface_of(path: &str) -> Option<&str> {
+    let mut parts = path.split('/');
+    let (_net, _family, folder) = (parts.next()?, parts.next()?, parts.next()?);
+    let interface = parts.next()?;
+    (matches!(folder, "conf" | "neigh") && parts.next().is_some() && !matches!(interface, "all" | "default"))
+        .then_some(interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interface_of;
+
+    #[test]
+    fn interface_of_a_parameter() {
+        assert_eq!(interface_of("net/ipv4/conf/cali1/proxy_arp"), Some("cali1"));
+        assert_eq!(interface_of("net/ipv4/neigh/cali1/proxy_delay"), Some("cali1"));
+        assert_eq!(interface_of("net/ipv6/conf/eth0.7/accept_ra"), Some("eth0.7"));
+        assert_eq!(interface_of("net/ipv6/conf/all/forwarding"), None);
+        assert_eq!(interface_of("net/ipv4/ip_forward"), None);
+    }
+}

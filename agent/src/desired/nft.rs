@@ -1,0 +1,36 @@
+//! NAT outgoing: which sources are translated, and for which destinations they are not.
+
+use std::collections::BTreeSet;
+
+use ipnetwork::IpNetwork;
+
+use crate::desired::routes::contains;
+use crate::model::Model;
+
+/// Sources (pools with `natOutgoing`) and exempt destinations (all pools). As in Calico, node addresses are not
+/// exempt: a pod that talks to another node is translated, since that node may have no route back.
+pub(super) fn nat(model: &Model) -> (BTreeSet<IpNetwork>, BTreeSet<IpNetwork>) {
+    let sources = model
+        .pools
+        .values()
+        .filter(|pool| pool.nat_outgoing)
+        .map(|pool| pool.cidr);
+    let exempt = model.pools.values().map(|pool| pool.cidr);
+    (
+        without_nested(&sources.collect()),
+        without_nested(&exempt.collect()),
+    )
+}
+
+/// Leaves out ranges that lie in another: the elements of an nftables interval set must not overlap.
+fn without_nested(ranges: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
+    ranges
+        .iter()
+        .filter(|range| {
+            !ranges
+                .iter()
+                .any(|outer| outer != *range && contains(*outer, **range))
+        })
+        .copied()
+        .collect()
+}

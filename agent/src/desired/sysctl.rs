@@ -1,0 +1,59 @@
+//! Kernel parameters: forwarding, and per host end what Calico's CNI plugin and Felix set
+//! (`dataplane_linux.go`, `endpoint_mgr.go`: configureProcSysForInterface).
+//!
+//! IPv6 parameters are wanted only where IPv6 is used: a kernel without IPv6 does not have the files.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::model::Model;
+
+pub(super) fn sysctls(model: &Model) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
+    let addresses = || model.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
+    if model.pools.values().any(|pool| pool.cidr.is_ipv6()) || addresses().any(IpAddr::is_ipv6) {
+        sysctls.insert("net/ipv6/conf/all/forwarding".to_owned(), "1".to_owned());
+    }
+    for endpoint in model.endpoints.values() {
+        if !model.links.contains(&endpoint.host_interface) {
+            continue;
+        }
+        let interface = &endpoint.host_interface;
+        sysctls.extend(of_host_interface_ipv4(interface));
+        if endpoint.addresses.iter().any(IpAddr::is_ipv6) {
+            sysctls.extend(of_host_interface_ipv6(interface));
+        }
+    }
+    sysctls
+}
+
+/// The IPv4 parameters of a host end.
+pub(crate) fn of_host_interface_ipv4(interface: &str) -> Vec<(String, String)> {
+    [
+        // Answer ARP for 169.254.1.1 and everything else, at once: the pod's first packet must not wait.
+        ("conf", "proxy_arp", "1"),
+        ("neigh", "proxy_delay", "0"),
+        ("conf", "forwarding", "1"),
+        // Host ports redirected to 127.0.0.1 must reach it.
+        ("conf", "route_localnet", "1"),
+        // A pod may send with its own addresses only.
+        ("conf", "rp_filter", "1"),
+    ]
+    .map(|(folder, name, value)| (format!("net/ipv4/{folder}/{interface}/{name}"), value.to_owned()))
+    .to_vec()
+}
+
+/// The IPv6 parameters of a host end.
+pub(crate) fn of_host_interface_ipv6(interface: &str) -> Vec<(String, String)> {
+    [
+        ("disable_ipv6", "0"),
+        // Its only address is the same on every host end: duplicate address detection would be wrong, and slow.
+        ("accept_dad", "0"),
+        ("proxy_ndp", "1"),
+        ("forwarding", "1"),
+        // A pod must not be able to give the host a route.
+        ("accept_ra", "0"),
+    ]
+    .map(|(name, value)| (format!("net/ipv6/conf/{interface}/{name}"), value.to_owned()))
+    .to_vec()
+}

@@ -1,0 +1,224 @@
+//! The real kernel: rtnetlink for links and routes, files for parameters, the program `nft` for nftables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::net::netdevice;
+
+use super::netlink::{NetlinkSocket, Request};
+use super::{Kernel, KernelError, Link, NftTable, ObservedRoute, RouteChange, message, nft, proc};
+use crate::desired::{HostLink, RouteKey};
+use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+
+/// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
+/// parameters and nftables go by the namespace of the calling thread.
+pub struct Linux {
+    socket: NetlinkSocket,
+}
+
+impl Linux {
+    /// Opens the connection.
+    ///
+    /// # Errors
+    /// When there is no netlink socket to be had.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self {
+            socket: NetlinkSocket::open()?,
+        })
+    }
+
+    /// Port of the netlink socket: notifications of our own changes carry it, so that a monitor can skip them.
+    #[must_use]
+    pub fn port_id(&self) -> u32 {
+        self.socket.port_id()
+    }
+}
+
+impl Kernel for Linux {
+    fn links(&mut self) -> Result<BTreeMap<String, Link>, KernelError> {
+        links(&mut self.socket)
+    }
+
+    fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError> {
+        let index = index_of(&self.socket, name)?;
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::Address(link.mac.to_vec()));
+        let request = Request {
+            message: RouteNetlinkMessage::SetLink(message),
+            flags: 0,
+        };
+        self.socket.request(request, &format!("set link {name} {link}"))
+    }
+
+    fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError> {
+        let mut routes = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for protocol in [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP] {
+                let seen = dump_routes(&mut self.socket, family, Some(protocol), |_| true)?;
+                routes.extend(seen.into_iter().filter_map(|route| {
+                    let origin = message::origin(route.protocol)?;
+                    Some((
+                        route.key,
+                        ObservedRoute {
+                            origin,
+                            path: route.path,
+                        },
+                    ))
+                }));
+            }
+        }
+        Ok(routes)
+    }
+
+    fn foreign_routes(
+        &mut self,
+        keys: &BTreeSet<RouteKey>,
+    ) -> Result<BTreeMap<RouteKey, String>, KernelError> {
+        let mut routes = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let is_ipv6 = family == AddressFamily::Inet6;
+            if keys.iter().any(|key| key.destination.is_ipv6() == is_ipv6) {
+                let is_asked_for = |route: &message::SeenRoute| {
+                    message::origin(route.protocol).is_none() && keys.contains(&route.key)
+                };
+                let seen = dump_routes(&mut self.socket, family, None, is_asked_for)?;
+                routes.extend(seen.into_iter().map(|route| {
+                    let text = message::describe(&route);
+                    (route.key, text)
+                }));
+            }
+        }
+        Ok(routes)
+    }
+
+    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>> {
+        let mut indexes = BTreeMap::new();
+        let mut requests = Vec::with_capacity(changes.len());
+        let mut results: Vec<Option<KernelError>> = Vec::with_capacity(changes.len());
+        let mut sent = Vec::with_capacity(changes.len());
+        for change in changes {
+            let request = message::route_request(change, &mut |name| match indexes.get(name) {
+                Some(index) => Ok(*index),
+                None => {
+                    let index = index_of(&self.socket, name)?;
+                    indexes.insert(name.to_owned(), index);
+                    Ok(index)
+                }
+            });
+            match request {
+                Ok(request) => {
+                    requests.push(request);
+                    sent.push(change);
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(error)),
+            }
+        }
+        let action = |position: usize| {
+            sent.get(position)
+                .map(|change| format!("{change}"))
+                .unwrap_or_default()
+        };
+        let mut answers = self.socket.batch(&requests, action).into_iter();
+        let missing = || KernelError::Malformed {
+            action: "change routes".to_owned(),
+            reason: "no answer".to_owned(),
+        };
+        results
+            .into_iter()
+            .map(|unsent| match unsent {
+                Some(error) => Err(error),
+                None => answers.next().unwrap_or_else(|| Err(missing())),
+            })
+            .collect()
+    }
+
+    fn sysctl(&mut self, path: &str) -> Result<Option<String>, KernelError> {
+        proc::read(path)
+    }
+
+    fn set_sysctl(&mut self, path: &str, value: &str) -> Result<(), KernelError> {
+        proc::write(path, value)
+    }
+
+    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError> {
+        nft::list()
+    }
+
+    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError> {
+        nft::replace(table)
+    }
+}
+
+/// All links of the socket's namespace, by name.
+pub(crate) fn links(socket: &mut NetlinkSocket) -> Result<BTreeMap<String, Link>, KernelError> {
+    let mut links = BTreeMap::new();
+    socket.dump(&message::dump_links(), "list the links", |payload| {
+        match payload {
+            None => links.clear(),
+            Some(payload) => {
+                let (name, link) = message::parse_link(payload)?;
+                links.insert(name, link);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(links)
+}
+
+/// The routes of a family that `keep` says yes to; with a protocol, only those that carry it.
+pub(crate) fn dump_routes(
+    socket: &mut NetlinkSocket,
+    family: AddressFamily,
+    protocol: Option<u8>,
+    keep: impl Fn(&message::SeenRoute) -> bool,
+) -> Result<Vec<message::SeenRoute>, KernelError> {
+    let mut routes: Vec<message::SeenRoute> = Vec::new();
+    // A socket of its own for the names: the other one is busy with the dump.
+    let mut names = BTreeMap::new();
+    let names_from = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )
+    .map_err(|errno| KernelError::Io {
+        action: "open a socket".to_owned(),
+        source: errno.into(),
+    })?;
+    let mut name_of = |index: u32| -> String {
+        let name = || netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
+        names.entry(index).or_insert_with(name).clone()
+    };
+    let message = message::dump_routes(family, protocol);
+    socket.dump(&message, "list the routes", |payload| {
+        let Some(payload) = payload else {
+            routes.clear();
+            return Ok(());
+        };
+        if let Some(route) = message::parse_route(payload, &mut name_of)?
+            && protocol.is_none_or(|protocol| route.protocol == protocol)
+            && keep(&route)
+        {
+            routes.push(route);
+        }
+        Ok(())
+    })?;
+    Ok(routes)
+}
+
+/// Index of a link, asked of the kernel at this moment.
+pub(crate) fn index_of(socket: &NetlinkSocket, name: &str) -> Result<u32, KernelError> {
+    netdevice::name_to_index(socket.socket(), name).map_err(|errno| match errno {
+        rustix::io::Errno::NODEV => KernelError::NoSuchLink {
+            name: name.to_owned(),
+        },
+        other => KernelError::Io {
+            action: format!("find the index of link {name}"),
+            source: other.into(),
+        },
+    })
+}

@@ -1,0 +1,398 @@
+//! Between our values and rtnetlink messages. Messages to the kernel are built with `netlink-packet-route`; messages
+//! from it are read attribute by attribute, so that an unknown attribute of a foreign link or route is no error.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, NlasIterator};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Request;
+use super::{KernelError, Link, RouteChange};
+use crate::delta::Change;
+use crate::desired::{Gateway, MAIN_TABLE, Route, RouteKey, RouteOrigin, RoutePath};
+use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+
+// linux/rtnetlink.h
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTN_UNICAST: u8 = 1;
+const RTN_BLACKHOLE: u8 = 6;
+const RTM_F_CLONED: u32 = 0x200;
+const ROUTE_HEADER_BYTES: usize = 12;
+const NEXT_HOP_HEADER_BYTES: usize = 8;
+
+// linux/if_link.h, linux/if.h
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_INFO_KIND: u16 = 1;
+const IFF_UP: u32 = 1;
+const LINK_HEADER_BYTES: usize = 16;
+
+/// Address family of an address.
+pub(crate) fn family(is_ipv6: bool) -> AddressFamily {
+    if is_ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    }
+}
+
+/// A request for all routes of a family; with a protocol, the kernel leaves the others out.
+pub(crate) fn dump_routes(family: AddressFamily, protocol: Option<u8>) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// A request for all links, without their statistics.
+pub(crate) fn dump_links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// The request for a change. `index_of` finds the index of an interface.
+pub(crate) fn route_request(
+    change: &RouteChange,
+    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
+) -> Result<Request, KernelError> {
+    match change {
+        Change::Create { key, value } => Ok(Request {
+            message: RouteNetlinkMessage::NewRoute(route_message(key, value, index_of)?),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        }),
+        Change::Replace { key, to, .. } => Ok(Request {
+            message: RouteNetlinkMessage::NewRoute(route_message(key, to, index_of)?),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+        }),
+        Change::Delete { key, from } => {
+            let mut message = keyed_message(key, from.origin);
+            // Any scope and any type; the protocol must be ours.
+            message.header.scope = RouteScope::NoWhere;
+            message.header.kind = RouteType::Unspec;
+            Ok(Request {
+                message: RouteNetlinkMessage::DelRoute(message),
+                flags: 0,
+            })
+        }
+    }
+}
+
+/// A route as it is created, in a pod's namespace too.
+pub(crate) fn route_message(
+    key: &RouteKey,
+    route: &Route,
+    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
+) -> Result<RouteMessage, KernelError> {
+    let mut message = keyed_message(key, route.origin);
+    message.header.kind = RouteType::Unicast;
+    let is_ipv6 = key.destination.is_ipv6();
+    match &route.path {
+        RoutePath::Blackhole => message.header.kind = RouteType::BlackHole,
+        RoutePath::Link { interface } => {
+            message.header.scope = if is_ipv6 {
+                RouteScope::Universe
+            } else {
+                RouteScope::Link
+            };
+            message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
+        }
+        RoutePath::Via { gateways } => match gateways.first() {
+            Some(only) if gateways.len() == 1 => {
+                message.attributes.push(gateway_attribute(is_ipv6, only.address));
+                if let Some(interface) = &only.interface {
+                    message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
+                }
+            }
+            _ => {
+                let next_hops: Result<Vec<_>, _> = gateways
+                    .iter()
+                    .map(|gateway| next_hop(is_ipv6, gateway, index_of))
+                    .collect();
+                message.attributes.push(RouteAttribute::MultiPath(next_hops?));
+            }
+        },
+    }
+    Ok(message)
+}
+
+fn keyed_message(key: &RouteKey, origin: RouteOrigin) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(key.destination.is_ipv6()),
+        destination_prefix_length: key.destination.prefix(),
+        // The field has eight bits; where they do not do, the attribute counts.
+        table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+        protocol: RouteProtocol::Other(protocol(origin)),
+        ..RouteHeader::default()
+    };
+    if key.destination.prefix() > 0 {
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::from(
+                key.destination.network(),
+            )));
+    }
+    message.attributes.push(RouteAttribute::Table(key.table));
+    message.attributes.push(RouteAttribute::Priority(key.priority));
+    message
+}
+
+/// An IPv4 route through an IPv6 gateway says so with another attribute (RFC 8950).
+fn gateway_attribute(is_ipv6: bool, address: IpAddr) -> RouteAttribute {
+    if address.is_ipv6() == is_ipv6 {
+        RouteAttribute::Gateway(RouteAddress::from(address))
+    } else {
+        RouteAttribute::Via(RouteVia::from(address))
+    }
+}
+
+fn next_hop(
+    is_ipv6: bool,
+    gateway: &Gateway,
+    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
+) -> Result<RouteNextHop, KernelError> {
+    let mut next_hop = RouteNextHop::default();
+    next_hop
+        .attributes
+        .push(gateway_attribute(is_ipv6, gateway.address));
+    if let Some(interface) = &gateway.interface {
+        next_hop.interface_index = index_of(interface)?;
+    }
+    Ok(next_hop)
+}
+
+/// The protocol number that stands for an origin in the kernel.
+pub(crate) fn protocol(origin: RouteOrigin) -> u8 {
+    match origin {
+        RouteOrigin::Local => ROUTE_PROTOCOL_LOCAL,
+        RouteOrigin::Bgp => ROUTE_PROTOCOL_BGP,
+    }
+}
+
+/// The origin that a protocol number stands for; `None`: the route is not ours.
+pub(crate) fn origin(protocol: u8) -> Option<RouteOrigin> {
+    match protocol {
+        ROUTE_PROTOCOL_LOCAL => Some(RouteOrigin::Local),
+        ROUTE_PROTOCOL_BGP => Some(RouteOrigin::Bgp),
+        _ => None,
+    }
+}
+
+/// A route as a message from the kernel has it.
+pub(crate) struct SeenRoute {
+    /// Its key.
+    pub(crate) key: RouteKey,
+    /// Its protocol number.
+    pub(crate) protocol: u8,
+    /// Where it leads; `None` for a kind that we never make.
+    pub(crate) path: Option<RoutePath>,
+}
+
+/// Reads a route. `None`: not a route of the tables (a cached one, or one for a type of service), nothing to do with us.
+pub(crate) fn parse_route(
+    payload: &[u8],
+    name_of: &mut impl FnMut(u32) -> String,
+) -> Result<Option<SeenRoute>, String> {
+    let header: &[u8; ROUTE_HEADER_BYTES] = payload.first_chunk().ok_or("route header cut short")?;
+    let [family, prefix, _, tos, table, protocol, _, kind, f0, f1, f2, f3] = *header;
+    let is_ipv6 = match i32::from(family) {
+        libc::AF_INET => false,
+        libc::AF_INET6 => true,
+        _ => return Ok(None),
+    };
+    if tos != 0 || u32::from_ne_bytes([f0, f1, f2, f3]) & RTM_F_CLONED != 0 {
+        return Ok(None);
+    }
+    let mut destination = super::default_prefix(is_ipv6).network();
+    let mut key_table = u32::from(table);
+    let mut priority = 0;
+    let mut hop = Hop::default();
+    let mut hops = Vec::new();
+    for attribute in NlasIterator::new(payload.get(ROUTE_HEADER_BYTES..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|error| error.to_string())?;
+        match attribute.kind() {
+            RTA_DST => destination = address(attribute.value())?,
+            RTA_TABLE => key_table = number(&attribute)?,
+            RTA_PRIORITY => priority = number(&attribute)?,
+            RTA_MULTIPATH => hops = parse_multipath(attribute.value())?,
+            _ => hop.take(&attribute)?,
+        }
+    }
+    let destination = IpNetwork::new(destination, prefix).map_err(|error| error.to_string())?;
+    if hops.is_empty() {
+        hops.push(hop);
+    }
+    let path = match kind {
+        RTN_BLACKHOLE => Some(RoutePath::Blackhole),
+        RTN_UNICAST => unicast_path(hops, name_of),
+        _ => None,
+    };
+    Ok(Some(SeenRoute {
+        key: RouteKey {
+            table: key_table,
+            destination,
+            priority,
+        },
+        protocol,
+        path,
+    }))
+}
+
+#[derive(Default)]
+struct Hop {
+    gateway: Option<IpAddr>,
+    interface: Option<u32>,
+}
+
+impl Hop {
+    fn take(&mut self, attribute: &NlaBuffer<&[u8]>) -> Result<(), String> {
+        match attribute.kind() {
+            RTA_OIF => self.interface = Some(number(attribute)?),
+            RTA_GATEWAY => self.gateway = Some(address(attribute.value())?),
+            // struct rtvia: family, then the address.
+            RTA_VIA => self.gateway = Some(address(attribute.value().get(2..).unwrap_or_default())?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A sequence of `struct rtnexthop`: length, flags, weight, interface index, attributes.
+fn parse_multipath(mut bytes: &[u8]) -> Result<Vec<Hop>, String> {
+    let mut hops = Vec::new();
+    while !bytes.is_empty() {
+        let [l0, l1, _, _, i0, i1, i2, i3] = *bytes
+            .first_chunk::<NEXT_HOP_HEADER_BYTES>()
+            .ok_or("next hop cut short")?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let attributes = bytes
+            .get(NEXT_HOP_HEADER_BYTES..length)
+            .ok_or("next hop of impossible length")?;
+        let mut hop = Hop {
+            gateway: None,
+            interface: Some(u32::from_ne_bytes([i0, i1, i2, i3])),
+        };
+        for attribute in NlasIterator::new(attributes) {
+            hop.take(&attribute.map_err(|error| error.to_string())?)?;
+        }
+        hops.push(hop);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(hops)
+}
+
+fn unicast_path(hops: Vec<Hop>, name_of: &mut impl FnMut(u32) -> String) -> Option<RoutePath> {
+    let mut gateways = BTreeSet::new();
+    let mut direct = None;
+    let count = hops.len();
+    for hop in hops {
+        let interface = hop.interface.map(&mut *name_of);
+        match hop.gateway {
+            Some(address) => {
+                gateways.insert(Gateway { address, interface });
+            }
+            None => direct = interface,
+        }
+    }
+    match direct {
+        None if !gateways.is_empty() => Some(RoutePath::Via { gateways }),
+        Some(interface) if count == 1 => Some(RoutePath::Link { interface }),
+        _ => None,
+    }
+}
+
+/// Reads a link: its name and what we keep of it.
+pub(crate) fn parse_link(payload: &[u8]) -> Result<(String, Link), String> {
+    let header: &[u8; LINK_HEADER_BYTES] = payload.first_chunk().ok_or("link header cut short")?;
+    let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *header;
+    let mut name = String::new();
+    let mut link = Link {
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        up: u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0,
+        mac: None,
+        mtu: 0,
+        alias: None,
+        is_veth: false,
+        peer_index: None,
+    };
+    for attribute in NlasIterator::new(payload.get(LINK_HEADER_BYTES..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|error| error.to_string())?;
+        match attribute.kind() {
+            IFLA_IFNAME => name = string(attribute.value()),
+            IFLA_ADDRESS => link.mac = attribute.value().try_into().ok(),
+            IFLA_MTU => link.mtu = number(&attribute)?,
+            IFLA_IFALIAS => link.alias = Some(string(attribute.value())),
+            IFLA_LINK => link.peer_index = Some(number(&attribute)?),
+            IFLA_LINKINFO => {
+                link.is_veth = NlasIterator::new(attribute.value())
+                    .map_while(Result::ok)
+                    .any(|info| info.kind() == IFLA_INFO_KIND && string(info.value()) == "veth");
+            }
+            _ => {}
+        }
+    }
+    if name.is_empty() {
+        Err(format!("link {} without a name", link.index))
+    } else {
+        Ok((name, link))
+    }
+}
+
+/// Describes a route of somebody else for people, in the words of `ip route`.
+pub(crate) fn describe(route: &SeenRoute) -> String {
+    let path = route
+        .path
+        .as_ref()
+        .map_or_else(|| "of a special kind".to_owned(), ToString::to_string);
+    let table = if route.key.table == MAIN_TABLE {
+        String::new()
+    } else {
+        format!(" table {}", route.key.table)
+    };
+    format!(
+        "{} {path} proto {} metric {}{table}",
+        route.key.destination, route.protocol, route.key.priority
+    )
+}
+
+pub(crate) fn number(attribute: &NlaBuffer<&[u8]>) -> Result<u32, String> {
+    let bytes = attribute
+        .value()
+        .try_into()
+        .map_err(|_| format!("attribute {} is no number", attribute.kind()))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+pub(crate) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(four)));
+    }
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(sixteen) => Ok(IpAddr::V6(Ipv6Addr::from(sixteen))),
+        Err(_) => Err(format!("an address of {} bytes", bytes.len())),
+    }
+}
+
+fn string(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+}

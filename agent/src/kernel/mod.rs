@@ -1,0 +1,174 @@
+//! The kernel, as the agent needs it: reads and single writes, without any decision.
+//!
+//! [`Kernel`] is the seam of the tests: [`Linux`] is the real one, and a kernel in memory that can fail at any call
+//! stands in for it. All calls block; one thread owns the value. It works in the network namespace of the thread
+//! that calls it.
+
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod linux;
+pub(crate) mod message;
+pub mod netlink;
+mod nft;
+pub(crate) mod proc;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+
+pub use error::KernelError;
+pub use linux::Linux;
+pub use nft::{NftChain, NftRule, NftSet, NftTable};
+
+use crate::delta::Change;
+use crate::desired::{HostLink, Route, RouteKey, RouteOrigin, RoutePath};
+
+/// A change of one route.
+pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
+
+/// What the agent asks of a kernel.
+pub trait Kernel {
+    /// All links of the namespace, by name.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn links(&mut self) -> Result<BTreeMap<String, Link>, KernelError>;
+
+    /// Sets the link up and its MAC address.
+    ///
+    /// # Errors
+    /// When the link is not there or the kernel refuses.
+    fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError>;
+
+    /// The routes with a protocol of ours, in all tables.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError>;
+
+    /// The routes of others that have one of these keys, described for people.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn foreign_routes(
+        &mut self,
+        keys: &BTreeSet<RouteKey>,
+    ) -> Result<BTreeMap<RouteKey, String>, KernelError>;
+
+    /// Carries out the changes in order, as far as the kernel lets: one result a change, in the same order.
+    /// A creation never overwrites (`EEXIST`), a deletion removes a route of ours only.
+    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>>;
+
+    /// Value of a kernel parameter; `None` if there is no such parameter.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    fn sysctl(&mut self, path: &str) -> Result<Option<String>, KernelError>;
+
+    /// Sets a kernel parameter.
+    ///
+    /// # Errors
+    /// When there is no such parameter or the kernel refuses the value.
+    fn set_sysctl(&mut self, path: &str, value: &str) -> Result<(), KernelError>;
+
+    /// Our nftables table; `None` if it is not there.
+    ///
+    /// # Errors
+    /// When nftables cannot be asked or its answer does not parse.
+    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError>;
+
+    /// Replaces our nftables table in one transaction.
+    ///
+    /// # Errors
+    /// When nftables refuses; then the old table is still there.
+    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError>;
+}
+
+/// A link as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index; another one means another link, even if the name is the same.
+    pub index: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// MAC address, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Alias (`ip link set … alias`).
+    pub alias: Option<String>,
+    /// Whether it is a veth.
+    pub is_veth: bool,
+    /// Index of the other end, in the namespace of the other end.
+    pub peer_index: Option<u32>,
+}
+
+/// A route of ours as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedRoute {
+    /// From its protocol.
+    pub origin: RouteOrigin,
+    /// Where it leads; `None` for a kind that we never make.
+    pub path: Option<RoutePath>,
+}
+
+impl ObservedRoute {
+    /// Whether this is the desired route. A gateway that is desired without an interface is the same on any.
+    #[must_use]
+    pub fn is(&self, desired: &Route) -> bool {
+        if self.origin != desired.origin {
+            return false;
+        }
+        match (&desired.path, &self.path) {
+            (RoutePath::Via { gateways: wanted }, Some(RoutePath::Via { gateways: found })) => {
+                wanted.len() == found.len()
+                    && wanted.iter().zip(found).all(|(wanted, found)| {
+                        wanted.address == found.address
+                            && (wanted.interface.is_none() || wanted.interface == found.interface)
+                    })
+            }
+            (wanted, found) => Some(wanted) == found.as_ref(),
+        }
+    }
+}
+
+impl From<&Route> for ObservedRoute {
+    fn from(route: &Route) -> Self {
+        Self {
+            origin: route.origin,
+            path: Some(route.path.clone()),
+        }
+    }
+}
+
+impl fmt::Display for ObservedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{path} ({})", self.origin),
+            None => write!(f, "of a kind not ours ({})", self.origin),
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.up { "up" } else { "down" })?;
+        if let Some([a, b, c, d, e, g]) = self.mac {
+            write!(f, " address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The default route's prefix of a family, which the kernel leaves out of its messages.
+pub(crate) fn default_prefix(is_ipv6: bool) -> IpNetwork {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let any = if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    IpNetwork::new(any, 0).unwrap_or_else(|_| IpNetwork::from(any))
+}

@@ -1,0 +1,453 @@
+//! A blocking rtnetlink socket: single requests, batches with one acknowledgement, dumps that are whole.
+//!
+//! Batches: messages are packed into datagrams of up to 64 KiB; only the last message of a datagram asks for an
+//! acknowledgement, since the kernel reports every error anyway, with the sequence number of the message it belongs to
+//! (`netlink_rcv_skb`). Answers with an unknown sequence number are leftovers of a call that gave up, and ignored.
+//! Dumps: a dump during which the table changed (`NLM_F_DUMP_INTR`) is torn, and repeated.
+//! See the kernel's Documentation/userspace-api/netlink/intro.rst.
+
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{RecvFlags, recv};
+
+use super::KernelError;
+
+/// Largest datagram sent. The kernel accepts more; errors of one datagram must fit into the receive buffer.
+const BATCH_BYTES: usize = 64 * 1024;
+/// The kernel fills datagrams of a dump up to 32 KiB; single messages larger than that do not occur.
+const RECEIVE_BYTES: usize = 128 * 1024;
+/// Receive buffer of the socket: the errors of a whole batch, with the kernel's overhead of about 1 KiB each.
+const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// How long to wait for one answer. Answers to requests are there when sending returns; this is for a stuck kernel.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often a torn dump is repeated.
+const DUMP_ATTEMPTS: u32 = 16;
+
+// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER_BYTES: usize = 16;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// A blocking rtnetlink socket in the network namespace of the thread that opened it.
+pub struct NetlinkSocket {
+    socket: Socket,
+    port_id: u32,
+    sequence: u32,
+    receive: Vec<u8>,
+}
+
+/// One message to the kernel.
+pub struct Request {
+    /// The message.
+    pub message: RouteNetlinkMessage,
+    /// Its flags besides `NLM_F_REQUEST` and `NLM_F_ACK`.
+    pub flags: u16,
+}
+
+/// Header of a received message, and its payload.
+struct Received<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl NetlinkSocket {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// When the kernel has no rtnetlink or no memory.
+    pub fn open() -> Result<Self, KernelError> {
+        let io_error = |source| KernelError::Io {
+            action: "open a netlink socket".to_owned(),
+            source,
+        };
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(io_error)?;
+        let address = socket.bind_auto().map_err(io_error)?;
+        // From here on only the kernel can send to this socket.
+        socket.connect(&SocketAddr::new(0, 0)).map_err(io_error)?;
+        socket.set_cap_ack(true).map_err(io_error)?;
+        socket.set_ext_ack(true).map_err(io_error)?;
+        socket.set_netlink_get_strict_chk(true).map_err(io_error)?;
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_LIMIT))
+            .map_err(|errno| io_error(errno.into()))?;
+        // Above the system's limit with CAP_NET_ADMIN only; a smaller buffer is no error, overruns are noticed.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        }
+        Ok(Self {
+            socket,
+            port_id: address.port_number(),
+            sequence: 0,
+            receive: vec![0; RECEIVE_BYTES],
+        })
+    }
+
+    /// Port of this socket: the kernel puts it into the notifications of changes that were made through it.
+    #[must_use]
+    pub fn port_id(&self) -> u32 {
+        self.port_id
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Sends one request and waits for its acknowledgement. `action` is for the error.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn request(&mut self, request: Request, action: &str) -> Result<(), KernelError> {
+        self.batch(&[request], |_| action.to_owned())
+            .pop()
+            .unwrap_or(Ok(()))
+    }
+
+    /// Sends the requests in order and returns one result each. `action` says, for an error, what a request is.
+    pub fn batch(
+        &mut self,
+        requests: &[Request],
+        action: impl Fn(usize) -> String,
+    ) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(requests.len());
+        while results.len() < requests.len() {
+            let first = results.len();
+            let (datagram, count, first_sequence) = self.pack(&requests[first..]);
+            let answers = self.exchange(&datagram, count, first_sequence);
+            results.extend(answers.into_iter().enumerate().map(|(position, answer)| {
+                answer.map_err(|failure| failure.into_error(action(first + position)))
+            }));
+        }
+        results
+    }
+
+    /// Reads a table of the kernel whole. `parse` gets the payload of each message of an attempt and `None` at the
+    /// begin of each attempt, when what it collected before is void.
+    ///
+    /// # Errors
+    /// When the kernel refuses, does not answer, or changes the table during each of several attempts.
+    pub fn dump(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        action: &str,
+        mut parse: impl FnMut(Option<&[u8]>) -> Result<(), String>,
+    ) -> Result<(), KernelError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            parse(None).map_err(|reason| KernelError::Malformed {
+                action: action.to_owned(),
+                reason,
+            })?;
+            match self.dump_once(message, &mut parse) {
+                Ok(Completeness::Whole) => return Ok(()),
+                Ok(Completeness::Torn) => {}
+                Err(failure) => return Err(failure.into_error(action.to_owned())),
+            }
+        }
+        Err(KernelError::Interrupted {
+            action: action.to_owned(),
+            attempts: DUMP_ATTEMPTS,
+        })
+    }
+
+    /// Packs as many requests as fit into one datagram, at least one: the datagram, how many, the first sequence number.
+    fn pack(&mut self, requests: &[Request]) -> (Vec<u8>, usize, u32) {
+        let first_sequence = self.sequence.wrapping_add(1);
+        let mut datagram: Vec<u8> = Vec::new();
+        let mut last_start = 0;
+        let mut count = 0;
+        for request in requests {
+            let bytes = self.serialize(&request.message, request.flags | NLM_F_REQUEST);
+            if count > 0 && datagram.len() + bytes.len() > BATCH_BYTES {
+                // Not sent now: its number is used for it again.
+                self.sequence = self.sequence.wrapping_sub(1);
+                break;
+            }
+            last_start = datagram.len();
+            datagram.extend_from_slice(&bytes);
+            count += 1;
+        }
+        // nlmsg_flags of the last message, in host byte order at offset 6.
+        if let Some(flags) = datagram.get_mut(last_start + 6..last_start + 8) {
+            let with_ack = u16::from_ne_bytes([flags[0], flags[1]]) | NLM_F_ACK;
+            flags.copy_from_slice(&with_ack.to_ne_bytes());
+        }
+        (datagram, count, first_sequence)
+    }
+
+    /// Serializes with the next sequence number, padded to the alignment of netlink messages.
+    fn serialize(&mut self, message: &RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message.clone()));
+        message.finalize();
+        let length = message.buffer_len();
+        let mut bytes = vec![0; align(length)];
+        message.serialize(&mut bytes[..length]);
+        bytes
+    }
+
+    fn exchange(&mut self, datagram: &[u8], count: usize, first_sequence: u32) -> Vec<Result<(), Failure>> {
+        if let Err(error) = self.send(datagram) {
+            return (0..count).map(|_| Err(Failure::Io(copy_of(&error)))).collect();
+        }
+        let mut answers: Vec<Result<(), Failure>> = (0..count).map(|_| Ok(())).collect();
+        loop {
+            let outcome = self.receive(|received| {
+                let position = received.sequence.wrapping_sub(first_sequence) as usize;
+                if received.kind != NLMSG_ERROR || position >= count {
+                    return Ok(Flow::Continue);
+                }
+                answers[position] = parse_error(&received);
+                Ok(if position + 1 == count {
+                    Flow::End
+                } else {
+                    Flow::Continue
+                })
+            });
+            match outcome {
+                Ok(Flow::End) => return answers,
+                Ok(Flow::Continue) => {}
+                // Answers were lost: what arrived may be a part only, so nothing is known of any.
+                Err(failure) => {
+                    self.reopen();
+                    return (0..count).map(|_| Err(failure.copy())).collect();
+                }
+            }
+        }
+    }
+
+    fn dump_once(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        parse: &mut impl FnMut(Option<&[u8]>) -> Result<(), String>,
+    ) -> Result<Completeness, Failure> {
+        let request = self.serialize(message, NLM_F_REQUEST | NLM_F_DUMP);
+        let sequence = self.sequence;
+        self.send(&request).map_err(Failure::Io)?;
+        let mut completeness = Completeness::Whole;
+        // The dump is read to its end even if a message is not understood: until then the kernel starts no other.
+        let mut not_understood = None;
+        loop {
+            let outcome = self.receive(|received| {
+                if received.sequence != sequence {
+                    return Ok(Flow::Continue);
+                }
+                if received.flags & NLM_F_DUMP_INTR != 0 {
+                    completeness = Completeness::Torn;
+                }
+                match received.kind {
+                    NLMSG_ERROR => parse_error(&received).map(|()| Flow::End),
+                    // Carries an error number where the dump broke off.
+                    NLMSG_DONE => parse_done(&received).map(|()| Flow::End),
+                    _ => {
+                        if let Err(reason) = parse(Some(received.payload)) {
+                            not_understood.get_or_insert(reason);
+                        }
+                        Ok(Flow::Continue)
+                    }
+                }
+            });
+            match outcome {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::End) => {
+                    return not_understood.map_or(Ok(completeness), |r| Err(Failure::Malformed(r)));
+                }
+                Err(failure @ Failure::Refused { .. }) => return Err(failure),
+                Err(failure) => {
+                    self.reopen();
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// Answers were lost or are still to come: a new socket has none. If there is none to be had, the old one stays.
+    fn reopen(&mut self) {
+        if let Ok(fresh) = Self::open() {
+            *self = fresh;
+        }
+    }
+
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        loop {
+            match self.socket.send(datagram, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Receives one datagram and hands its messages to `handle` until that says `End`.
+    fn receive(
+        &mut self,
+        mut handle: impl FnMut(Received<'_>) -> Result<Flow, Failure>,
+    ) -> Result<Flow, Failure> {
+        let length = loop {
+            match recv(&self.socket, self.receive.as_mut_slice(), RecvFlags::TRUNC) {
+                Ok((_, length)) => break length,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(Failure::Timeout),
+                Err(errno) => return Err(Failure::Io(errno.into())),
+            }
+        };
+        let Some(mut rest) = self.receive.get(..length) else {
+            return Err(Failure::Malformed(format!(
+                "a datagram of {length} bytes does not fit"
+            )));
+        };
+        while !rest.is_empty() {
+            let (received, next) = split_message(rest).ok_or_else(|| {
+                Failure::Malformed(format!("message cut short with {} bytes left", rest.len()))
+            })?;
+            if handle(received)? == Flow::End {
+                return Ok(Flow::End);
+            }
+            rest = next;
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Continue,
+    End,
+}
+
+enum Completeness {
+    Whole,
+    Torn,
+}
+
+enum Failure {
+    Refused { errno: i32, message: Option<String> },
+    Io(io::Error),
+    Timeout,
+    Malformed(String),
+}
+
+impl Failure {
+    fn into_error(self, action: String) -> KernelError {
+        match self {
+            Self::Refused { errno, message } => KernelError::Refused {
+                action,
+                errno,
+                message,
+            },
+            Self::Io(source) => KernelError::Io { action, source },
+            Self::Timeout => KernelError::Timeout {
+                action,
+                limit: ANSWER_LIMIT,
+            },
+            Self::Malformed(reason) => KernelError::Malformed { action, reason },
+        }
+    }
+
+    fn copy(&self) -> Self {
+        match self {
+            Self::Refused { errno, message } => Self::Refused {
+                errno: *errno,
+                message: message.clone(),
+            },
+            Self::Io(error) => Self::Io(copy_of(error)),
+            Self::Timeout => Self::Timeout,
+            Self::Malformed(reason) => Self::Malformed(reason.clone()),
+        }
+    }
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+fn align(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+/// The first message of a datagram, and what follows it.
+fn split_message(bytes: &[u8]) -> Option<(Received<'_>, &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+    let received = Received {
+        kind: u16::from_ne_bytes([header[4], header[5]]),
+        flags: u16::from_ne_bytes([header[6], header[7]]),
+        sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
+        payload: bytes.get(HEADER_BYTES..length)?,
+    };
+    Some((received, bytes.get(align(length)..).unwrap_or_default()))
+}
+
+/// `NLMSG_ERROR`: error number, the header of the request (the whole request unless capped), then attributes.
+fn parse_error(received: &Received<'_>) -> Result<(), Failure> {
+    let errno = leading_i32(received.payload)?;
+    if errno == 0 {
+        return Ok(());
+    }
+    let request = received.payload.get(4..).unwrap_or_default();
+    let echoed = if received.flags & NLM_F_CAPPED != 0 {
+        HEADER_BYTES
+    } else {
+        request
+            .first_chunk()
+            .map_or(0, |length| align(u32::from_ne_bytes(*length) as usize))
+    };
+    let attributes = request.get(echoed..).unwrap_or_default();
+    Err(Failure::Refused {
+        errno: errno.saturating_neg(),
+        message: extended_message(received.flags, attributes),
+    })
+}
+
+/// `NLMSG_DONE`: an error number, then attributes.
+fn parse_done(received: &Received<'_>) -> Result<(), Failure> {
+    if received.payload.is_empty() {
+        return Ok(());
+    }
+    match leading_i32(received.payload)? {
+        errno if errno < 0 => {
+            let attributes = received.payload.get(4..).unwrap_or_default();
+            let message = extended_message(received.flags, attributes);
+            Err(Failure::Refused {
+                errno: errno.saturating_neg(),
+                message,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn leading_i32(payload: &[u8]) -> Result<i32, Failure> {
+    let bytes = payload
+        .first_chunk()
+        .ok_or_else(|| Failure::Malformed("no error number".to_owned()))?;
+    Ok(i32::from_ne_bytes(*bytes))
+}
+
+fn extended_message(flags: u16, attributes: &[u8]) -> Option<String> {
+    if flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| {
+            String::from_utf8_lossy(attribute.value())
+                .trim_end_matches('\0')
+                .to_owned()
+        })
+}
