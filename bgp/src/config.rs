@@ -5,7 +5,7 @@
 //! one; everything else is applied to the running sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::family::AfiSafi;
@@ -20,6 +20,10 @@ pub struct SpeakerConfig {
     pub router_id: Ipv4Addr,
     /// The cluster we reflect for (RFC 4456 §7); the router identifier when `None`.
     pub cluster_id: Option<Ipv4Addr>,
+    /// Our address as next hop of IPv4 routes on sessions over IPv6.
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// Our address as next hop of IPv6 routes on sessions over IPv4.
+    pub next_hop_ipv6: Option<Ipv6Addr>,
     /// The peers, each with a name and an address of its own.
     pub peers: Vec<PeerConfig>,
     /// How the best of several routes is found.
@@ -36,6 +40,8 @@ impl SpeakerConfig {
             local_as,
             router_id,
             cluster_id: None,
+            next_hop_ipv4: None,
+            next_hop_ipv6: None,
             peers: Vec::new(),
             decision: DecisionConfig::default(),
             sync_timeout: Duration::from_secs(120),
@@ -281,6 +287,8 @@ pub struct Impact {
     pub reset: Vec<String>,
     /// Peers to which the change applies without touching the session.
     pub applied: Vec<String>,
+    /// Peers for which part of the change is a matter of OPEN (hold time, families, graceful restart) and holds from the next session on.
+    pub next_session: Vec<String>,
 }
 
 /// A configuration the speaker does not take.

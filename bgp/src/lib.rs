@@ -28,9 +28,11 @@ pub mod policy;
 pub mod rib;
 pub mod route;
 pub mod session;
+pub mod speaker;
 pub mod status;
 pub mod time;
 pub mod wire;
 
 pub use config::{PeerConfig, SpeakerConfig};
+pub use speaker::Speaker;
 pub use time::Time;

@@ -9,6 +9,10 @@
 //! (TCP then slows the peer down); a connection holds one chunk of unsent bytes, and the next one is made from the
 //! tables when that is written, so that a stuck peer costs one chunk and no queue.
 
+mod connect;
+mod connection;
+mod listener;
+mod socket;
 mod task;
 
 use std::collections::BTreeMap;
@@ -116,10 +120,11 @@ const COMMANDS: usize = 16;
 ///
 /// # Errors
 /// A configuration that is none, or a listening socket that cannot be had; nothing runs then.
+#[expect(clippy::unused_async, reason = "needs the runtime: a caller outside of one does not compile")]
 pub async fn start(config: DriverConfig) -> Result<BgpHandle, StartError> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (notify, notices) = watch::channel(Notice::default());
-    task::start(config, inbox, notify).await?;
+    task::start(config, inbox, notify)?;
     Ok(BgpHandle { commands, notices })
 }
 

@@ -26,9 +26,10 @@ use serde::Serialize;
 
 use crate::policy::SourceKind;
 
-pub use adj_rib_out::AdjRibOut;
+pub use adj_rib_in::{PathCounts, Tables};
+pub use adj_rib_out::{AdjRibOut, Walk};
 pub use attrs::{AttrId, AttrStore};
-pub use decide::Step;
+pub use decide::{Comparison, Step};
 pub use loc_rib::{DestId, Destination, LocRib};
 
 /// Weight of routes we originate: they win against those of peers unless a peer is given more.
@@ -69,6 +70,8 @@ pub struct Source {
     pub router_id: Ipv4Addr,
     /// Its address.
     pub address: IpAddr,
+    /// Whether it is a client of us as route reflector (RFC 4456).
+    pub reflector_client: bool,
 }
 
 impl Source {
@@ -78,6 +81,7 @@ impl Source {
         weight: ORIGINATED_WEIGHT,
         router_id: Ipv4Addr::UNSPECIFIED,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        reflector_client: false,
     };
 }
 

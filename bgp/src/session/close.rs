@@ -30,6 +30,8 @@ pub enum CloseReason {
     Silent(&'static str),
     /// The TCP connection failed or the peer closed it.
     Transport(String),
+    /// The peer opened a new connection: it restarted, and this one is dead (RFC 4724 §5).
+    PeerRestarted,
 }
 
 impl CloseReason {
@@ -37,14 +39,14 @@ impl CloseReason {
     pub const fn by(&self) -> EndedBy {
         match self {
             Self::Sent { .. } | Self::Silent(_) => EndedBy::Us,
-            Self::Received(_) => EndedBy::Peer,
+            Self::Received(_) | Self::PeerRestarted => EndedBy::Peer,
             Self::Transport(_) => EndedBy::Transport,
         }
     }
 
     /// Whether RFC 4724 §4.2 takes this for a restart of the peer: the connection went away without a NOTIFICATION.
     pub const fn may_be_restart(&self) -> bool {
-        matches!(self, Self::Transport(_) | Self::Silent(_))
+        matches!(self, Self::Transport(_) | Self::PeerRestarted)
     }
 }
 
@@ -56,6 +58,7 @@ impl fmt::Display for CloseReason {
             Self::Received(notification) => write!(f, "received {notification}"),
             Self::Silent(text) => f.write_str(text),
             Self::Transport(text) => write!(f, "connection lost: {text}"),
+            Self::PeerRestarted => f.write_str("the peer restarted: it opened a new connection"),
         }
     }
 }

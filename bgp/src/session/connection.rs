@@ -246,7 +246,12 @@ impl Connection {
         self.end(CloseReason::Silent(why));
     }
 
-    /// Asks the peer to send all its routes of a family again (RFC 2918), if it can.
+    /// Ends the connection because the peer restarted and opened another one.
+    pub fn supersede(&mut self) {
+        self.end(CloseReason::PeerRestarted);
+    }
+
+    /// Queues one encoded message, a ROUTE-REFRESH say, on an Established session.
     pub fn send(&mut self, encoded: &[u8]) {
         if self.phase == Phase::Established {
             self.transmit.extend_from_slice(encoded);

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub use close::{CloseReason, Closed};
 pub use connection::{Body, Connection, ConnectionSettings, Event};
 pub use negotiate::{GracefulRestart, Negotiated, RestartFamily, negotiate};
-pub use peer::{ConnId, Direction, Peer, PeerAction, PeerEvent, RefusedConnection};
+pub use peer::{ConnId, Direction, LocalSpeaker, Peer, PeerAction, PeerEvent, RefusedConnection};
 pub use timers::{Timer, TimerTable};
 
 /// The states of RFC 4271 §8.2.2.

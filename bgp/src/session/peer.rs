@@ -100,6 +100,8 @@ pub struct LocalSpeaker {
     pub router_id: std::net::Ipv4Addr,
     /// Whether OPENs say that we restarted (RFC 4724, R bit).
     pub restarting: bool,
+    /// Whether OPENs say that we kept forwarding meanwhile (RFC 4724, F bit).
+    pub forwarding: bool,
 }
 
 #[derive(Debug)]
@@ -244,7 +246,7 @@ impl Peer {
         }
     }
 
-    /// Fires the timers that are due, except those of graceful restart, which the speaker owns. Poll the events afterwards.
+    /// Fires the timers that are due. Poll the events afterwards.
     pub fn handle_timeout(&mut self, now: Time) {
         for link in &mut self.links {
             link.connection.handle_timeout(now);
@@ -381,11 +383,6 @@ impl Peer {
         timers
     }
 
-    /// The timers of graceful restart, which the speaker sets and stops.
-    pub fn timers_mut(&mut self) -> &mut TimerTable {
-        &mut self.timers
-    }
-
     /// The Established connection.
     pub fn established(&self) -> Option<&Connection> {
         self.links
@@ -459,7 +456,7 @@ impl Peer {
         if let Some(restart) = &self.config.graceful_restart {
             let family = |family: &_| GracefulRestartFamily {
                 family: *family,
-                forwarding_preserved: true,
+                forwarding_preserved: self.local.forwarding,
             };
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
                 restart_state: self.local.restarting,

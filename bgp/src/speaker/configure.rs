@@ -1,0 +1,184 @@
+//! A new configuration, applied to running sessions: only a change of identity resets one.
+
+use std::collections::BTreeMap;
+
+use super::import::Importer;
+use super::{Speaker, each_family, source_of};
+use crate::config::{ConfigError, Impact, PeerConfig, SpeakerConfig};
+use crate::family::{AfiSafi, Prefix};
+use crate::rib::{Import, Path, SourceId, Tables, Walk};
+use crate::route::Origination;
+use crate::time::Time;
+use crate::wire::attr::Attributes;
+use crate::wire::notification::CeaseError;
+
+impl Speaker {
+    /// Follows `config` from now on.
+    ///
+    /// # Errors
+    /// When it is none; nothing has changed then.
+    pub fn configure(&mut self, config: SpeakerConfig, now: Time) -> Result<Impact, ConfigError> {
+        config.check()?;
+        let old = std::mem::replace(&mut self.config, config);
+        let mut impact = Impact::default();
+        let mut wanted: BTreeMap<String, PeerConfig> =
+            self.config.peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect();
+        let all_new = old.local_as != self.config.local_as || old.router_id != self.config.router_id;
+        for index in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(before) = self.peers.get(&index).map(|entry| entry.peer.config().clone()) else {
+                continue;
+            };
+            match wanted.remove(&before.name) {
+                None => {
+                    self.remove_peer(index, CeaseError::PeerDeconfigured, now);
+                    impact.removed.push(before.name);
+                }
+                Some(after) if all_new || needs_new_session(&before, &after) => {
+                    self.remove_peer(index, CeaseError::OtherConfigurationChange, now);
+                    impact.reset.push(after.name.clone());
+                    wanted.insert(after.name.clone(), after);
+                }
+                Some(after) if after != before => {
+                    if is_said_in_open(&before, &after) {
+                        impact.next_session.push(after.name.clone());
+                    }
+                    impact.applied.push(after.name.clone());
+                    self.change_peer(index, &before, after);
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, peer) in wanted {
+            if !impact.reset.contains(&name) {
+                impact.added.push(name);
+            }
+            self.add_peer(peer, now);
+        }
+        self.apply_speaker_changes(&old);
+        self.update_sync(now);
+        Ok(impact)
+    }
+
+    fn change_peer(&mut self, index: u32, before: &PeerConfig, after: PeerConfig) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        let import = before.import != after.import || before.allow_own_as != after.allow_own_as;
+        let export = before.export != after.export
+            || before.next_hop != after.next_hop
+            || before.route_reflector_client != after.route_reflector_client;
+        let ranking = before.weight != after.weight;
+        let reflection = before.route_reflector_client != after.route_reflector_client;
+        entry.peer.set_config(after);
+        if let Some(source) = self.sources.get_mut(SourceId::peer(index).index()) {
+            let router_id = source.router_id;
+            *source = source_of(&entry.peer);
+            source.router_id = router_id;
+        }
+        if import {
+            self.reimport(index);
+        }
+        if ranking {
+            self.select_all();
+        }
+        if reflection {
+            // Who may hear the routes of the peer changed too.
+            self.reexport_all();
+        } else if export {
+            self.reexport(index);
+        }
+    }
+
+    fn apply_speaker_changes(&mut self, old: &SpeakerConfig) {
+        let next_hops = |config: &SpeakerConfig| (config.cluster_id, config.next_hop_ipv4, config.next_hop_ipv6);
+        if next_hops(old) != next_hops(&self.config) {
+            for index in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.reimport(index);
+            }
+            self.reexport_all();
+        }
+        if old.decision != self.config.decision {
+            self.select_all();
+            self.reexport_all();
+        }
+    }
+
+    /// Runs import again over what a peer announced.
+    fn reimport(&mut self, index: u32) {
+        let Some(entry) = self.peers.get(&index) else {
+            return;
+        };
+        let importer = Importer::new(entry, &self.config);
+        let source = SourceId::peer(index);
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        self.ipv4.loc_rib.reimport(source, &mut tables, |prefix, received, attrs| {
+            importer.import::<crate::family::Ipv4Unicast>(prefix, received, attrs)
+        });
+        self.ipv6.loc_rib.reimport(source, &mut tables, |prefix, received, attrs| {
+            importer.import::<crate::family::Ipv6Unicast>(prefix, received, attrs)
+        });
+    }
+
+    fn select_all(&mut self) {
+        let tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        each_family!(self, family => family.loc_rib.select_all(&tables.comparison()));
+    }
+
+    fn reexport_all(&mut self) {
+        for index in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.reexport(index);
+        }
+    }
+
+    fn reexport(&mut self, index: u32) {
+        self.start_walk(index, AfiSafi::IPV4_UNICAST, Walk::Differences);
+        self.start_walk(index, AfiSafi::IPV6_UNICAST, Walk::Differences);
+    }
+
+    /// Makes the originated routes exactly `routes`.
+    pub(super) fn set_originations(&mut self, routes: BTreeMap<Prefix, Origination>, now: Time) {
+        let old = std::mem::replace(&mut self.originations, routes);
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        for prefix in old.keys().filter(|prefix| !self.originations.contains_key(prefix)) {
+            match prefix {
+                Prefix::V4(prefix) => self.ipv4.loc_rib.withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
+                Prefix::V6(prefix) => self.ipv6.loc_rib.withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
+            }
+        }
+        for (prefix, origination) in self.originations.iter().filter(|(prefix, new)| old.get(*prefix) != Some(*new)) {
+            let id = tables.attrs.intern(attributes_of(origination));
+            let source = SourceId::ORIGINATED;
+            let path = Path { source, received: id, import: Import::Accepted(id), learnt: now.seconds(), stale: false };
+            match prefix {
+                Prefix::V4(prefix) => self.ipv4.loc_rib.announce(*prefix, path, &mut tables),
+                Prefix::V6(prefix) => self.ipv6.loc_rib.announce(*prefix, path, &mut tables),
+            }
+            tables.attrs.release(id);
+        }
+    }
+}
+
+fn attributes_of(origination: &Origination) -> Attributes {
+    Attributes {
+        next_hop: origination.next_hop.map(Into::into),
+        local_pref: origination.local_pref,
+        med: origination.med,
+        communities: origination.communities.iter().copied().collect(),
+        large_communities: origination.large_communities.iter().copied().collect(),
+        ..Attributes::default()
+    }
+}
+
+/// Whether a session is with somebody else, or over another transport, than before.
+fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
+    let identity = |peer: &PeerConfig| {
+        (peer.address, peer.scope_id, peer.port, peer.remote_as, peer.local_address, peer.transport.distance)
+    };
+    identity(before) != identity(after)
+}
+
+/// Whether a change is told to the peer only when the next session begins.
+fn is_said_in_open(before: &PeerConfig, after: &PeerConfig) -> bool {
+    (before.hold_time, &before.families, &before.graceful_restart)
+        != (after.hold_time, &after.families, &after.graceful_restart)
+}

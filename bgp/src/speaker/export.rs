@@ -1,0 +1,156 @@
+//! From the tables to what a peer is told: who may hear of a route, export policy, and what becomes of its attributes.
+//!
+//! RFC 4271 §5.1 and §9.1.3 (attributes by attribute), §9.2 (IBGP routes are not passed on to IBGP), RFC 4456 (except by a reflector), RFC 1997
+//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::PeerEntry;
+use crate::config::{NextHopMode, PeerConfig, SpeakerConfig};
+use crate::family::{AfiSafi, Family, Prefix};
+use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
+use crate::rib::{Source, SourceId};
+use crate::wire::attr::{AsPath, Attributes, Community, NextHop};
+
+/// What export has to know of a peer and of us.
+pub(super) struct Exporter<'a> {
+    peer: &'a PeerConfig,
+    kind: PeerKind,
+    to: SourceId,
+    local_as: u32,
+    cluster_id: Ipv4Addr,
+    default_local_pref: u32,
+    own_ipv4: Option<Ipv4Addr>,
+    own_ipv6: Option<NextHop>,
+}
+
+impl<'a> Exporter<'a> {
+    pub(super) fn new(index: u32, entry: &'a PeerEntry, config: &SpeakerConfig) -> Self {
+        let session = entry.peer.transport().map(|(local, _)| local.ip().to_canonical());
+        let (mut own_ipv4, mut own_ipv6) = (config.next_hop_ipv4, config.next_hop_ipv6.map(NextHop::V6));
+        match session {
+            Some(IpAddr::V4(address)) => own_ipv4 = Some(address),
+            Some(IpAddr::V6(link_local)) if link_local.is_unicast_link_local() => {
+                own_ipv6 = Some(match config.next_hop_ipv6 {
+                    Some(global) => NextHop::V6WithLinkLocal { global, link_local },
+                    None => NextHop::V6(link_local),
+                });
+            }
+            Some(IpAddr::V6(address)) => own_ipv6 = Some(NextHop::V6(address)),
+            None => {}
+        }
+        Self {
+            peer: entry.peer.config(),
+            kind: entry.peer.kind(),
+            to: SourceId::peer(index),
+            local_as: config.local_as,
+            cluster_id: config.cluster_id.unwrap_or(config.router_id),
+            default_local_pref: config.decision.default_local_pref,
+            own_ipv4,
+            own_ipv6,
+        }
+    }
+
+    /// Whether all prefixes of an attribute set fare alike.
+    pub(super) fn is_uniform(&self) -> bool {
+        self.peer.export.as_ref().is_none_or(|policy| !policy.depends_on_prefix())
+    }
+
+    /// What the peer is told of a best route with `attributes` from `source`; `None` for nothing.
+    pub(super) fn export<F: Family>(
+        &self,
+        prefix: F::Prefix,
+        from: SourceId,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> Option<Attributes> {
+        if from == self.to || !self.may_hear(source, attributes) {
+            return None;
+        }
+        let mut base = attributes.clone();
+        // RFC 4271 §5.1.4: a MED from one neighbouring AS is not passed on to another.
+        if self.kind == PeerKind::Ebgp && source.kind != SourceKind::Originated {
+            base.med = None;
+        }
+        let before = base.next_hop;
+        let mut exported = self.apply_policy(prefix.into(), source, base)?;
+        let set_by_policy = exported.next_hop != before;
+        if !set_by_policy && self.next_hop_is_us(source, &exported) {
+            exported.next_hop = self.own_next_hop(F::AFI_SAFI);
+        }
+        exported.next_hop?;
+        match self.kind {
+            PeerKind::Ebgp => self.to_ebgp(&mut exported),
+            PeerKind::Ibgp => self.to_ibgp(source, &mut exported),
+        }
+        Some(exported)
+    }
+
+    fn may_hear(&self, source: &Source, attributes: &Attributes) -> bool {
+        let communities = &attributes.communities;
+        if communities.contains(Community::NO_ADVERTISE) {
+            return false;
+        }
+        match self.kind {
+            PeerKind::Ebgp => {
+                !communities.contains(Community::NO_EXPORT) && !communities.contains(Community::NO_EXPORT_SUBCONFED)
+            }
+            PeerKind::Ibgp => {
+                source.kind != SourceKind::Ibgp || source.reflector_client || self.peer.route_reflector_client
+            }
+        }
+    }
+
+    fn apply_policy(&self, prefix: Prefix, source: &Source, attributes: Attributes) -> Option<Attributes> {
+        let Some(policy) = &self.peer.export else {
+            return (self.kind == PeerKind::Ibgp).then_some(attributes);
+        };
+        let view = RouteView { prefix, source: source.kind, peer: &self.peer.name, peer_kind: self.kind };
+        match evaluate(policy, &view, &attributes) {
+            Outcome::Accept(changed) => Some(changed.into_owned()),
+            Outcome::Reject { .. } => None,
+        }
+    }
+
+    fn next_hop_is_us(&self, source: &Source, attributes: &Attributes) -> bool {
+        let reflected = source.kind == SourceKind::Ibgp && self.kind == PeerKind::Ibgp;
+        match (attributes.next_hop, self.peer.next_hop) {
+            (None, _) => true,
+            (Some(_), _) if source.kind == SourceKind::Originated || reflected => false,
+            (Some(_), NextHopMode::Auto) => self.kind == PeerKind::Ebgp,
+            (Some(_), NextHopMode::Itself) => true,
+            (Some(_), NextHopMode::Keep) => false,
+        }
+    }
+
+    fn own_next_hop(&self, family: AfiSafi) -> Option<NextHop> {
+        match family {
+            AfiSafi::IPV4_UNICAST => self.own_ipv4.map(NextHop::V4),
+            AfiSafi::IPV6_UNICAST => self.own_ipv6,
+            _ => None,
+        }
+    }
+
+    fn to_ebgp(&self, attributes: &mut Attributes) {
+        attributes.as_path = leaving_as(&attributes.as_path, self.local_as);
+        attributes.local_pref = None;
+        attributes.originator_id = None;
+        attributes.cluster_list = Box::default();
+        attributes.aigp = None;
+        attributes.extended_communities.retain(|community| community.is_transitive());
+    }
+
+    fn to_ibgp(&self, source: &Source, attributes: &mut Attributes) {
+        attributes.local_pref.get_or_insert(self.default_local_pref);
+        if source.kind == SourceKind::Ibgp {
+            attributes.originator_id.get_or_insert(source.router_id);
+            let mut clusters = vec![self.cluster_id];
+            clusters.extend_from_slice(&attributes.cluster_list);
+            attributes.cluster_list = clusters.into();
+        }
+    }
+}
+
+fn leaving_as(path: &AsPath, local_as: u32) -> AsPath {
+    path.without_confederation().prepend(local_as, 1)
+}

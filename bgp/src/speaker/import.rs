@@ -1,0 +1,215 @@
+//! From an UPDATE to the tables: loop checks, import policy, Adj-RIB-In (RFC 4271 §9.1, RFC 4456 §8, RFC 8212).
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::{LogEvent, PeerEntry, Speaker};
+use crate::config::{PeerConfig, SpeakerConfig};
+use crate::family::{AfiSafi, Family};
+use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
+use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
+use crate::session::Body;
+use crate::time::Time;
+use crate::wire::attr::{AttributeAction, Attributes};
+use crate::wire::error::WireError;
+use crate::wire::nlri::{FamilyNlri, NlriField};
+use crate::wire::update::Update;
+
+/// At most one report of UPDATE errors a peer in this time.
+const ERROR_REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What import has to know of a peer and of us.
+pub(super) struct Importer<'a> {
+    peer: &'a PeerConfig,
+    kind: PeerKind,
+    local_as: u32,
+    router_id: Ipv4Addr,
+    cluster_id: Ipv4Addr,
+    /// Addresses that are ours for sure.
+    own: [Option<IpAddr>; 3],
+}
+
+impl<'a> Importer<'a> {
+    pub(super) fn new(entry: &'a PeerEntry, config: &SpeakerConfig) -> Self {
+        let session = entry.peer.transport().map(|(local, _)| local.ip().to_canonical());
+        Self {
+            peer: entry.peer.config(),
+            kind: entry.peer.kind(),
+            local_as: config.local_as,
+            router_id: config.router_id,
+            cluster_id: config.cluster_id.unwrap_or(config.router_id),
+            own: [session, config.next_hop_ipv4.map(IpAddr::V4), config.next_hop_ipv6.map(IpAddr::V6)],
+        }
+    }
+
+    /// What becomes of a received route. An accepted result holds a reference of its own.
+    pub(super) fn import<F: Family>(&self, prefix: F::Prefix, received: AttrId, attrs: &mut AttrStore) -> Import {
+        if let Some(refusal) = self.check(attrs.get(received)) {
+            return Import::Refused(refusal);
+        }
+        let Some(policy) = &self.peer.import else {
+            if self.kind == PeerKind::Ebgp {
+                return Import::Refused(Refusal::NoPolicy);
+            }
+            attrs.retain(received);
+            return Import::Accepted(received);
+        };
+        let view = RouteView {
+            prefix: prefix.into(),
+            source: SourceKind::from(self.kind),
+            peer: &self.peer.name,
+            peer_kind: self.kind,
+        };
+        let changed = match evaluate(policy, &view, attrs.get(received)) {
+            Outcome::Reject { term } => return Import::Refused(Refusal::Policy(term)),
+            Outcome::Accept(std::borrow::Cow::Borrowed(_)) => {
+                attrs.retain(received);
+                return Import::Accepted(received);
+            }
+            Outcome::Accept(std::borrow::Cow::Owned(changed)) => changed,
+        };
+        Import::Accepted(attrs.intern(changed))
+    }
+
+    /// Whether all prefixes of an attribute set fare alike.
+    fn is_uniform(&self) -> bool {
+        self.peer.import.as_ref().is_none_or(|policy| !policy.depends_on_prefix())
+    }
+
+    /// The checks no policy can switch off.
+    fn check(&self, attributes: &Attributes) -> Option<Refusal> {
+        if attributes.as_path.count(self.local_as) > usize::from(self.peer.allow_own_as) {
+            return Some(Refusal::OwnAsInPath);
+        }
+        if self.kind == PeerKind::Ebgp && attributes.as_path.neighbor_as() != Some(self.peer.remote_as) {
+            return Some(Refusal::FirstAsIsNotThePeers);
+        }
+        if attributes.originator_id == Some(self.router_id) {
+            return Some(Refusal::OwnOriginatorId);
+        }
+        if attributes.cluster_list.contains(&self.cluster_id) {
+            return Some(Refusal::OwnClusterId);
+        }
+        let next_hop = attributes.next_hop?.address();
+        if self.own.contains(&Some(next_hop)) {
+            return Some(Refusal::NextHopIsUs);
+        }
+        (next_hop.is_unspecified() || next_hop.is_loopback() || next_hop.is_multicast())
+            .then_some(Refusal::NextHopInvalid)
+    }
+}
+
+/// What an UPDATE leaves to do once its routes are in the tables.
+struct Applied {
+    end_of_rib: Option<AfiSafi>,
+    treated_as_withdraw: u64,
+    discarded: u64,
+    first_error: Option<String>,
+}
+
+impl Speaker {
+    pub(super) fn handle_update(&mut self, index: u32, body: Body, now: Time) {
+        let applied = match self.apply_update(index, body, now) {
+            Some(Ok(applied)) => applied,
+            Some(Err(error)) => {
+                if let Some(connection) = self.peers.get_mut(&index).and_then(|entry| entry.peer.established_mut()) {
+                    connection.refuse(&error);
+                }
+                return;
+            }
+            None => return,
+        };
+        if let Some(text) = applied.first_error {
+            self.note_update_errors(index, (applied.treated_as_withdraw, applied.discarded), text, now);
+        }
+        if let Some(family) = applied.end_of_rib {
+            self.handle_end_of_rib(index, family, now);
+        }
+    }
+
+    fn apply_update(&mut self, index: u32, body: Body, now: Time) -> Option<Result<Applied, WireError>> {
+        let entry = self.peers.get(&index)?;
+        let terms = entry.session.as_ref()?;
+        let update = match Update::decode(entry.peer.body(body), &terms.decode_context()) {
+            Ok(update) => update,
+            Err(error) => return Some(Err(error)),
+        };
+        let source = SourceId::peer(index);
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        for nlri in &update.unreach {
+            match nlri {
+                FamilyNlri::Ipv4(field) => withdraw(&mut self.ipv4.loc_rib, *field, source, &mut tables),
+                FamilyNlri::Ipv6(field) => withdraw(&mut self.ipv6.loc_rib, *field, source, &mut tables),
+            }
+        }
+        let importer = Importer::new(entry, &self.config);
+        for reach in update.reach {
+            let received = tables.attrs.intern(reach.attributes);
+            let import = Import::Refused(Refusal::NoPolicy);
+            let path = Path { source, received, import, learnt: now.seconds(), stale: false };
+            match reach.nlri {
+                FamilyNlri::Ipv4(field) => announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables),
+                FamilyNlri::Ipv6(field) => announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables),
+            }
+            tables.attrs.release(received);
+        }
+        let discarded = update.errors.iter().filter(|error| error.action == AttributeAction::Discard).count();
+        Some(Ok(Applied {
+            end_of_rib: update.end_of_rib,
+            treated_as_withdraw: update.treat_as_withdraw.into(),
+            discarded: discarded as u64,
+            first_error: update.errors.first().map(ToString::to_string),
+        }))
+    }
+
+    fn note_update_errors(&mut self, index: u32, counts: (u64, u64), text: String, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        if let Some(connection) = entry.peer.established_mut() {
+            connection.note_update_errors(counts.0, counts.1);
+        }
+        if now >= entry.quiet_until {
+            entry.quiet_until = now + ERROR_REPORT_INTERVAL;
+            let peer = entry.peer.config().name.clone();
+            self.log(LogEvent::UpdateErrors { peer, text });
+        }
+    }
+}
+
+fn withdraw<F: Family>(
+    loc_rib: &mut LocRib<F>,
+    field: NlriField<'_, F>,
+    source: SourceId,
+    tables: &mut Tables<'_>,
+) {
+    for nlri in field {
+        loc_rib.withdraw(nlri.prefix, source, tables);
+    }
+}
+
+fn announce<F: Family>(
+    loc_rib: &mut LocRib<F>,
+    field: NlriField<'_, F>,
+    mut path: Path,
+    importer: &Importer<'_>,
+    tables: &mut Tables<'_>,
+) {
+    let uniform = importer.is_uniform();
+    let mut done = false;
+    for nlri in field {
+        if !(uniform && done) {
+            release(path.import, tables.attrs);
+            path.import = importer.import::<F>(nlri.prefix, path.received, tables.attrs);
+            done = true;
+        }
+        loc_rib.announce(nlri.prefix, path, tables);
+    }
+    release(path.import, tables.attrs);
+}
+
+fn release(import: Import, attrs: &mut AttrStore) {
+    if let Import::Accepted(id) = import {
+        attrs.release(id);
+    }
+}

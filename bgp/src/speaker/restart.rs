@@ -1,0 +1,207 @@
+//! Sessions that come and go, and what that does to routes: graceful restart in both roles (RFC 4724).
+//!
+//! *The peer restarts* (§4.2): its session goes away without a NOTIFICATION; its routes of the families it named become stale and stay in use
+//! until it announces them again, its End-of-RIB says that the rest is gone, or a timer ends.
+//!
+//! *We restarted* (§4.1): OPENs carry the R bit, and End-of-RIB is held back until our own routes are known and every peer that
+//! has not restarted itself has sent its table, or until a deadline. Routes are announced as soon as they are known, not only then:
+//! a node's own routes must not wait for a neighbour that is down, and nothing that peers hold as stale is removed before End-of-RIB.
+
+use std::time::Duration;
+
+use super::{LogEvent, PeerEntry, Speaker, each_family, source_of};
+use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
+use crate::rib::{AdjRibOut, SourceId, Tables};
+use crate::session::{Closed, Timer};
+use crate::time::Time;
+
+/// How far the speaker is in learning what its peers know.
+#[derive(Debug)]
+pub(super) struct Sync {
+    /// Until when peers are waited for; `None` when that is over.
+    deadline: Option<Time>,
+    restarted: bool,
+    originated: bool,
+}
+
+impl Sync {
+    pub(super) fn new(restarted: bool, deadline: Time) -> Self {
+        Self { deadline: Some(deadline), restarted, originated: false }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.deadline.is_none()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    /// Whether OPENs say that we restarted.
+    pub(super) fn restarting(&self) -> bool {
+        self.restarted && self.deadline.is_some()
+    }
+
+    /// Whether OPENs say that our forwarding went on: not on a node that has just come up.
+    pub(super) fn forwarding(&self) -> bool {
+        self.restarted || self.deadline.is_none()
+    }
+
+    /// The set of our own routes is complete.
+    pub(super) fn note_originated(&mut self) {
+        self.originated = true;
+    }
+}
+
+impl Speaker {
+    pub(super) fn session_up(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        let Some(terms) = entry.peer.negotiated().cloned() else {
+            return;
+        };
+        if let Some(source) = self.sources.get_mut(SourceId::peer(index).index()) {
+            *source = source_of(&entry.peer);
+        }
+        entry.progress = terms.families.iter().map(|family| (*family, Default::default())).collect();
+        entry.timers.stop(Timer::Restart);
+        let kept = |family: AfiSafi| {
+            let restart = terms.graceful_restart.as_ref();
+            terms.families.contains(&family) && restart.is_some_and(|restart| restart.kept_forwarding(family))
+        };
+        let stale_time = entry.peer.config().graceful_restart.as_ref().map(|restart| restart.stale_time);
+        if let Some(stale_time) = stale_time {
+            entry.timers.set(Timer::Stale, now + stale_time);
+        }
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let source = SourceId::peer(index);
+        if !kept(Ipv4Unicast::AFI_SAFI) {
+            self.ipv4.loc_rib.sweep_stale(source, &mut tables);
+        }
+        if !kept(Ipv6Unicast::AFI_SAFI) {
+            self.ipv6.loc_rib.sweep_stale(source, &mut tables);
+        }
+        if terms.families.contains(&Ipv4Unicast::AFI_SAFI) {
+            self.ipv4.adj_ribs_out.insert(index, AdjRibOut::new(&self.ipv4.loc_rib));
+        }
+        if terms.families.contains(&Ipv6Unicast::AFI_SAFI) {
+            self.ipv6.adj_ribs_out.insert(index, AdjRibOut::new(&self.ipv6.loc_rib));
+        }
+        let peer = entry.peer.config().name.clone();
+        entry.session = Some(terms);
+        self.log(LogEvent::Up { peer });
+        self.update_sync(now);
+    }
+
+    pub(super) fn session_down(&mut self, index: u32, closed: &Closed, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        let terms = entry.session.take();
+        entry.progress.clear();
+        entry.timers.stop(Timer::Stale);
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        each_family!(self, family => {
+            if let Some(mut out) = family.adj_ribs_out.remove(&index) {
+                out.clear(tables.attrs);
+            }
+        });
+        if self.leaving {
+            return;
+        }
+        let restart = terms.and_then(|terms| terms.graceful_restart);
+        let restart = restart.filter(|restart| closed.reason.may_be_restart() && restart.restart_time > 0);
+        let source = SourceId::peer(index);
+        let keeps = |family| restart.as_ref().is_some_and(|restart| restart.covers(family));
+        if keeps(Ipv4Unicast::AFI_SAFI) {
+            self.ipv4.loc_rib.mark_stale(source, &mut tables);
+        } else {
+            self.ipv4.loc_rib.clear_source(source, &mut tables);
+        }
+        if keeps(Ipv6Unicast::AFI_SAFI) {
+            self.ipv6.loc_rib.mark_stale(source, &mut tables);
+        } else {
+            self.ipv6.loc_rib.clear_source(source, &mut tables);
+        }
+        if let Some(restart) = restart {
+            entry.timers.set(Timer::Restart, now + Duration::from_secs(restart.restart_time.into()));
+        }
+    }
+
+    /// The peer's End-of-RIB of a family: what it has not announced again is gone.
+    pub(super) fn handle_end_of_rib(&mut self, index: u32, family: AfiSafi, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        if let Some(progress) = entry.progress.get_mut(&family) {
+            progress.end_of_rib_received = true;
+        }
+        if entry.is_synced() {
+            entry.timers.stop(Timer::Stale);
+        }
+        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        match family {
+            AfiSafi::IPV4_UNICAST => self.ipv4.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
+            AfiSafi::IPV6_UNICAST => self.ipv6.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
+            _ => {}
+        }
+        self.update_sync(now);
+    }
+
+    /// A peer without graceful restart sends no End-of-RIB; its first KEEPALIVE after its table stands for it (RFC 4724 §2 suggests so).
+    pub(super) fn handle_keepalive(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        if entry.is_synced() || entry.session.as_ref().is_none_or(|terms| terms.graceful_restart.is_some()) {
+            return;
+        }
+        for progress in entry.progress.values_mut() {
+            progress.end_of_rib_received = true;
+        }
+        self.update_sync(now);
+    }
+
+    pub(super) fn expire_restart_timers(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        let peer = entry.peer.config().name.clone();
+        while let Some(entry) = self.peers.get_mut(&index)
+            && entry.timers.take_expired(now).is_some()
+        {
+            let mut tables =
+                Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+            each_family!(self, family => family.loc_rib.sweep_stale(SourceId::peer(index), &mut tables));
+            self.log(LogEvent::StaleRoutesRemoved { peer: peer.clone() });
+        }
+    }
+
+    /// Whether our End-of-RIB may go out to the peers now.
+    pub(super) fn may_send_end_of_rib(&self) -> bool {
+        let restarted_too = |entry: &PeerEntry| {
+            let terms = entry.session.as_ref().and_then(|terms| terms.graceful_restart.as_ref());
+            terms.is_some_and(|restart| restart.restarting)
+        };
+        let ready = |entry: &PeerEntry| entry.is_synced() || restarted_too(entry);
+        self.sync.is_done()
+            || self.sync.originated && (!self.sync.restarting() || self.peers.values().all(ready))
+    }
+
+    /// Looks whether the wait for peers is over.
+    pub(super) fn update_sync(&mut self, now: Time) {
+        let Some(deadline) = self.sync.deadline else {
+            return;
+        };
+        let complete = self.sync.originated && self.peers.values().all(PeerEntry::is_synced);
+        if complete || now >= deadline {
+            self.sync.deadline = None;
+            let local = self.local();
+            for entry in self.peers.values_mut() {
+                entry.peer.set_local(local);
+            }
+            self.log(LogEvent::InSync);
+        }
+    }
+}
