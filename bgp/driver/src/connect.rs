@@ -37,7 +37,11 @@ pub(crate) fn spawn(conn: ConnId, target: Target, events: mpsc::Sender<Event>) -
 }
 
 async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(target.remote), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(target.remote),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_nonblocking(true)?;
     target.options.apply_connecting(&socket)?;
     if let Some(local) = target.local {
@@ -45,5 +49,7 @@ async fn connect(target: &Target) -> io::Result<TcpStream> {
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(local, 0).into())?;
     }
-    TcpSocket::from_std_stream(socket.into()).connect(target.remote).await
+    TcpSocket::from_std_stream(socket.into())
+        .connect(target.remote)
+        .await
 }

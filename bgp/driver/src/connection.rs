@@ -57,7 +57,12 @@ impl Handle {
 
     /// Writes `last_words` behind what was given before and closes, within a bounded time; ends when that is done.
     pub(crate) fn close(self, last_words: Vec<u8>) -> JoinHandle<()> {
-        let Self { writer, reading, mut writing, .. } = self;
+        let Self {
+            writer,
+            reading,
+            mut writing,
+            ..
+        } = self;
         drop(reading);
         let _ = writer.try_send(Outgoing::LastWords(last_words));
         tokio::spawn(async move {
@@ -82,7 +87,12 @@ pub(crate) fn spawn(conn: ConnId, stream: TcpStream, events: mpsc::Sender<Event>
     let (writer, outgoing) = mpsc::channel(2);
     let reading = AbortOnDrop(tokio::spawn(read(conn, read_half, events.clone())));
     let writing = AbortOnDrop(tokio::spawn(write(conn, write_half, outgoing, events)));
-    Handle { writer, unwritten: 0, reading, writing }
+    Handle {
+        writer,
+        unwritten: 0,
+        reading,
+        writing,
+    }
 }
 
 async fn read(conn: ConnId, mut stream: OwnedReadHalf, events: mpsc::Sender<Event>) {

@@ -120,7 +120,10 @@ const COMMANDS: usize = 16;
 ///
 /// # Errors
 /// A configuration that is none, or a listening socket that cannot be had; nothing runs then.
-#[expect(clippy::unused_async, reason = "needs the runtime: a caller outside of one does not compile")]
+#[expect(
+    clippy::unused_async,
+    reason = "needs the runtime: a caller outside of one does not compile"
+)]
 pub async fn start(config: DriverConfig) -> Result<BgpHandle, StartError> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (notify, notices) = watch::channel(Notice::default());

@@ -35,15 +35,23 @@ impl Listeners {
     pub(crate) fn open(addresses: &[SocketAddr]) -> Result<Self, StartError> {
         let open = |address: &SocketAddr| match listen(*address) {
             Ok(listener) => Ok((*address, Arc::new(listener))),
-            Err(source) => Err(StartError::Listen { address: *address, source }),
+            Err(source) => Err(StartError::Listen {
+                address: *address,
+                source,
+            }),
         };
-        Ok(Self { sockets: addresses.iter().map(open).collect::<Result<_, _>>()?, keys: BTreeMap::new() })
+        Ok(Self {
+            sockets: addresses.iter().map(open).collect::<Result<_, _>>()?,
+            keys: BTreeMap::new(),
+        })
     }
 
     /// Starts a task for each socket that passes on what it accepts.
     pub(crate) fn accept(&self, events: &mpsc::Sender<Event>) -> Vec<JoinHandle<()>> {
         let sockets = self.sockets.iter();
-        sockets.map(|(_, listener)| tokio::spawn(accept(Arc::clone(listener), events.clone()))).collect()
+        sockets
+            .map(|(_, listener)| tokio::spawn(accept(Arc::clone(listener), events.clone())))
+            .collect()
     }
 
     /// Makes the keys those of the configured peers. A key that cannot be set keeps its peer from connecting: the error says why.
@@ -56,14 +64,21 @@ impl Listeners {
         for peer in self.keys.keys().filter(|peer| !wanted.contains_key(*peer)) {
             self.set_key(*peer, "");
         }
-        for (peer, key) in wanted.iter().filter(|(peer, key)| self.keys.get(*peer) != Some(*key)) {
+        for (peer, key) in wanted
+            .iter()
+            .filter(|(peer, key)| self.keys.get(*peer) != Some(*key))
+        {
             self.set_key(*peer, key);
         }
         self.keys = wanted;
     }
 
     fn set_key(&self, peer: IpAddr, key: &str) {
-        for (address, listener) in self.sockets.iter().filter(|(address, _)| address.is_ipv4() == peer.is_ipv4()) {
+        for (address, listener) in self
+            .sockets
+            .iter()
+            .filter(|(address, _)| address.is_ipv4() == peer.is_ipv4())
+        {
             if let Err(error) = set_md5_key(listener.as_ref(), peer, key) {
                 error!(%peer, %address, %error, "cannot set the TCP-MD5 key of a peer");
             }

@@ -65,7 +65,9 @@ impl SocketOptions {
         }
         match (self.min_ttl, self.peer) {
             (Some(least), IpAddr::V4(_)) => set_int(socket, libc::IPPROTO_IP, libc::IP_MINTTL, least.into()),
-            (Some(least), IpAddr::V6(_)) => set_int(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, least.into()),
+            (Some(least), IpAddr::V6(_)) => {
+                set_int(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, least.into())
+            }
             (None, _) => Ok(()),
         }
     }
@@ -83,9 +85,16 @@ struct Storage([u8; size_of::<libc::sockaddr_storage>()]);
 
 impl Storage {
     fn of(address: IpAddr) -> Self {
-        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let family = if address.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
         // The family in the order of the machine, then the port; then the address, for IPv6 behind the flow label.
-        let mut octets: Vec<u8> = libc::sa_family_t::try_from(family).unwrap_or(0).to_ne_bytes().to_vec();
+        let mut octets: Vec<u8> = libc::sa_family_t::try_from(family)
+            .unwrap_or(0)
+            .to_ne_bytes()
+            .to_vec();
         octets.extend_from_slice(&[0; 2]);
         match address {
             IpAddr::V4(address) => octets.extend_from_slice(&address.octets()),
@@ -115,14 +124,27 @@ struct TcpMd5Sig {
 
 /// Demands of segments from `peer` that they are signed with `key`, and signs those to it; an empty key ends that.
 pub(crate) fn set_md5_key(socket: &impl AsFd, peer: IpAddr, key: &str) -> io::Result<()> {
-    let Some(key_len) = u16::try_from(key.len()).ok().filter(|len| usize::from(*len) <= MAX_KEY) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a TCP-MD5 key has at most 80 bytes"));
+    let Some(key_len) = u16::try_from(key.len())
+        .ok()
+        .filter(|len| usize::from(*len) <= MAX_KEY)
+    else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a TCP-MD5 key has at most 80 bytes",
+        ));
     };
     let mut octets = [0; MAX_KEY];
     for (to, from) in octets.iter_mut().zip(key.bytes()) {
         *to = from;
     }
-    let option = TcpMd5Sig { address: Storage::of(peer), flags: 0, prefix_len: 0, key_len, ifindex: 0, key: octets };
+    let option = TcpMd5Sig {
+        address: Storage::of(peer),
+        flags: 0,
+        prefix_len: 0,
+        key_len,
+        ifindex: 0,
+        key: octets,
+    };
     set(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option)
 }
 
@@ -134,7 +156,17 @@ fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) 
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: the descriptor is borrowed for the call, and `value` points to `length` readable octets of a plain C structure.
     let result = unsafe {
-        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

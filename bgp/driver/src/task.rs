@@ -147,9 +147,14 @@ impl Task {
         };
         match self.speaker.handle_accepted(local, remote, now) {
             Ok(conn) => {
-                let options = self.speaker.peer_of(conn).map(|(peer, kind)| SocketOptions::of(peer, kind));
+                let options = self
+                    .speaker
+                    .peer_of(conn)
+                    .map(|(peer, kind)| SocketOptions::of(peer, kind));
                 if let Some(Err(error)) = options.map(|options| options.apply_accepted(&stream)) {
-                    return self.speaker.handle_transport_closed(conn, &error.to_string(), now);
+                    return self
+                        .speaker
+                        .handle_transport_closed(conn, &error.to_string(), now);
                 }
                 self.add_connection(conn, stream);
             }
@@ -170,7 +175,8 @@ impl Task {
     }
 
     fn add_connection(&mut self, conn: ConnId, stream: TcpStream) {
-        self.connections.insert(conn, connection::spawn(conn, stream, self.events_in.clone()));
+        self.connections
+            .insert(conn, connection::spawn(conn, stream, self.events_in.clone()));
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -219,9 +225,12 @@ impl Task {
         while let Some(event) = self.speaker.poll_event() {
             log(event);
         }
-        let notice =
-            Notice { routes_changed: self.speaker.has_changes(), in_sync: self.speaker.in_sync() };
-        self.notify.send_if_modified(|old| std::mem::replace(old, notice) != notice);
+        let notice = Notice {
+            routes_changed: self.speaker.has_changes(),
+            in_sync: self.speaker.in_sync(),
+        };
+        self.notify
+            .send_if_modified(|old| std::mem::replace(old, notice) != notice);
     }
 
     fn act(&mut self, action: Action) {
@@ -230,7 +239,11 @@ impl Task {
                 let Some((peer, kind)) = self.speaker.peer_of(conn) else {
                     return;
                 };
-                let target = connect::Target { remote, local, options: SocketOptions::of(peer, kind) };
+                let target = connect::Target {
+                    remote,
+                    local,
+                    options: SocketOptions::of(peer, kind),
+                };
                 let attempt = connect::spawn(conn, target, self.events_in.clone());
                 self.connecting.insert(conn, attempt);
             }
@@ -251,7 +264,11 @@ impl Task {
             Shutdown::ForRestart => Farewell::ForRestart,
             Shutdown::Cease { text } => Farewell::Cease(text),
         };
-        for task in self.accepting.drain(..).chain(std::mem::take(&mut self.connecting).into_values()) {
+        for task in self
+            .accepting
+            .drain(..)
+            .chain(std::mem::take(&mut self.connecting).into_values())
+        {
             task.abort();
         }
         let now = self.now();
@@ -297,12 +314,17 @@ fn log(event: LogEvent) {
         }
         LogEvent::Down { peer, closed } => debug!(peer, reason = %closed.reason, "connection ended"),
         LogEvent::UpdateErrors { peer, text } => warn!(peer, error = text, "malformed UPDATE survived"),
-        LogEvent::StaleRoutesRemoved { peer } => warn!(peer, "the peer did not come back in time: its routes are gone"),
+        LogEvent::StaleRoutesRemoved { peer } => {
+            warn!(peer, "the peer did not come back in time: its routes are gone")
+        }
         LogEvent::InSync => info!("all peers have sent their tables, or their time is over"),
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place of the driver that reads the clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the driver that reads the clock"
+)]
 fn clock() -> Instant {
     Instant::now()
 }

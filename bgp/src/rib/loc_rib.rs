@@ -131,10 +131,13 @@ impl<F: Family> LocRib<F> {
             .map(|(i, d)| (DestId::at(i), d))
     }
 
-    /// The first destination at or behind `place` that has a path.
-    pub fn next_reachable(&self, place: usize) -> Option<DestId> {
+    /// The first destination at or behind `place` that has a best path.
+    pub fn next_with_best(&self, place: usize) -> Option<DestId> {
         let behind = self.slots.get(place..)?;
-        behind.iter().position(|d| !d.paths.is_empty()).map(|offset| DestId::at(place + offset))
+        behind
+            .iter()
+            .position(|d| d.best().is_some())
+            .map(|offset| DestId::at(place + offset))
     }
 
     /// Changes the paths of a destination by `edit`, then selects the best again. References of paths that `edit` drops are to be

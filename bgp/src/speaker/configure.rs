@@ -21,8 +21,12 @@ impl Speaker {
         config.check()?;
         let old = std::mem::replace(&mut self.config, config);
         let mut impact = Impact::default();
-        let mut wanted: BTreeMap<String, PeerConfig> =
-            self.config.peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect();
+        let mut wanted: BTreeMap<String, PeerConfig> = self
+            .config
+            .peers
+            .iter()
+            .map(|peer| (peer.name.clone(), peer.clone()))
+            .collect();
         let all_new = old.local_as != self.config.local_as || old.router_id != self.config.router_id;
         for index in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(before) = self.peers.get(&index).map(|entry| entry.peer.config().clone()) else {
@@ -90,7 +94,8 @@ impl Speaker {
     }
 
     fn apply_speaker_changes(&mut self, old: &SpeakerConfig) {
-        let next_hops = |config: &SpeakerConfig| (config.cluster_id, config.next_hop_ipv4, config.next_hop_ipv6);
+        let next_hops =
+            |config: &SpeakerConfig| (config.cluster_id, config.next_hop_ipv4, config.next_hop_ipv6);
         if next_hops(old) != next_hops(&self.config) {
             for index in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.reimport(index);
@@ -110,17 +115,29 @@ impl Speaker {
         };
         let importer = Importer::new(entry, &self.config);
         let source = SourceId::peer(index);
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
-        self.ipv4.loc_rib.reimport(source, &mut tables, |prefix, received, attrs| {
-            importer.import::<crate::family::Ipv4Unicast>(prefix, received, attrs)
-        });
-        self.ipv6.loc_rib.reimport(source, &mut tables, |prefix, received, attrs| {
-            importer.import::<crate::family::Ipv6Unicast>(prefix, received, attrs)
-        });
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
+        self.ipv4
+            .loc_rib
+            .reimport(source, &mut tables, |prefix, received, attrs| {
+                importer.import::<crate::family::Ipv4Unicast>(prefix, received, attrs)
+            });
+        self.ipv6
+            .loc_rib
+            .reimport(source, &mut tables, |prefix, received, attrs| {
+                importer.import::<crate::family::Ipv6Unicast>(prefix, received, attrs)
+            });
     }
 
     fn select_all(&mut self) {
-        let tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         each_family!(self, family => family.loc_rib.select_all(&tables.comparison()));
     }
 
@@ -138,17 +155,40 @@ impl Speaker {
     /// Makes the originated routes exactly `routes`.
     pub(super) fn set_originations(&mut self, routes: BTreeMap<Prefix, Origination>, now: Time) {
         let old = std::mem::replace(&mut self.originations, routes);
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
-        for prefix in old.keys().filter(|prefix| !self.originations.contains_key(prefix)) {
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
+        for prefix in old
+            .keys()
+            .filter(|prefix| !self.originations.contains_key(prefix))
+        {
             match prefix {
-                Prefix::V4(prefix) => self.ipv4.loc_rib.withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
-                Prefix::V6(prefix) => self.ipv6.loc_rib.withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
+                Prefix::V4(prefix) => self
+                    .ipv4
+                    .loc_rib
+                    .withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
+                Prefix::V6(prefix) => self
+                    .ipv6
+                    .loc_rib
+                    .withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
             }
         }
-        for (prefix, origination) in self.originations.iter().filter(|(prefix, new)| old.get(*prefix) != Some(*new)) {
+        for (prefix, origination) in self
+            .originations
+            .iter()
+            .filter(|(prefix, new)| old.get(*prefix) != Some(*new))
+        {
             let id = tables.attrs.intern(attributes_of(origination));
             let source = SourceId::ORIGINATED;
-            let path = Path { source, received: id, import: Import::Accepted(id), learnt: now.seconds(), stale: false };
+            let path = Path {
+                source,
+                received: id,
+                import: Import::Accepted(id),
+                learnt: now.seconds(),
+                stale: false,
+            };
             match prefix {
                 Prefix::V4(prefix) => self.ipv4.loc_rib.announce(*prefix, path, &mut tables),
                 Prefix::V6(prefix) => self.ipv6.loc_rib.announce(*prefix, path, &mut tables),
@@ -172,7 +212,14 @@ fn attributes_of(origination: &Origination) -> Attributes {
 /// Whether a session is with somebody else, or over another transport, than before.
 fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
     let identity = |peer: &PeerConfig| {
-        (peer.address, peer.scope_id, peer.port, peer.remote_as, peer.local_address, peer.transport.distance)
+        (
+            peer.address,
+            peer.scope_id,
+            peer.port,
+            peer.remote_as,
+            peer.local_address,
+            peer.transport.distance,
+        )
     };
     identity(before) != identity(after)
 }

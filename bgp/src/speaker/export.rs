@@ -53,7 +53,10 @@ impl<'a> Exporter<'a> {
 
     /// Whether all prefixes of an attribute set fare alike.
     pub(super) fn is_uniform(&self) -> bool {
-        self.peer.export.as_ref().is_none_or(|policy| !policy.depends_on_prefix())
+        self.peer
+            .export
+            .as_ref()
+            .is_none_or(|policy| !policy.depends_on_prefix())
     }
 
     /// What the peer is told of a best route with `attributes` from `source`; `None` for nothing.
@@ -93,7 +96,8 @@ impl<'a> Exporter<'a> {
         }
         match self.kind {
             PeerKind::Ebgp => {
-                !communities.contains(Community::NO_EXPORT) && !communities.contains(Community::NO_EXPORT_SUBCONFED)
+                !communities.contains(Community::NO_EXPORT)
+                    && !communities.contains(Community::NO_EXPORT_SUBCONFED)
             }
             PeerKind::Ibgp => {
                 source.kind != SourceKind::Ibgp || source.reflector_client || self.peer.route_reflector_client
@@ -105,7 +109,12 @@ impl<'a> Exporter<'a> {
         let Some(policy) = &self.peer.export else {
             return (self.kind == PeerKind::Ibgp).then_some(attributes);
         };
-        let view = RouteView { prefix, source: source.kind, peer: &self.peer.name, peer_kind: self.kind };
+        let view = RouteView {
+            prefix,
+            source: source.kind,
+            peer: &self.peer.name,
+            peer_kind: self.kind,
+        };
         match evaluate(policy, &view, &attributes) {
             Outcome::Accept(changed) => Some(changed.into_owned()),
             Outcome::Reject { .. } => None,
@@ -137,7 +146,9 @@ impl<'a> Exporter<'a> {
         attributes.originator_id = None;
         attributes.cluster_list = Box::default();
         attributes.aigp = None;
-        attributes.extended_communities.retain(|community| community.is_transitive());
+        attributes
+            .extended_communities
+            .retain(|community| community.is_transitive());
     }
 
     fn to_ibgp(&self, source: &Source, attributes: &mut Attributes) {

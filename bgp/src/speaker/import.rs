@@ -38,12 +38,21 @@ impl<'a> Importer<'a> {
             local_as: config.local_as,
             router_id: config.router_id,
             cluster_id: config.cluster_id.unwrap_or(config.router_id),
-            own: [session, config.next_hop_ipv4.map(IpAddr::V4), config.next_hop_ipv6.map(IpAddr::V6)],
+            own: [
+                session,
+                config.next_hop_ipv4.map(IpAddr::V4),
+                config.next_hop_ipv6.map(IpAddr::V6),
+            ],
         }
     }
 
     /// What becomes of a received route. An accepted result holds a reference of its own.
-    pub(super) fn import<F: Family>(&self, prefix: F::Prefix, received: AttrId, attrs: &mut AttrStore) -> Import {
+    pub(super) fn import<F: Family>(
+        &self,
+        prefix: F::Prefix,
+        received: AttrId,
+        attrs: &mut AttrStore,
+    ) -> Import {
         if let Some(refusal) = self.check(attrs.get(received)) {
             return Import::Refused(refusal);
         }
@@ -73,7 +82,10 @@ impl<'a> Importer<'a> {
 
     /// Whether all prefixes of an attribute set fare alike.
     fn is_uniform(&self) -> bool {
-        self.peer.import.as_ref().is_none_or(|policy| !policy.depends_on_prefix())
+        self.peer
+            .import
+            .as_ref()
+            .is_none_or(|policy| !policy.depends_on_prefix())
     }
 
     /// The checks no policy can switch off.
@@ -94,8 +106,9 @@ impl<'a> Importer<'a> {
         if self.own.contains(&Some(next_hop)) {
             return Some(Refusal::NextHopIsUs);
         }
-        (next_hop.is_unspecified() || next_hop.is_loopback() || next_hop.is_multicast())
-            .then_some(Refusal::NextHopInvalid)
+        // A peer on this machine may well be reached by a loopback address.
+        let loopback = next_hop.is_loopback() && !self.peer.address.is_loopback();
+        (next_hop.is_unspecified() || loopback || next_hop.is_multicast()).then_some(Refusal::NextHopInvalid)
     }
 }
 
@@ -112,7 +125,11 @@ impl Speaker {
         let applied = match self.apply_update(index, body, now) {
             Some(Ok(applied)) => applied,
             Some(Err(error)) => {
-                if let Some(connection) = self.peers.get_mut(&index).and_then(|entry| entry.peer.established_mut()) {
+                if let Some(connection) = self
+                    .peers
+                    .get_mut(&index)
+                    .and_then(|entry| entry.peer.established_mut())
+                {
                     connection.refuse(&error);
                 }
                 return;
@@ -135,7 +152,11 @@ impl Speaker {
             Err(error) => return Some(Err(error)),
         };
         let source = SourceId::peer(index);
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         for nlri in &update.unreach {
             match nlri {
                 FamilyNlri::Ipv4(field) => withdraw(&mut self.ipv4.loc_rib, *field, source, &mut tables),
@@ -146,14 +167,28 @@ impl Speaker {
         for reach in update.reach {
             let received = tables.attrs.intern(reach.attributes);
             let import = Import::Refused(Refusal::NoPolicy);
-            let path = Path { source, received, import, learnt: now.seconds(), stale: false };
+            let path = Path {
+                source,
+                received,
+                import,
+                learnt: now.seconds(),
+                stale: false,
+            };
             match reach.nlri {
-                FamilyNlri::Ipv4(field) => announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables),
-                FamilyNlri::Ipv6(field) => announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables),
+                FamilyNlri::Ipv4(field) => {
+                    announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables)
+                }
+                FamilyNlri::Ipv6(field) => {
+                    announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables)
+                }
             }
             tables.attrs.release(received);
         }
-        let discarded = update.errors.iter().filter(|error| error.action == AttributeAction::Discard).count();
+        let discarded = update
+            .errors
+            .iter()
+            .filter(|error| error.action == AttributeAction::Discard)
+            .count();
         Some(Ok(Applied {
             end_of_rib: update.end_of_rib,
             treated_as_withdraw: update.treat_as_withdraw.into(),

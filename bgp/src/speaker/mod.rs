@@ -24,7 +24,8 @@ use crate::policy::{PeerKind, SourceKind};
 use crate::rib::{AdjRibOut, AttrStore, LocRib, Source, SourceId, Tables, Walk};
 use crate::route::Origination;
 use crate::session::{
-    Closed, ConnId, LocalSpeaker, Negotiated, Peer, PeerAction, PeerEvent, RefusedConnection, Timer, TimerTable,
+    Closed, ConnId, LocalSpeaker, Negotiated, Peer, PeerAction, PeerEvent, RefusedConnection, Timer,
+    TimerTable,
 };
 use crate::time::Time;
 use crate::wire::notification::{CeaseError, Notification};
@@ -106,7 +107,11 @@ struct FamilyTables<F: Family> {
 
 impl<F: Family> FamilyTables<F> {
     fn new(seed: u64) -> Self {
-        Self { loc_rib: LocRib::new(seed), adj_ribs_out: BTreeMap::new(), reader: None }
+        Self {
+            loc_rib: LocRib::new(seed),
+            adj_ribs_out: BTreeMap::new(),
+            reader: None,
+        }
     }
 }
 
@@ -218,7 +223,10 @@ impl Speaker {
         remote: SocketAddr,
         now: Time,
     ) -> Result<ConnId, RefusedConnection> {
-        let index = *self.by_address.get(&remote.ip().to_canonical()).ok_or(RefusedConnection::UnknownPeer)?;
+        let index = *self
+            .by_address
+            .get(&remote.ip().to_canonical())
+            .ok_or(RefusedConnection::UnknownPeer)?;
         let entry = self.peers.get_mut(&index).ok_or(RefusedConnection::UnknownPeer)?;
         let conn = entry.peer.handle_accepted(local, remote, now);
         self.drain(index, now);
@@ -278,7 +286,10 @@ impl Speaker {
         self.leaving = *farewell == Farewell::ForRestart;
         let notification = match farewell {
             Farewell::ForRestart => None,
-            Farewell::Cease(text) => Some(Notification::cease_with_text(CeaseError::AdministrativeShutdown, text)),
+            Farewell::Cease(text) => Some(Notification::cease_with_text(
+                CeaseError::AdministrativeShutdown,
+                text,
+            )),
         };
         for index in self.peers.keys().copied().collect::<Vec<_>>() {
             if let Some(entry) = self.peers.get_mut(&index) {
@@ -301,7 +312,9 @@ impl Speaker {
     /// When to call [`Speaker::handle_timeout`] next, and the timer that will fire.
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
         let peers = self.peers.values().filter_map(PeerEntry::next_timeout);
-        peers.chain(self.sync.deadline().map(|at| (at, Timer::Restart))).min()
+        peers
+            .chain(self.sync.deadline().map(|at| (at, Timer::Restart)))
+            .min()
     }
 
     /// Whether every peer has sent its table, or its time to do so is over.
@@ -316,7 +329,9 @@ impl Speaker {
 
     /// The peer a connection belongs to, and whether it is in our AS: what its socket needs follows from that.
     pub fn peer_of(&self, conn: ConnId) -> Option<(&PeerConfig, PeerKind)> {
-        self.peers.get(&conn.peer).map(|entry| (entry.peer.config(), entry.peer.kind()))
+        self.peers
+            .get(&conn.peer)
+            .map(|entry| (entry.peer.config(), entry.peer.kind()))
     }
 
     /// The configuration in force.
@@ -326,7 +341,10 @@ impl Speaker {
 
     /// Attribute sets and destinations held, for tests of what is left over.
     pub fn table_sizes(&self) -> (usize, usize) {
-        (self.attrs.len(), self.ipv4.loc_rib.len() + self.ipv6.loc_rib.len())
+        (
+            self.attrs.len(),
+            self.ipv4.loc_rib.len() + self.ipv6.loc_rib.len(),
+        )
     }
 
     fn add_peer(&mut self, config: PeerConfig, now: Time) {
@@ -336,7 +354,13 @@ impl Speaker {
         self.by_address.insert(peer.config().address, index);
         self.sources.push(source_of(&peer));
         let timers = TimerTable::default();
-        let entry = PeerEntry { peer, session: None, progress: BTreeMap::new(), timers, quiet_until: now };
+        let entry = PeerEntry {
+            peer,
+            session: None,
+            progress: BTreeMap::new(),
+            timers,
+            quiet_until: now,
+        };
         self.peers.insert(index, entry);
         self.drain(index, now);
     }
@@ -345,7 +369,9 @@ impl Speaker {
     fn remove_peer(&mut self, index: u32, cease: CeaseError, now: Time) {
         let notification = Notification::cease_with_text(cease, "");
         if let Some(entry) = self.peers.get_mut(&index) {
-            entry.peer.stop(Some(&notification), "removed from the configuration", now);
+            entry
+                .peer
+                .stop(Some(&notification), "removed from the configuration", now);
             self.drain(index, now);
         }
         if let Some(entry) = self.peers.remove(&index) {
@@ -399,7 +425,10 @@ impl Speaker {
             return;
         };
         match RouteRefresh::decode(entry.peer.body(body)) {
-            Ok(RouteRefresh { family, subtype: RefreshSubtype::Request }) => self.start_walk(index, family, Walk::Everything),
+            Ok(RouteRefresh {
+                family,
+                subtype: RefreshSubtype::Request,
+            }) => self.start_walk(index, family, Walk::Everything),
             // RFC 2918 §4 and RFC 7313 §5: what was not negotiated is ignored.
             Ok(_) => {}
             Err(error) => {
@@ -423,7 +452,11 @@ impl Speaker {
 
     /// Forgets all routes of a peer, and what it was told.
     fn clear_routes(&mut self, index: u32) {
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         each_family!(self, family => {
             if let Some(mut out) = family.adj_ribs_out.remove(&index) {
                 out.clear(tables.attrs);
@@ -442,12 +475,20 @@ impl Speaker {
 
 impl PeerEntry {
     fn next_timeout(&self) -> Option<(Time, Timer)> {
-        self.peer.poll_timeout().into_iter().chain(self.timers.next()).min()
+        self.peer
+            .poll_timeout()
+            .into_iter()
+            .chain(self.timers.next())
+            .min()
     }
 
     /// Whether the peer has sent its table.
     fn is_synced(&self) -> bool {
-        self.session.is_some() && self.progress.values().all(|progress| progress.end_of_rib_received)
+        self.session.is_some()
+            && self
+                .progress
+                .values()
+                .all(|progress| progress.end_of_rib_received)
     }
 }
 
@@ -457,7 +498,11 @@ fn connect_action(conn: ConnId, peer: &Peer) -> Action {
         IpAddr::V4(address) => SocketAddr::from((address, config.port)),
         IpAddr::V6(address) => std::net::SocketAddrV6::new(address, config.port, 0, config.scope_id).into(),
     };
-    Action::Connect { conn, remote, local: config.local_address }
+    Action::Connect {
+        conn,
+        remote,
+        local: config.local_address,
+    }
 }
 
 fn source_of(peer: &Peer) -> Source {
@@ -465,7 +510,9 @@ fn source_of(peer: &Peer) -> Source {
     Source {
         kind: SourceKind::from(peer.kind()),
         weight: config.weight,
-        router_id: peer.negotiated().map_or(std::net::Ipv4Addr::UNSPECIFIED, |n| n.router_id),
+        router_id: peer
+            .negotiated()
+            .map_or(std::net::Ipv4Addr::UNSPECIFIED, |n| n.router_id),
         address: config.address,
         reflector_client: config.route_reflector_client,
     }

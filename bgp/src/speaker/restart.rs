@@ -26,7 +26,11 @@ pub(super) struct Sync {
 
 impl Sync {
     pub(super) fn new(restarted: bool, deadline: Time) -> Self {
-        Self { deadline: Some(deadline), restarted, originated: false }
+        Self {
+            deadline: Some(deadline),
+            restarted,
+            originated: false,
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -64,17 +68,30 @@ impl Speaker {
         if let Some(source) = self.sources.get_mut(SourceId::peer(index).index()) {
             *source = source_of(&entry.peer);
         }
-        entry.progress = terms.families.iter().map(|family| (*family, Default::default())).collect();
+        entry.progress = terms
+            .families
+            .iter()
+            .map(|family| (*family, Default::default()))
+            .collect();
         entry.timers.stop(Timer::Restart);
         let kept = |family: AfiSafi| {
             let restart = terms.graceful_restart.as_ref();
             terms.families.contains(&family) && restart.is_some_and(|restart| restart.kept_forwarding(family))
         };
-        let stale_time = entry.peer.config().graceful_restart.as_ref().map(|restart| restart.stale_time);
+        let stale_time = entry
+            .peer
+            .config()
+            .graceful_restart
+            .as_ref()
+            .map(|restart| restart.stale_time);
         if let Some(stale_time) = stale_time {
             entry.timers.set(Timer::Stale, now + stale_time);
         }
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         let source = SourceId::peer(index);
         if !kept(Ipv4Unicast::AFI_SAFI) {
             self.ipv4.loc_rib.sweep_stale(source, &mut tables);
@@ -83,10 +100,14 @@ impl Speaker {
             self.ipv6.loc_rib.sweep_stale(source, &mut tables);
         }
         if terms.families.contains(&Ipv4Unicast::AFI_SAFI) {
-            self.ipv4.adj_ribs_out.insert(index, AdjRibOut::new(&self.ipv4.loc_rib));
+            self.ipv4
+                .adj_ribs_out
+                .insert(index, AdjRibOut::new(&self.ipv4.loc_rib));
         }
         if terms.families.contains(&Ipv6Unicast::AFI_SAFI) {
-            self.ipv6.adj_ribs_out.insert(index, AdjRibOut::new(&self.ipv6.loc_rib));
+            self.ipv6
+                .adj_ribs_out
+                .insert(index, AdjRibOut::new(&self.ipv6.loc_rib));
         }
         let peer = entry.peer.config().name.clone();
         entry.session = Some(terms);
@@ -101,7 +122,11 @@ impl Speaker {
         let terms = entry.session.take();
         entry.progress.clear();
         entry.timers.stop(Timer::Stale);
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         each_family!(self, family => {
             if let Some(mut out) = family.adj_ribs_out.remove(&index) {
                 out.clear(tables.attrs);
@@ -125,7 +150,10 @@ impl Speaker {
             self.ipv6.loc_rib.clear_source(source, &mut tables);
         }
         if let Some(restart) = restart {
-            entry.timers.set(Timer::Restart, now + Duration::from_secs(restart.restart_time.into()));
+            entry.timers.set(
+                Timer::Restart,
+                now + Duration::from_secs(restart.restart_time.into()),
+            );
         }
     }
 
@@ -140,7 +168,11 @@ impl Speaker {
         if entry.is_synced() {
             entry.timers.stop(Timer::Stale);
         }
-        let mut tables = Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
         match family {
             AfiSafi::IPV4_UNICAST => self.ipv4.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
             AfiSafi::IPV6_UNICAST => self.ipv6.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
@@ -154,7 +186,12 @@ impl Speaker {
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
-        if entry.is_synced() || entry.session.as_ref().is_none_or(|terms| terms.graceful_restart.is_some()) {
+        if entry.is_synced()
+            || entry
+                .session
+                .as_ref()
+                .is_none_or(|terms| terms.graceful_restart.is_some())
+        {
             return;
         }
         for progress in entry.progress.values_mut() {
@@ -171,8 +208,11 @@ impl Speaker {
         while let Some(entry) = self.peers.get_mut(&index)
             && entry.timers.take_expired(now).is_some()
         {
-            let mut tables =
-                Tables { attrs: &mut self.attrs, sources: &self.sources, decision: &self.config.decision };
+            let mut tables = Tables {
+                attrs: &mut self.attrs,
+                sources: &self.sources,
+                decision: &self.config.decision,
+            };
             each_family!(self, family => family.loc_rib.sweep_stale(SourceId::peer(index), &mut tables));
             self.log(LogEvent::StaleRoutesRemoved { peer: peer.clone() });
         }
@@ -181,7 +221,10 @@ impl Speaker {
     /// Whether our End-of-RIB may go out to the peers now.
     pub(super) fn may_send_end_of_rib(&self) -> bool {
         let restarted_too = |entry: &PeerEntry| {
-            let terms = entry.session.as_ref().and_then(|terms| terms.graceful_restart.as_ref());
+            let terms = entry
+                .session
+                .as_ref()
+                .and_then(|terms| terms.graceful_restart.as_ref());
             terms.is_some_and(|restart| restart.restarting)
         };
         let ready = |entry: &PeerEntry| entry.is_synced() || restarted_too(entry);

@@ -17,7 +17,10 @@ pub(super) struct Reader {
 
 impl Reader {
     fn new<F: Family>(loc_rib: &LocRib<F>) -> Self {
-        Self { cursor: loc_rib.journal_end(), walk: Some(0) }
+        Self {
+            cursor: loc_rib.journal_end(),
+            walk: Some(0),
+        }
     }
 
     pub(super) fn cursor(&self) -> u64 {
@@ -26,7 +29,7 @@ impl Reader {
 
     fn next<F: Family>(&mut self, loc_rib: &LocRib<F>) -> Option<DestId> {
         if let Some(next) = self.walk {
-            let found = loc_rib.next_reachable(next);
+            let found = loc_rib.next_with_best(next);
             self.walk = found.map(|dest| dest.index() + 1);
             if found.is_some() {
                 return found;
@@ -53,21 +56,35 @@ impl Speaker {
 
     /// All best routes learnt from peers.
     pub fn best_routes(&self) -> Vec<RouteChange> {
-        let ipv4 = self.ipv4.loc_rib.iter().map(|(dest, _)| self.change(&self.ipv4.loc_rib, dest));
-        let ipv6 = self.ipv6.loc_rib.iter().map(|(dest, _)| self.change(&self.ipv6.loc_rib, dest));
+        let ipv4 = self
+            .ipv4
+            .loc_rib
+            .iter()
+            .map(|(dest, _)| self.change(&self.ipv4.loc_rib, dest));
+        let ipv6 = self
+            .ipv6
+            .loc_rib
+            .iter()
+            .map(|(dest, _)| self.change(&self.ipv6.loc_rib, dest));
         ipv4.chain(ipv6).filter(|change| change.best.is_some()).collect()
     }
 
     fn change<F: Family>(&self, loc_rib: &LocRib<F>, dest: DestId) -> RouteChange {
         let destination = loc_rib.get(dest);
-        RouteChange { prefix: destination.prefix.into(), best: self.best_route(destination) }
+        RouteChange {
+            prefix: destination.prefix.into(),
+            best: self.best_route(destination),
+        }
     }
 
     fn best_route<P>(&self, destination: &Destination<P>) -> Option<BestRoute> {
         let best = destination.best()?;
         let entry = self.peers.get(&best.source.peer_index()?)?;
-        let mut next_hops: Vec<NextHop> =
-            destination.best_set().iter().filter_map(|path| self.next_hop(path)).collect();
+        let mut next_hops: Vec<NextHop> = destination
+            .best_set()
+            .iter()
+            .filter_map(|path| self.next_hop(path))
+            .collect();
         next_hops.sort_unstable();
         next_hops.dedup();
         Some(BestRoute {
@@ -82,7 +99,10 @@ impl Speaker {
         let entry = self.peers.get(&path.source.peer_index()?)?;
         let address = self.attrs.get(path.accepted()?).next_hop?.address();
         let link_local = matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Some(NextHop { address, scope_id: link_local.then_some(entry.peer.config().scope_id) })
+        Some(NextHop {
+            address,
+            scope_id: link_local.then_some(entry.peer.config().scope_id),
+        })
     }
 }
 
@@ -90,8 +110,16 @@ impl AttributesSummary {
     /// Of an attribute set.
     pub fn of(attributes: &Attributes) -> Self {
         let standard = attributes.communities.as_slice().iter().map(ToString::to_string);
-        let extended = attributes.extended_communities.as_slice().iter().map(ToString::to_string);
-        let large = attributes.large_communities.as_slice().iter().map(ToString::to_string);
+        let extended = attributes
+            .extended_communities
+            .as_slice()
+            .iter()
+            .map(ToString::to_string);
+        let large = attributes
+            .large_communities
+            .as_slice()
+            .iter()
+            .map(ToString::to_string);
         let origin = match attributes.origin {
             Origin::Igp => "igp",
             Origin::Egp => "egp",

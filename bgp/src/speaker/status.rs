@@ -14,8 +14,11 @@ use crate::wire::frame::MessageLimit;
 impl Speaker {
     /// The speaker and its peers.
     pub fn status(&self, now: Time) -> SpeakerStatus {
-        let mut peers: Vec<PeerStatus> =
-            self.peers.iter().map(|(index, entry)| self.peer_status(*index, entry, now)).collect();
+        let mut peers: Vec<PeerStatus> = self
+            .peers
+            .iter()
+            .map(|(index, entry)| self.peer_status(*index, entry, now))
+            .collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         SpeakerStatus {
             local_as: self.config.local_as,
@@ -35,7 +38,10 @@ impl Speaker {
             limit => limit.min(RouteFilter::MAX),
         };
         let from = filter.from.as_ref().map(|name| {
-            let found = self.peers.iter().find(|(_, entry)| entry.peer.config().name == *name);
+            let found = self
+                .peers
+                .iter()
+                .find(|(_, entry)| entry.peer.config().name == *name);
             found.map(|(index, _)| SourceId::peer(*index))
         });
         let mut routes = self.family_routes(&self.ipv4, filter, from, now);
@@ -66,7 +72,10 @@ impl Speaker {
                 four_octet_as: terms.four_octet_as,
                 route_refresh: terms.route_refresh,
                 extended_message: terms.message_limit == MessageLimit::Extended,
-                graceful_restart: terms.graceful_restart.as_ref().map(|restart| restart.restart_time),
+                graceful_restart: terms
+                    .graceful_restart
+                    .as_ref()
+                    .map(|restart| restart.restart_time),
             }),
             last_error: peer.last_error().map(|(closed, at)| LastError {
                 by: closed.reason.by(),
@@ -82,8 +91,16 @@ impl Speaker {
     fn family_statuses(&self, index: u32, entry: &PeerEntry) -> Vec<FamilyStatus> {
         let source = SourceId::peer(index);
         let families = [
-            (Ipv4Unicast::AFI_SAFI, self.ipv4.loc_rib.count(source), announced(&self.ipv4, index)),
-            (Ipv6Unicast::AFI_SAFI, self.ipv6.loc_rib.count(source), announced(&self.ipv6, index)),
+            (
+                Ipv4Unicast::AFI_SAFI,
+                self.ipv4.loc_rib.count(source),
+                announced(&self.ipv4, index),
+            ),
+            (
+                Ipv6Unicast::AFI_SAFI,
+                self.ipv6.loc_rib.count(source),
+                announced(&self.ipv6, index),
+            ),
         ];
         let shown = |(family, counts, announced): (AfiSafi, PathCounts, usize)| {
             let progress = entry.progress.get(&family);
@@ -116,36 +133,57 @@ impl Speaker {
             let found = F::Prefix::from_prefix(wanted).and_then(|prefix| tables.loc_rib.find(prefix));
             let found = found.filter(|dest| matches(wanted, tables.loc_rib.get(*dest).paths()));
             let shown = found.filter(|dest| !tables.loc_rib.get(*dest).paths().is_empty());
-            return shown.map(|dest| self.route_status(tables, dest, now)).into_iter().collect();
+            return shown
+                .map(|dest| self.route_status(tables, dest, now))
+                .into_iter()
+                .collect();
         }
-        let all = tables.loc_rib.iter().filter(|(_, dest)| matches(dest.prefix.into(), dest.paths()));
-        all.map(|(dest, _)| self.route_status(tables, dest, now)).collect()
+        let all = tables
+            .loc_rib
+            .iter()
+            .filter(|(_, dest)| matches(dest.prefix.into(), dest.paths()));
+        all.map(|(dest, _)| self.route_status(tables, dest, now))
+            .collect()
     }
 
     fn route_status<F: Family>(&self, tables: &FamilyTables<F>, dest: DestId, now: Time) -> RouteStatus {
         let destination = tables.loc_rib.get(dest);
-        let by = Comparison { attrs: &self.attrs, sources: &self.sources, config: &self.config.decision };
+        let by = Comparison {
+            attrs: &self.attrs,
+            sources: &self.sources,
+            config: &self.config.decision,
+        };
         let lost_at = decide::explain(destination.paths(), &by);
         let multipath = destination.best_set().len();
         let candidates = destination.paths().iter().enumerate().map(|(rank, path)| {
             let peer = path.source.peer_index().and_then(|index| self.peers.get(&index));
             let import = peer.and_then(|entry| entry.peer.config().import.as_ref());
             let standing = match (path.import, lost_at.get(rank).copied().flatten()) {
-                (Import::Refused(reason), _) => Standing::Refused { reason, term: term_name(reason, import) },
+                (Import::Refused(reason), _) => Standing::Refused {
+                    reason,
+                    term: term_name(reason, import),
+                },
                 (_, None) => Standing::Best,
                 (_, Some(_)) if rank < multipath => Standing::Multipath,
                 (_, Some(step)) => Standing::Lost(step),
             };
             CandidateStatus {
                 from: peer.map(|entry| entry.peer.config().name.clone()),
-                source: self.sources.get(path.source.index()).unwrap_or(&Source::ORIGINATED).kind,
+                source: self
+                    .sources
+                    .get(path.source.index())
+                    .unwrap_or(&Source::ORIGINATED)
+                    .kind,
                 standing,
                 attributes: AttributesSummary::of(self.attrs.get(path.accepted().unwrap_or(path.received))),
                 age: std::time::Duration::from_secs(now.seconds().saturating_sub(path.learnt).into()),
                 stale: path.stale,
             }
         });
-        let told = tables.adj_ribs_out.iter().filter(|(_, out)| out.sent(dest).is_some());
+        let told = tables
+            .adj_ribs_out
+            .iter()
+            .filter(|(_, out)| out.sent(dest).is_some());
         RouteStatus {
             prefix: destination.prefix.into(),
             candidates: candidates.collect(),
@@ -163,7 +201,10 @@ fn announced<F: Family>(tables: &FamilyTables<F>, index: u32) -> usize {
 
 fn term_name(reason: Refusal, import: Option<&Policy>) -> Option<String> {
     match reason {
-        Refusal::Policy(Some(number)) => import?.terms.get(usize::from(number)).map(|term| term.name.clone()),
+        Refusal::Policy(Some(number)) => import?
+            .terms
+            .get(usize::from(number))
+            .map(|term| term.name.clone()),
         _ => None,
     }
 }

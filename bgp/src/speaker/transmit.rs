@@ -43,7 +43,10 @@ impl Speaker {
     /// What to send on `conn` now. `None` when there is nothing, or what was handed out before is not all sent.
     pub fn poll_transmit(&mut self, conn: ConnId, now: Time) -> Option<Vec<u8>> {
         let entry = self.peers.get_mut(&conn.peer)?;
-        let connection = entry.peer.connection_mut(conn).filter(|connection| connection.can_transmit())?;
+        let connection = entry
+            .peer
+            .connection_mut(conn)
+            .filter(|connection| connection.can_transmit())?;
         let mut out = Vec::new();
         connection.take_transmit(&mut out);
         let mut updates = 0;
@@ -54,7 +57,10 @@ impl Speaker {
             return None;
         }
         let entry = self.peers.get_mut(&conn.peer)?;
-        entry.peer.connection_mut(conn)?.note_handed_out(out.len(), updates, now);
+        entry
+            .peer
+            .connection_mut(conn)?
+            .note_handed_out(out.len(), updates, now);
         Some(out)
     }
 
@@ -103,7 +109,12 @@ impl Speaker {
 
 impl Outlet<'_> {
     /// Appends the UPDATEs of one batch; returns whether there was one.
-    fn fill_family<F: Family>(&mut self, tables: &mut FamilyTables<F>, out: &mut Vec<u8>, updates: &mut u64) -> bool {
+    fn fill_family<F: Family>(
+        &mut self,
+        tables: &mut FamilyTables<F>,
+        out: &mut Vec<u8>,
+        updates: &mut u64,
+    ) -> bool {
         let Some(mut adj_rib_out) = tables.adj_ribs_out.remove(&self.index) else {
             return false;
         };
@@ -176,7 +187,8 @@ impl Outlet<'_> {
         } else {
             let source = self.sources.get(best.source.index())?;
             let exported =
-                self.exporter.export::<F>(destination.prefix, best.source, source, self.attrs.get(key.0));
+                self.exporter
+                    .export::<F>(destination.prefix, best.source, source, self.attrs.get(key.0));
             let id = exported.map(|attributes| self.attrs.intern(attributes));
             if self.exporter.is_uniform() {
                 id.inspect(|id| self.attrs.retain(*id));
@@ -188,7 +200,10 @@ impl Outlet<'_> {
 }
 
 fn has_work<F: Family>(tables: &FamilyTables<F>, index: u32) -> bool {
-    tables.adj_ribs_out.get(&index).is_some_and(|out| out.has_work(&tables.loc_rib))
+    tables
+        .adj_ribs_out
+        .get(&index)
+        .is_some_and(|out| out.has_work(&tables.loc_rib))
 }
 
 /// Appends End-of-RIB for the families of which everything was told.

@@ -26,11 +26,27 @@ type End = (usize, ConnId);
 /// Something under way between speakers.
 #[derive(Debug)]
 enum Flight {
-    Syn { from: End, local: SocketAddr, remote: SocketAddr },
-    SynAck { to: End, local: SocketAddr, remote: SocketAddr, peer: End },
-    Refused { to: End },
-    Bytes { to: End, bytes: Vec<u8> },
-    Fin { to: End },
+    Syn {
+        from: End,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    SynAck {
+        to: End,
+        local: SocketAddr,
+        remote: SocketAddr,
+        peer: End,
+    },
+    Refused {
+        to: End,
+    },
+    Bytes {
+        to: End,
+        bytes: Vec<u8>,
+    },
+    Fin {
+        to: End,
+    },
 }
 
 /// A speaker in the world.
@@ -78,7 +94,13 @@ impl World {
         let seed = 1000 + index as u64;
         let speaker = Speaker::new(config.clone(), false, seed, self.now).expect("configuration");
         let address = address.parse().expect("address");
-        self.nodes.push(Node { speaker: Some(speaker), address, config, log: Vec::new(), seed });
+        self.nodes.push(Node {
+            speaker: Some(speaker),
+            address,
+            config,
+            log: Vec::new(),
+            seed,
+        });
         self.pump(index);
         index
     }
@@ -96,8 +118,10 @@ impl World {
     }
 
     pub(crate) fn originate(&mut self, node: usize, prefixes: &[&str]) {
-        let routes: BTreeMap<Prefix, Origination> =
-            prefixes.iter().map(|p| (p.parse().expect("prefix"), Origination::default())).collect();
+        let routes: BTreeMap<Prefix, Origination> = prefixes
+            .iter()
+            .map(|p| (p.parse().expect("prefix"), Origination::default()))
+            .collect();
         self.call(node, |speaker, now| speaker.originate(routes, now));
     }
 
@@ -138,7 +162,9 @@ impl World {
         for end in ends {
             self.pipes.remove(&end);
             if self.nodes[end.0].speaker.is_some() {
-                self.call(end.0, |speaker, now| speaker.handle_transport_closed(end.1, "reset", now));
+                self.call(end.0, |speaker, now| {
+                    speaker.handle_transport_closed(end.1, "reset", now)
+                });
             }
         }
     }
@@ -175,7 +201,12 @@ impl World {
 
     /// Steps until `condition` holds.
     #[track_caller]
-    pub(crate) fn run_until(&mut self, limit: Duration, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn run_until(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut condition: impl FnMut(&mut Self) -> bool,
+    ) {
         let deadline = self.now + limit;
         for _ in 0..MAX_STEPS {
             if condition(self) {
@@ -188,7 +219,11 @@ impl World {
         let states: Vec<_> = self
             .nodes
             .iter()
-            .map(|node| node.speaker.as_ref().map(|s| (node.address, s.status(self.now).peers)))
+            .map(|node| {
+                node.speaker
+                    .as_ref()
+                    .map(|s| (node.address, s.status(self.now).peers))
+            })
             .collect();
         panic!("never came about: {what}; now {:?}; {states:#?}", self.now);
     }
@@ -198,9 +233,17 @@ impl World {
         let end = self.now + time;
         for _ in 0..MAX_STEPS {
             let flight = self.flights.keys().next().map(|(at, _)| *at);
-            let timer =
-                self.nodes.iter().filter_map(|node| Some(node.speaker.as_ref()?.poll_timeout()?.0)).min();
-            if flight.into_iter().chain(timer).min().is_none_or(|next| next > end) {
+            let timer = self
+                .nodes
+                .iter()
+                .filter_map(|node| Some(node.speaker.as_ref()?.poll_timeout()?.0))
+                .min();
+            if flight
+                .into_iter()
+                .chain(timer)
+                .min()
+                .is_none_or(|next| next > end)
+            {
                 self.now = end;
                 return;
             }
@@ -212,7 +255,11 @@ impl World {
     pub(crate) fn peer(&mut self, node: usize, name: &str) -> PeerStatus {
         let now = self.now;
         let status = self.speaker(node).status(now);
-        status.peers.into_iter().find(|peer| peer.name == name).expect("peer")
+        status
+            .peers
+            .into_iter()
+            .find(|peer| peer.name == name)
+            .expect("peer")
     }
 
     pub(crate) fn established(&mut self, node: usize, name: &str) -> bool {
@@ -221,14 +268,18 @@ impl World {
 
     /// The route of a prefix, if there is any candidate.
     pub(crate) fn route(&mut self, node: usize, prefix: &str) -> Option<RouteStatus> {
-        let filter = RouteFilter { prefix: Some(prefix.parse().expect("prefix")), ..RouteFilter::default() };
+        let filter = RouteFilter {
+            prefix: Some(prefix.parse().expect("prefix")),
+            ..RouteFilter::default()
+        };
         let now = self.now;
         self.speaker(node).routes(&filter, now).pop()
     }
 
     /// Whether a node has a best route to a prefix.
     pub(crate) fn has_best(&mut self, node: usize, prefix: &str) -> bool {
-        self.route(node, prefix).is_some_and(|route| route.decided_by.is_some())
+        self.route(node, prefix)
+            .is_some_and(|route| route.decided_by.is_some())
     }
 
     fn pump(&mut self, node: usize) {
@@ -280,7 +331,14 @@ impl World {
             Action::Close { conn, last_words } => {
                 if let Some(to) = self.pipes.get(&(node, conn)).copied() {
                     if !last_words.is_empty() {
-                        self.fly(node, to.0, Flight::Bytes { to, bytes: last_words });
+                        self.fly(
+                            node,
+                            to.0,
+                            Flight::Bytes {
+                                to,
+                                bytes: last_words,
+                            },
+                        );
                     }
                     self.close_pipe((node, conn));
                 }
@@ -299,13 +357,18 @@ impl World {
             return;
         }
         self.sequence += 1;
-        self.flights.insert((self.now + self.latency, self.sequence), flight);
+        self.flights
+            .insert((self.now + self.latency, self.sequence), flight);
     }
 
     fn arrive(&mut self, flight: Flight) {
         match flight {
             Flight::Syn { from, local, remote } => {
-                let target = self.nodes.iter().position(|node| node.address == remote.ip()).expect("checked");
+                let target = self
+                    .nodes
+                    .iter()
+                    .position(|node| node.address == remote.ip())
+                    .expect("checked");
                 let accepted = self.nodes[target].speaker.is_some().then(|| {
                     let now = self.now;
                     self.speaker(target).handle_accepted(remote, local, now)
@@ -313,26 +376,48 @@ impl World {
                 if let Some(Ok(conn)) = accepted {
                     self.pipes.insert((target, conn), from);
                     let peer = (target, conn);
-                    self.fly(target, from.0, Flight::SynAck { to: from, local, remote, peer });
+                    self.fly(
+                        target,
+                        from.0,
+                        Flight::SynAck {
+                            to: from,
+                            local,
+                            remote,
+                            peer,
+                        },
+                    );
                 } else {
                     self.fly(target, from.0, Flight::Refused { to: from });
                 }
                 self.pump(target);
             }
-            Flight::SynAck { to, local, remote, peer } if self.nodes[to.0].speaker.is_some() => {
+            Flight::SynAck {
+                to,
+                local,
+                remote,
+                peer,
+            } if self.nodes[to.0].speaker.is_some() => {
                 self.pipes.insert(to, peer);
-                self.call(to.0, |speaker, now| speaker.handle_connected(to.1, local, remote, now));
+                self.call(to.0, |speaker, now| {
+                    speaker.handle_connected(to.1, local, remote, now)
+                });
             }
             Flight::Refused { to } if self.nodes[to.0].speaker.is_some() => {
-                self.call(to.0, |speaker, now| speaker.handle_connect_failed(to.1, "refused", now));
+                self.call(to.0, |speaker, now| {
+                    speaker.handle_connect_failed(to.1, "refused", now)
+                });
             }
-            Flight::Bytes { to, bytes } if self.nodes[to.0].speaker.is_some() && self.pipes.contains_key(&to) => {
+            Flight::Bytes { to, bytes }
+                if self.nodes[to.0].speaker.is_some() && self.pipes.contains_key(&to) =>
+            {
                 self.call(to.0, |speaker, now| speaker.handle_data(to.1, &bytes, now));
             }
             Flight::Fin { to } => {
                 self.pipes.remove(&to);
                 if self.nodes[to.0].speaker.is_some() {
-                    self.call(to.0, |speaker, now| speaker.handle_transport_closed(to.1, "closed by peer", now));
+                    self.call(to.0, |speaker, now| {
+                        speaker.handle_transport_closed(to.1, "closed by peer", now)
+                    });
                 }
             }
             Flight::SynAck { .. } | Flight::Refused { .. } | Flight::Bytes { .. } => {}
@@ -342,7 +427,10 @@ impl World {
 
 /// A speaker of `asn` with identifier 10.255.0.`id`.
 pub(crate) fn speaker(asn: u32, id: u8, peers: Vec<PeerConfig>) -> SpeakerConfig {
-    SpeakerConfig { peers, ..SpeakerConfig::new(asn, [10, 255, 0, id].into()) }
+    SpeakerConfig {
+        peers,
+        ..SpeakerConfig::new(asn, [10, 255, 0, id].into())
+    }
 }
 
 /// A peer that lets everything pass in both directions.
