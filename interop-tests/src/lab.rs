@@ -16,6 +16,7 @@ use anyhow::{Context, bail, ensure};
 use crate::journal::{Entry, Journal, ProcessId};
 use crate::netns::Namespace;
 use crate::process::{self, Process};
+use crate::signals;
 
 /// Where all labs of this machine keep their directories.
 pub const LABS: &str = "/run/calidris-lab";
@@ -23,13 +24,14 @@ pub const LABS: &str = "/run/calidris-lab";
 /// The longest name of a lab; unix socket paths below its directory must stay under 108 bytes.
 const LONGEST_NAME: usize = 30;
 
-/// A lab that this process owns. Dropping it takes it down, unless [`Lab::keep`] was said.
+/// A lab that this process owns. Dropping it takes it down, unless [`Lab::keep`] was said; when the user interrupted,
+/// even then.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
     directory: PathBuf,
     journal: Journal,
-    ended: AtomicBool,
+    kept: AtomicBool,
 }
 
 impl Lab {
@@ -60,7 +62,7 @@ impl Lab {
             name: name.to_owned(),
             directory,
             journal,
-            ended: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
         })
     }
 
@@ -124,47 +126,42 @@ impl Lab {
         Ok(process)
     }
 
-    /// The paths of all logs of the lab.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
-    pub fn logs(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut logs = Vec::new();
-        for member in std::fs::read_dir(&self.directory)? {
-            let member = member?.path();
-            if member.is_dir() {
-                for file in std::fs::read_dir(&member)? {
-                    let file = file?.path();
-                    if file.extension().is_some_and(|extension| extension == "log") {
-                        logs.push(file);
-                    }
-                }
+    /// The last lines of every log of the lab that has any.
+    #[must_use]
+    pub fn log_tails(&self, lines: usize) -> String {
+        let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = inside(&self.directory).flat_map(|member| inside(&member.path()));
+        let mut logs: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        logs.retain(|file| file.extension().is_some_and(|extension| extension == "log"));
+        logs.sort();
+        let mut text = String::new();
+        for log in logs {
+            let tail = process::tail(&log, lines);
+            if !tail.is_empty() {
+                text.push_str(&format!("--- {} (last lines)\n{tail}\n", log.display()));
             }
         }
-        logs.sort();
-        Ok(logs)
+        text
     }
 
     /// Leaves everything up when the value is dropped; `calidris-lab clean` removes it later.
     pub fn keep(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.kept.store(true, Ordering::Relaxed);
     }
 
-    /// Takes everything down and reports what could not be.
+    /// Takes everything down.
     ///
     /// # Errors
     /// Everything that is still there, with the reason.
     pub fn take_down(self) -> anyhow::Result<()> {
-        self.ended.store(true, Ordering::Relaxed);
         take_down(&self.directory)
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.ended.load(Ordering::Relaxed)
-            && let Err(error) = take_down(&self.directory)
-        {
+        let kept = self.kept.load(Ordering::Relaxed) && !signals::interrupted();
+        if !kept && let Err(error) = take_down(&self.directory) {
             eprintln!("lab {}: {error:#}", self.name);
         }
     }

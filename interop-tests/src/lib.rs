@@ -2,16 +2,30 @@
 //!
 //! From the bottom up: [`netns`] enters namespaces, [`process`] runs programs in them, [`journal`] remembers on disk
 //! what was made, [`lab`] ties the three together so that everything can always be taken down; [`fabric`] is the
-//! cables and switches. [`daemon`] runs what others wrote (etcd, BIRD, FRR).
-//! [`eventually`] is the only clock and the only sleep: everything waits for a condition with a deadline.
+//! cables and switches. [`daemon`] runs what others wrote (etcd, BIRD, FRR); [`node`] runs our agent and [`cni`] our
+//! plugin, as a container runtime does, which makes a [`pod`]. [`topology`] says what a lab is to look like,
+//! [`cluster`] brings it up, [`proof`] shows that it works. [`eventually`] is the only clock and the only sleep:
+//! everything waits for a condition with a deadline.
 
+pub mod bench;
+pub mod binaries;
+pub mod calico;
+pub mod cluster;
+pub mod cni;
 pub mod daemon;
 pub mod eventually;
 pub mod fabric;
+pub mod http;
 pub mod journal;
+pub mod kernel;
 pub mod lab;
 pub mod netns;
+pub mod node;
+pub mod pinger;
+pub mod pod;
 pub mod process;
+pub mod progress;
+pub mod proof;
 pub mod require;
 pub mod signals;
 pub mod topology;

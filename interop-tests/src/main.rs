@@ -1,3 +1,243 @@
-//! Skeleton.
+//! `calidris-lab`: runs a cluster in network namespaces, proves that it works, and cleans up.
+//!
+//! Exit status: 0 when the proof holds (or there was nothing to prove), 1 when something failed, 2 for wrong usage.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use calidris_interop::binaries::Binaries;
+use calidris_interop::cluster::{Cluster, LOG_LINES};
+use calidris_interop::lab::{self, Lab};
+use calidris_interop::progress::{Progress, Stream};
+use calidris_interop::proof::{self, Proof};
+use calidris_interop::require;
+use calidris_interop::topology::{DEMO, Topology};
+use calidris_interop::{http, signals};
+
+/// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
+#[derive(Parser)]
+#[command(name = "calidris-lab", bin_name = "calidris lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a cluster up, prove that it works, take it down
+    #[command(after_help = "\
+Examples:
+  calidris lab run
+  calidris lab run --nodes 5 --pods 4
+  calidris lab run --keep --name mine
+  calidris lab run --topology my.toml -o json >report.json")]
+    Run(RunArgs),
+    /// Remove labs that were kept or left by a crash, and only what they made
+    #[command(after_help = "\
+Examples:
+  calidris lab clean              all labs that nobody runs any more
+  calidris lab clean --name mine")]
+    Clean(CleanArgs),
+    /// Show the labs of this machine
+    List,
+    /// Answer HTTP on port 80 and UDP echo on port 7: what runs in each pod
+    #[command(hide = true)]
+    Serve {
+        /// The name to answer with
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// What to build; the demo's topology by default
+    #[arg(long, value_name = "FILE")]
+    topology: Option<PathBuf>,
+    /// The lab's name: its namespaces are `cal-NAME-…`, its files are in /run/calidris-lab/NAME
+    #[arg(long, default_value = "demo")]
+    name: String,
+    /// Use the first N nodes of the topology, or add copies of them
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// Pods on each node
+    #[arg(long, value_name = "N")]
+    pods: Option<usize>,
+    /// Leave the lab up and tell how to look inside
+    #[arg(long)]
+    keep: bool,
+    /// How to report
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct CleanArgs {
+    /// Only this lab
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One JSON document on standard output, the progress on standard error
+    Json,
+}
+
+/// The group of checks that concern the lab itself.
+const THE_LAB: &str = "the lab";
+
+/// The report for programs.
+#[derive(Serialize)]
+struct Report<'a> {
+    lab: &'a str,
+    passed: usize,
+    total: usize,
+    elapsed_ms: u128,
+    #[serde(flatten)]
+    proof: &'a Proof,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Clean(args) => clean(args.name),
+        Command::List => list(),
+        Command::Serve { name } => http::serve(&name).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("calidris-lab: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut topology = match &args.topology {
+        Some(path) => Topology::read(path)?,
+        None => Topology::parse(DEMO).context("the demo's topology")?,
+    };
+    if let Some(nodes) = args.nodes {
+        topology.scale(nodes)?;
+    }
+    topology.pods_per_node = args.pods.unwrap_or(topology.pods_per_node);
+    if let Some(missing) = require::LAB.iter().find_map(|need| need.missing()) {
+        bail!("a lab needs {missing} (`make setup` as root installs what is missing)");
+    }
+    let binaries = Binaries::find()?;
+    signals::catch();
+
+    let stream = if args.output == Output::Json {
+        Stream::Error
+    } else {
+        Stream::Output
+    };
+    let progress = Progress::start(stream);
+    let lab = Lab::create(&args.name)?;
+    if args.keep {
+        lab.keep();
+    }
+    progress.step(format_args!(
+        "lab {} in {}",
+        lab.name(),
+        lab.directory().display()
+    ));
+    let mut proof = Proof::default();
+    let completed = Cluster::start(lab, topology, binaries, &progress)
+        .and_then(|cluster| prove(cluster, args, &progress, &mut proof));
+    if let Err(error) = completed {
+        let fact = "everything could be checked".to_owned();
+        proof.check(&progress, (THE_LAB, fact), Err(error));
+    }
+    if args.output == Output::Json {
+        let (passed, total) = (proof.passed(), proof.checks.len());
+        let elapsed_ms = progress.elapsed().as_millis();
+        let report = Report {
+            lab: &args.name,
+            passed,
+            total,
+            elapsed_ms,
+            proof: &proof,
+        };
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    progress.line(proof.verdict());
+    Ok(if proof.holds() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Proves what there is to prove, and takes the lab down or tells how to look inside.
+fn prove(mut cluster: Cluster, args: &RunArgs, progress: &Progress, proof: &mut Proof) -> anyhow::Result<()> {
+    let completed = proof::prove_running(&mut cluster, progress, proof)
+        .and_then(|()| proof::delete_one(&mut cluster, progress, proof))
+        .and_then(|()| {
+            if args.keep {
+                Ok(())
+            } else {
+                proof::delete_the_rest(&mut cluster, progress, proof)
+            }
+        });
+    if completed.is_err() || !proof.holds() {
+        progress.line(cluster.lab.log_tails(LOG_LINES));
+    }
+    if args.keep && !signals::interrupted() {
+        show_how_to_look_inside(&cluster, progress);
+    } else {
+        let fact = "nothing of it is left".to_owned();
+        proof.check(progress, (THE_LAB, fact), cluster.lab.take_down());
+        progress.step("the lab is taken down");
+    }
+    completed
+}
+
+fn show_how_to_look_inside(cluster: &Cluster, progress: &Progress) {
+    progress.line("\nThe lab is left up. Look inside:");
+    for command in cluster.look_inside() {
+        progress.line(format_args!("  {command}"));
+    }
+    progress.line(format_args!(
+        "Logs: {}/*/*.log",
+        cluster.lab.directory().display()
+    ));
+    progress.line(format_args!(
+        "Remove it: calidris lab clean --name {}\n",
+        cluster.lab.name()
+    ));
+}
+
+fn clean(name: Option<String>) -> anyhow::Result<ExitCode> {
+    if let Some(name) = name {
+        lab::clean(&name)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut status = ExitCode::SUCCESS;
+    for name in lab::list()? {
+        if lab::is_running(&name)? {
+            println!("{name}: in use, left alone");
+            continue;
+        }
+        match lab::clean(&name) {
+            Ok(()) => println!("{name}: removed"),
+            Err(error) => {
+                println!("{name}: {error:#}");
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn list() -> anyhow::Result<ExitCode> {
+    for name in lab::list()? {
+        println!("{name}{}", if lab::is_running(&name)? { " (in use)" } else { "" });
+    }
+    Ok(ExitCode::SUCCESS)
+}

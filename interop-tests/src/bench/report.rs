@@ -40,14 +40,19 @@ impl Report {
     /// An empty report of the benchmark `bench`.
     #[must_use]
     pub fn new(bench: &str) -> Self {
-        Self { bench: bench.to_owned(), rows: Vec::new() }
+        Self {
+            bench: bench.to_owned(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds the values of one metric of one subject; without values nothing is added.
     pub fn add(&mut self, subject: (&str, &str), metric: (&str, &str), values: &[f64]) {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return };
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return;
+        };
         self.rows.push(Row {
             bench: self.bench.clone(),
             subject: subject.0.to_owned(),
@@ -70,7 +75,12 @@ impl Report {
     /// The table for people.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut lines = vec![["subject", "version", "metric", "median", "min", "max", "unit", "n"].map(str::to_owned)];
+        let mut lines = vec![
+            [
+                "subject", "version", "metric", "median", "min", "max", "unit", "n",
+            ]
+            .map(str::to_owned),
+        ];
         lines.extend(self.rows.iter().map(|row| {
             [
                 row.subject.clone(),
@@ -84,7 +94,13 @@ impl Report {
             ]
         }));
         let widths: Vec<usize> = (0..8)
-            .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default())
+            .map(|column| {
+                lines
+                    .iter()
+                    .map(|line| line[column].chars().count())
+                    .max()
+                    .unwrap_or_default()
+            })
             .collect();
         let mut text = format!("benchmark {}\n", self.bench);
         for line in lines {
@@ -141,7 +157,14 @@ mod tests {
     #[test]
     fn percentiles_are_nearest_rank() {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!([percentile(&sorted, 50), percentile(&sorted, 99), percentile(&sorted, 100)], [50.0, 99.0, 100.0]);
+        assert_eq!(
+            [
+                percentile(&sorted, 50),
+                percentile(&sorted, 99),
+                percentile(&sorted, 100)
+            ],
+            [50.0, 99.0, 100.0]
+        );
         assert_eq!(percentile(&[], 50), 0.0);
     }
 

@@ -1,0 +1,288 @@
+//! A node of the cluster: a namespace with an agent, the configuration of both its agent and its runtime, and a
+//! server that answers on the node's own address.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::binaries::{Binaries, PLUGIN};
+use crate::cni::{self, Runtime};
+use crate::eventually::eventually;
+use crate::kernel::{self, Route};
+use crate::lab::Lab;
+use crate::netns::Namespace;
+use crate::process::Process;
+
+/// How long the agent may take until it can serve pods.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// The CNI network of all nodes; handles and endpoints in etcd begin with it.
+pub const NETWORK: &str = "k8s-pod-network";
+
+/// What a node is told.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Its name in the lab and in etcd.
+    pub name: String,
+    /// Its address, with the prefix length of the subnet.
+    pub address: IpNetwork,
+    /// Its autonomous system.
+    pub as_number: u32,
+    /// Hold time it offers, seconds.
+    pub hold_time: u16,
+    /// The router: name, address, autonomous system.
+    pub router: (String, IpAddr, u32),
+    /// etcd's URL.
+    pub etcd: String,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is told.
+    pub settings: NodeSettings,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its container runtime.
+    pub runtime: Runtime,
+    program: PathBuf,
+    folder: PathBuf,
+    agent: Option<Process>,
+}
+
+impl Node {
+    /// Writes the configuration of agent and plugin; nothing runs yet.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn prepare(
+        lab: &Lab,
+        binaries: &Binaries,
+        namespace: &Namespace,
+        settings: NodeSettings,
+    ) -> anyhow::Result<Self> {
+        let folder = lab.folder(&settings.name)?;
+        let configurations = folder.join("net.d");
+        let plugin = json!({ "type": PLUGIN, "socket": folder.join("cni.sock"), "timeout_seconds": 30 });
+        cni::write_configuration(&configurations, NETWORK, &plugin)?;
+        let config = AgentConfig::new(&settings, &folder);
+        std::fs::write(folder.join("calidris.toml"), toml::to_string(&config)?)?;
+        let runtime = Runtime {
+            namespace: namespace.clone(),
+            configurations,
+            plugins: binaries.folder.clone(),
+        };
+        let program = binaries.agent.clone();
+        Ok(Self {
+            settings,
+            namespace: namespace.clone(),
+            runtime,
+            program,
+            folder,
+            agent: None,
+        })
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// The node's address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.settings.address.ip()
+    }
+
+    /// Starts the agent, without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started, or one runs already.
+    pub fn start_agent(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        ensure!(self.agent.is_none(), "the agent of {} runs already", self.name());
+        let mut command = Command::new(&self.program);
+        command
+            .arg("agent")
+            .arg("--config")
+            .arg(self.folder.join("calidris.toml"));
+        self.agent = Some(lab.start(self.name(), "agent", &self.namespace, &mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the agent says that it can serve pods.
+    ///
+    /// # Errors
+    /// When it does not in time, or ends.
+    pub fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let what = format!("the agent of {} is ready", self.name());
+        let mut agent = self.agent.take().context("no agent runs")?;
+        let ready = eventually(&what, READY_WITHIN, || {
+            agent.check_alive()?;
+            // Its exit status says whether it is ready.
+            self.namespace.run(&mut self.status_command()).map(drop)
+        });
+        self.agent = Some(agent);
+        ready
+    }
+
+    /// Kills the agent with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agent.take().context("no agent runs")?.kill()
+    }
+
+    /// Asks the agent to end with SIGTERM and waits until it has.
+    ///
+    /// # Errors
+    /// When none runs, or it does not end.
+    pub fn terminate_agent(&mut self) -> anyhow::Result<()> {
+        self.agent.take().context("no agent runs")?.terminate()
+    }
+
+    /// What the agent says of itself, ready or not: the JSON of `calidris status`.
+    ///
+    /// # Errors
+    /// When no agent answers.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let output = self.namespace.output(&mut self.status_command())?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "status of {}: {}",
+                self.name(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            )
+        })
+    }
+
+    /// The node's routes.
+    ///
+    /// # Errors
+    /// When `ip route` fails.
+    pub fn routes(&self) -> anyhow::Result<Vec<Route>> {
+        kernel::routes(&self.namespace)
+    }
+
+    /// Commands that a person can type to look inside.
+    #[must_use]
+    pub fn look_inside(&self) -> Vec<String> {
+        let inside = format!("ip netns exec {}", self.namespace.name());
+        let socket = self.folder.join("status.sock");
+        vec![
+            format!("{} status --socket {}", self.program.display(), socket.display()),
+            format!("{inside} ip route"),
+            format!("{inside} nft list ruleset"),
+        ]
+    }
+
+    fn status_command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["status", "-o", "json", "--socket"])
+            .arg(self.folder.join("status.sock"));
+        command
+    }
+}
+
+/// The agent's configuration file, as far as the lab sets it; `deploy/calidris.toml` explains every key.
+#[derive(Serialize)]
+struct AgentConfig {
+    node_name: String,
+    datastore: DatastoreConfig,
+    node: NodeConfig,
+    bgp: BgpConfig,
+    cni: SocketConfig,
+    status: SocketConfig,
+    log: LogConfig,
+}
+
+#[derive(Serialize)]
+struct DatastoreConfig {
+    kind: &'static str,
+    endpoints: Vec<String>,
+    connect_timeout: &'static str,
+    request_timeout: &'static str,
+}
+
+#[derive(Serialize)]
+struct NodeConfig {
+    ipv4_address: IpNetwork,
+}
+
+#[derive(Serialize)]
+struct BgpConfig {
+    as_number: u32,
+    router_id: IpAddr,
+    peers: Vec<PeerConfig>,
+}
+
+#[derive(Serialize)]
+struct PeerConfig {
+    name: String,
+    address: IpAddr,
+    as_number: u32,
+    hold_time: String,
+    connect_retry: &'static str,
+    families: [&'static str; 1],
+    import: &'static str,
+    export: &'static str,
+}
+
+#[derive(Serialize)]
+struct SocketConfig {
+    socket: PathBuf,
+}
+
+#[derive(Serialize)]
+struct LogConfig {
+    level: &'static str,
+}
+
+impl AgentConfig {
+    fn new(settings: &NodeSettings, folder: &std::path::Path) -> Self {
+        let (name, address, as_number) = settings.router.clone();
+        let peer = PeerConfig {
+            name,
+            address,
+            as_number,
+            hold_time: format!("{}s", settings.hold_time),
+            connect_retry: "1s",
+            families: ["ipv4"],
+            import: "accept",
+            export: "own-blocks",
+        };
+        Self {
+            node_name: settings.name.clone(),
+            datastore: DatastoreConfig {
+                kind: "etcd",
+                endpoints: vec![settings.etcd.clone()],
+                connect_timeout: "2s",
+                request_timeout: "3s",
+            },
+            node: NodeConfig {
+                ipv4_address: settings.address,
+            },
+            bgp: BgpConfig {
+                as_number: settings.as_number,
+                router_id: settings.address.ip(),
+                peers: vec![peer],
+            },
+            cni: SocketConfig {
+                socket: folder.join("cni.sock"),
+            },
+            status: SocketConfig {
+                socket: folder.join("status.sock"),
+            },
+            log: LogConfig {
+                level: "info,calidris_agent=debug,calidris_bgp=debug,calidris_bgp_driver=debug",
+            },
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A steady stream of numbered datagrams to a pod, and which of them came back: whether an event cost packets.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use crate::eventually::Stopwatch;
+use crate::http::ECHO_PORT;
+use crate::netns::Namespace;
+
+/// Time between two datagrams.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// How long answers to the last datagrams are waited for.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// A running stream.
+#[derive(Debug)]
+pub struct Pinger {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<Pings>>,
+}
+
+/// What became of the datagrams.
+#[derive(Clone, Debug, Default)]
+pub struct Pings {
+    /// How many were sent.
+    pub sent: u64,
+    /// Those that were not answered: when they were sent, since the start.
+    pub lost: Vec<Duration>,
+}
+
+impl Pinger {
+    /// Starts to send from a namespace to the echo service at `address`.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn start(from: &Namespace, address: IpAddr) -> anyhow::Result<Self> {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = from
+            .enter(|| UdpSocket::bind(any))?
+            .context("bind a UDP socket")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let target = SocketAddr::new(address, ECHO_PORT);
+        let thread = std::thread::spawn(move || send_and_count(&socket, target, &stopped));
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops sending, waits a little for the last answers, and returns the count.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn stop(self) -> anyhow::Result<Pings> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the pinger panicked"))?
+    }
+}
+
+fn send_and_count(socket: &UdpSocket, target: SocketAddr, stop: &AtomicBool) -> anyhow::Result<Pings> {
+    let watch = Stopwatch::start();
+    let mut waiting = BTreeMap::new();
+    let mut sent: u64 = 0;
+    while !stop.load(Ordering::Relaxed) {
+        // One that the kernel refuses to send (no route) is a lost one.
+        let _ = socket.send_to(&sent.to_be_bytes(), target);
+        waiting.insert(sent, watch.elapsed());
+        sent = sent.saturating_add(1);
+        receive_until(
+            socket,
+            &mut waiting,
+            &watch,
+            INTERVAL * u32::try_from(sent).unwrap_or(u32::MAX),
+        )?;
+    }
+    let end = watch.elapsed() + LAST_ANSWERS;
+    while !waiting.is_empty() && watch.elapsed() < end {
+        receive_until(socket, &mut waiting, &watch, end)?;
+    }
+    Ok(Pings {
+        sent,
+        lost: waiting.into_values().collect(),
+    })
+}
+
+/// Takes answers until the watch shows `until`, or (at the end) nothing is waited for.
+fn receive_until(
+    socket: &UdpSocket,
+    waiting: &mut BTreeMap<u64, Duration>,
+    watch: &Stopwatch,
+    until: Duration,
+) -> anyhow::Result<()> {
+    let mut buffer = [0; 8];
+    while let Some(left) = until.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left))?;
+        if let Ok((8, _)) = socket.recv_from(&mut buffer) {
+            waiting.remove(&u64::from_be_bytes(buffer));
+        }
+    }
+    Ok(())
+}
