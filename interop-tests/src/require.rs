@@ -18,6 +18,8 @@ pub enum Need {
     Etcd,
     /// `nft`.
     Nftables,
+    /// The reference plugins of the CNI project, as Debian installs them.
+    ReferencePlugins,
 }
 
 impl Need {
@@ -33,6 +35,7 @@ impl Need {
             Self::Frr => &["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh"],
             Self::Etcd => &["etcd", "etcdctl"],
             Self::Nftables => &["nft"],
+            Self::ReferencePlugins => &["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"],
         };
         programs
             .iter()
