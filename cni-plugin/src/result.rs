@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{CniError, ErrorCode};
+use crate::spec::remove_nulls;
 use crate::version::CniVersion;
 
 /// What an attachment consists of.
@@ -122,6 +123,8 @@ impl AddResult {
         if !value.is_object() {
             return Err(invalid("expected an object".to_owned()));
         }
+        let mut value = value.clone();
+        remove_nulls(&mut value);
         match value.get("cniVersion") {
             None => {}
             Some(Value::String(version)) => {
@@ -129,8 +132,7 @@ impl AddResult {
             }
             Some(other) => return Err(invalid(format!("cniVersion: expected a string, found {other}"))),
         }
-        let result: Self =
-            serde_json::from_value(value.clone()).map_err(|error| invalid(error.to_string()))?;
+        let result: Self = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
         for ip in &result.ips {
             if ip.interface.is_some_and(|index| index >= result.interfaces.len()) {
                 return Err(invalid(format!(

@@ -225,21 +225,25 @@ impl NetConf {
     }
 
     /// The attachments a GC must keep, from `cni.dev/valid-attachments`, or from `cni.dev/attachments` that runtimes
-    /// send beside it because early texts of the specification had both names.
+    /// send beside it because early texts of the specification had both names. `null` is how runtimes written in Go
+    /// send an empty list.
     ///
     /// # Errors
     /// Code 7 if neither key is there or the list is malformed. An absent list is *not* an empty one: taking it so
     /// would remove every pod of the node.
     pub fn valid_attachments(&self) -> Result<Vec<AttachmentId>, CniError> {
         let key = "cni.dev/valid-attachments";
-        let Some(list) = self
+        match self
             .other
             .get(key)
             .or_else(|| self.other.get("cni.dev/attachments"))
-        else {
-            return Err(invalid(key, "missing, and GC needs it"));
-        };
-        serde_json::from_value(list.clone()).map_err(|error| invalid(key, &error.to_string()))
+        {
+            None => Err(invalid(key, "missing, and GC needs it")),
+            Some(Value::Null) => Ok(Vec::new()),
+            Some(list) => {
+                serde_json::from_value(list.clone()).map_err(|error| invalid(key, &error.to_string()))
+            }
+        }
     }
 }
 
@@ -348,9 +352,29 @@ fn take_object<T: serde::de::DeserializeOwned + Default>(
     key: &str,
 ) -> Result<T, CniError> {
     // Derived readers also take a list, field by field in order, which no one means here.
-    match keys.get(key) {
-        Some(Value::Object(_) | Value::Null) | None => Ok(take(keys, key)?.unwrap_or_default()),
+    match keys.get_mut(key) {
+        Some(value @ Value::Object(_)) => {
+            remove_nulls(value);
+            Ok(take(keys, key)?.unwrap_or_default())
+        }
+        Some(Value::Null) | None => {
+            keys.remove(key);
+            Ok(T::default())
+        }
         Some(_) => Err(invalid(key, "expected an object")),
+    }
+}
+
+/// Removes the members that are `null`, at any depth: runtimes and plugins written in Go print empty lists and maps so,
+/// containerd for one the annotations and port mappings of a pod that has none.
+pub(crate) fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(remove_nulls),
+        _ => {}
     }
 }
 

@@ -14,7 +14,9 @@ use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::invocation::Environment;
 use calidris_cni::result::AddResult;
 use calidris_cni::socket::{read_request, write_reply};
-use calidris_cni::spec::{AttachmentId, is_valid_ifname, is_valid_name};
+use calidris_cni::spec::{
+    AttachmentId, BadPrevResult, NetConf, RuntimeConfig, is_valid_ifname, is_valid_name,
+};
 use proptest::prelude::*;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::json;
@@ -78,6 +80,56 @@ fn every_request_and_reply_survives_the_wire() {
     let attachment = request("ADD").operation.attachment().unwrap().clone();
     assert_eq!(attachment.args.pod_name, "web");
     assert_eq!(attachment.args.other["A"], "B=C");
+}
+
+#[test]
+fn capabilities_arrive_typed_and_unknown_ones_are_kept() {
+    let capabilities = request("ADD").config.runtime_config;
+    assert_eq!(capabilities.mac.as_deref(), Some("02:00:00:00:00:01"));
+    assert_eq!(capabilities.ips, ["10.0.0.9/32".parse().unwrap()]);
+    assert_eq!(
+        (
+            capabilities.port_mappings[0].host_port,
+            capabilities.port_mappings[0].container_port
+        ),
+        (80, 8080)
+    );
+    assert_eq!(
+        capabilities.pod_annotations["cni.projectcalico.org/ipv4pools"],
+        "[]"
+    );
+    assert_eq!(capabilities.other["new"], json!({}));
+}
+
+#[test]
+fn what_go_prints_as_null_is_empty() {
+    let parse =
+        |config: serde_json::Value| NetConf::parse(config.to_string().as_bytes(), BadPrevResult::Refuse);
+    let config = parse(json!({
+        "cniVersion": "1.1.0", "name": "pods", "type": "calidris-cni", "args": null, "socket": null,
+        "runtimeConfig": {"portMappings": null, "io.kubernetes.cri.pod-annotations": null, "ips": null},
+        "dns": {"nameservers": null},
+        "prevResult": {"interfaces": [{"name": "eth0", "mac": null}], "ips": null, "routes": null, "dns": null},
+        "cni.dev/valid-attachments": null,
+    }))
+    .unwrap();
+    assert_eq!(config.runtime_config, RuntimeConfig::default());
+    assert_eq!(config.prev_result.as_ref().unwrap().interfaces.len(), 1);
+    assert_eq!(
+        config.valid_attachments().unwrap(),
+        [],
+        "an empty list, printed by Go"
+    );
+    let absent = parse(json!({"cniVersion": "1.1.0", "name": "pods", "type": "calidris-cni"})).unwrap();
+    assert_eq!(
+        absent.valid_attachments().unwrap_err().code,
+        ErrorCode::INVALID_CONFIG
+    );
+    let other_name = parse(
+        json!({"cniVersion": "1.1.0", "name": "pods", "type": "calidris-cni",
+        "cni.dev/attachments": [{"containerID": "a", "ifname": "eth0"}]}),
+    );
+    assert_eq!(other_name.unwrap().valid_attachments().unwrap().len(), 1);
 }
 
 #[test]
@@ -207,7 +259,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = (Request::decode(&bytes), Reply::decode(&bytes));
-        let _ = calidris_cni::spec::NetConf::parse(&bytes, calidris_cni::spec::BadPrevResult::Refuse);
+        let _ = NetConf::parse(&bytes, BadPrevResult::Refuse);
     }
 
     #[test]

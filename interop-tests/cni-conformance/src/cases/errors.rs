@@ -218,7 +218,7 @@ fn container_id(trial: &Trial<'_>, judgement: &mut Judgement) -> Result<()> {
             &format!("CNI_CONTAINERID {id:?}"),
             &output,
             4,
-            Some("ontainer"),
+            Some("CNI_CONTAINERID"),
         );
     }
     Ok(())
