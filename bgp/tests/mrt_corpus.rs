@@ -1,5 +1,6 @@
 //! Real UPDATE messages of route collectors (`data/README.md`): decoded, compared with what another program printed of
 //! them, encoded again in several forms and decoded once more.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::io::Read;
