@@ -1,3 +1,5 @@
+//! Prefixes and families: text, octets, order, containment.
+
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -1,3 +1,5 @@
+//! Message boundaries: every legal and illegal header.
+
 use super::*;
 
 fn message(length: u16, type_code: u8, body: &[u8]) -> Vec<u8> {

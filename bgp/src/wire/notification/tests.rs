@@ -1,3 +1,5 @@
+//! NOTIFICATION: numbers, names, shutdown texts, hard resets.
+
 use super::*;
 
 fn body(notification: &Notification) -> Vec<u8> {

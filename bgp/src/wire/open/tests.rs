@@ -1,3 +1,5 @@
+//! OPEN as octets, both ways, and everything that can be wrong with it.
+
 use proptest::prelude::*;
 
 use super::*;

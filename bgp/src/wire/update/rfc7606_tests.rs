@@ -618,7 +618,7 @@ fn the_strongest_consequence_wins() {
         let octets = body(&[], &list, &TEN);
         Update::decode(&octets, &decode_context(External)).map(|update| update.treat_as_withdraw)
     };
-    assert_eq!(read(&[local_pref.clone()]), Ok(false));
+    assert_eq!(read(std::slice::from_ref(&local_pref)), Ok(false));
     assert_eq!(read(&[med.clone(), local_pref.clone()]), Ok(true));
     assert_eq!(read(&[local_pref.clone(), med.clone()]), Ok(true));
     assert_eq!(

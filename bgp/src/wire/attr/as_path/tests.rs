@@ -1,3 +1,5 @@
+//! AS paths: lengths, ends, prepending, merging with AS4_PATH.
+
 use proptest::prelude::*;
 
 use super::SegmentKind::{ConfedSequence, ConfedSet, Sequence, Set};

@@ -1,3 +1,5 @@
+//! Communities: text forms and set behaviour.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
