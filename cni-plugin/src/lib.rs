@@ -16,13 +16,11 @@
 //! So it ships static:
 //!
 //! ```text
-//! RUSTFLAGS='-C target-feature=+crt-static' \
-//!     cargo build --release --target x86_64-unknown-linux-gnu -p calidris-cni
+//! cargo rustc --release -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
 //! ```
 //!
-//! (`--target` keeps the flag away from build scripts and procedural macros. The plugin resolves no names, so nothing of
-//! glibc is missed at run time.) The binary's file name is the `type` in the network configuration; an example is
-//! `deploy/cni/10-calidris.conflist`. Its `cniVersion` is what runtimes before CNI 1.1 take; newer ones choose the highest of
+//! (which `make release` does; the plugin resolves no names, so nothing of glibc is missed at run time). The file name is
+//! the `type` in the network configuration; an example is `deploy/cni/10-calidris.conflist`. Its `cniVersion` is what runtimes before CNI 1.1 take; newer ones choose the highest of
 //! `cniVersions`, and every plugin of the list must speak it.
 //!
 //! Invariants: nothing here panics on input; every read has a size limit and a time limit; a result is converted to
