@@ -15,8 +15,8 @@ use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::node::{Node, NodeSettings};
 use crate::pod::{self, Pod};
-use crate::progress::Progress;
-use crate::topology::Topology;
+use crate::progress::{Progress, Stream};
+use crate::topology::{DEMO, Topology};
 
 /// How many lines of each log are shown when something fails.
 pub const LOG_LINES: usize = 12;
@@ -51,6 +51,8 @@ pub struct Cluster {
 pub struct NamedRouter {
     /// Its name in the topology.
     pub name: String,
+    /// Its namespace.
+    pub namespace: Namespace,
     /// The daemon.
     pub daemon: Box<dyn Router + Send>,
 }
@@ -94,6 +96,18 @@ impl Cluster {
             .bring_up(progress)
             .inspect_err(|_| progress.line(cluster.lab.log_tails(LOG_LINES)))?;
         Ok(cluster)
+    }
+
+    /// The demo's cluster with that many nodes, under a name that no other process uses: what a test needs.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`]; also when the programs under test are not built.
+    pub fn for_test(test: &str, nodes: usize) -> anyhow::Result<Self> {
+        let mut topology = Topology::parse(DEMO)?;
+        topology.scale(nodes)?;
+        let binaries = Binaries::find()?;
+        let lab = Lab::create(&format!("{test}-{}", std::process::id()))?;
+        Self::start(lab, topology, binaries, &Progress::start(Stream::Error))
     }
 
     /// Adds a pod to a node by running the plugin.
@@ -140,15 +154,13 @@ impl Cluster {
         Ok((node.with_context(|| format!("no node {name}"))?, &self.lab))
     }
 
-    /// The router of that name.
+    /// The router of that name, to change.
     ///
     /// # Errors
     /// When there is none.
-    pub fn router(&self, name: &str) -> anyhow::Result<&NamedRouter> {
-        self.routers
-            .iter()
-            .find(|router| router.name == name)
-            .with_context(|| format!("no router {name}"))
+    pub fn router_mut(&mut self, name: &str) -> anyhow::Result<(&mut NamedRouter, &Lab)> {
+        let router = self.routers.iter_mut().find(|router| router.name == name);
+        Ok((router.with_context(|| format!("no router {name}"))?, &self.lab))
     }
 
     /// Waits until every router has a session with every neighbour.
@@ -209,6 +221,7 @@ impl Cluster {
             let daemon = start_router(&self.lab, spec.kind, &namespace, config)?;
             self.routers.push(NamedRouter {
                 name: spec.name.clone(),
+                namespace,
                 daemon,
             });
             progress.step(format_args!(

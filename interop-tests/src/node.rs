@@ -162,6 +162,16 @@ impl Node {
         })
     }
 
+    /// One number of [`Node::status`], for example `/dataplane/operations` (a JSON pointer, RFC 6901).
+    ///
+    /// # Errors
+    /// When no agent answers, or there is no such number.
+    pub fn status_number(&self, pointer: &str) -> anyhow::Result<u64> {
+        let status = self.status()?;
+        let number = status.pointer(pointer).and_then(Value::as_u64);
+        number.with_context(|| format!("status of {}: no number {pointer} in {status}", self.name()))
+    }
+
     /// The node's routes.
     ///
     /// # Errors

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 
 use crate::eventually::Stopwatch;
 use crate::http::ECHO_PORT;
 use crate::netns::Namespace;
+use crate::pod::Pod;
 
 /// Time between two datagrams.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -21,6 +22,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// A running stream.
 #[derive(Debug)]
 pub struct Pinger {
+    path: String,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<Pings>>,
 }
@@ -32,6 +34,39 @@ pub struct Pings {
     pub sent: u64,
     /// Those that were not answered: when they were sent, since the start.
     pub lost: Vec<Duration>,
+}
+
+/// Starts a stream from every pod to every other.
+///
+/// # Errors
+/// When a socket cannot be opened.
+pub fn between_all(pods: &[Pod]) -> anyhow::Result<Vec<Pinger>> {
+    let mut pingers = Vec::new();
+    for from in pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            pingers.push(Pinger::start(&from.namespace, to.address)?);
+        }
+    }
+    Ok(pingers)
+}
+
+/// Stops all streams; fails when any datagram of any was lost, or none was sent.
+///
+/// # Errors
+/// See above.
+pub fn expect_no_loss(pingers: Vec<Pinger>) -> anyhow::Result<()> {
+    for pinger in pingers {
+        let path = pinger.path.clone();
+        let pings = pinger.stop()?;
+        ensure!(pings.sent > 0, "{path}: nothing was sent");
+        let (lost, sent) = (pings.lost.len(), pings.sent);
+        ensure!(
+            lost == 0,
+            "{path}: {lost} of {sent} lost, sent at {:?} and later",
+            pings.lost.first()
+        );
+    }
+    Ok(())
 }
 
 impl Pinger {
@@ -48,7 +83,8 @@ impl Pinger {
         let stopped = Arc::clone(&stop);
         let target = SocketAddr::new(address, ECHO_PORT);
         let thread = std::thread::spawn(move || send_and_count(&socket, target, &stopped));
-        Ok(Self { stop, thread })
+        let path = format!("{} to {address}", from.name());
+        Ok(Self { path, stop, thread })
     }
 
     /// Stops sending, waits a little for the last answers, and returns the count.

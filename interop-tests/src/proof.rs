@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use anyhow::bail;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
@@ -80,6 +81,24 @@ impl Proof {
     #[must_use]
     pub fn holds(&self) -> bool {
         !self.checks.is_empty() && self.passed() == self.checks.len()
+    }
+
+    /// Fails with all facts that do not hold.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn into_result(self) -> anyhow::Result<()> {
+        if self.holds() {
+            return Ok(());
+        }
+        let failed = self
+            .checks
+            .iter()
+            .filter_map(|check| Some((check, check.failure.as_ref()?)));
+        let lines: Vec<String> = failed
+            .map(|(check, why)| format!("{}: {}: {why}", check.group, check.name))
+            .collect();
+        bail!("{}:\n  {}", self.verdict(), lines.join("\n  "))
     }
 
     /// The last line: `PASS n/n` or `FAIL m/n`.

@@ -111,6 +111,8 @@ fn lost_datagrams_are_counted() -> anyhow::Result<()> {
     let added = runtime.add(&attachment)?;
     let pinger = Pinger::start(&node, first_address(&added.result)?.ip())?;
     runtime.del(&attachment, Some(&added.result))?;
+    // Some more are sent after the pod is gone for certain.
+    pace(Duration::from_millis(100));
     let pings = pinger.stop()?;
     ensure!(
         !pings.lost.is_empty(),
