@@ -3,6 +3,7 @@
 //! Nothing here or in a test sleeps for a time that "ought to be enough". A wait names what it waits for, tries
 //! until it holds, and when the deadline passes it says what it saw last.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -16,11 +17,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tries `attempt` until it succeeds, and returns what it gave.
 ///
-/// An attempt that does not hold yet returns an error that describes the state it saw.
+/// An attempt that does not hold yet returns an error that describes the state it saw, or [`Hopeless`].
 ///
 /// # Errors
-/// After `within` without success: `what`, the deadline and the last state. On SIGINT or SIGTERM: that it was
-/// interrupted, at once.
+/// After `within` without success: `what`, the deadline and the last state. At once when an attempt is [`Hopeless`],
+/// and on SIGINT or SIGTERM.
 pub fn eventually<T>(
     what: &str,
     within: Duration,
@@ -40,6 +41,18 @@ pub fn eventually_uninterrupted<T>(
 ) -> anyhow::Result<T> {
     wait(what, within, attempt, || false)
 }
+
+/// The error of an attempt after which no other can succeed, such as the end of the process that is waited for.
+#[derive(Debug)]
+pub struct Hopeless(pub String);
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hopeless {}
 
 /// How long something has taken so far.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +92,9 @@ fn wait<T>(
             Ok(value) => return Ok(value),
             Err(state) => state,
         };
+        if state.is::<Hopeless>() {
+            bail!("{what}: {state:#}");
+        }
         if interrupted() {
             bail!("interrupted while waiting for: {what}");
         }
@@ -106,6 +122,17 @@ mod tests {
             }
         });
         assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_hopeless_attempt_is_the_last() {
+        let mut attempts = 0;
+        let result: anyhow::Result<()> = eventually("life", Duration::from_secs(60), || {
+            attempts += 1;
+            Err(Hopeless("it is dead".to_owned()).into())
+        });
+        assert_eq!(result.unwrap_err().to_string(), "life: it is dead");
+        assert_eq!(attempts, 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::eventually::eventually_uninterrupted;
+use crate::eventually::{Hopeless, eventually_uninterrupted};
 use crate::journal::ProcessId;
 use crate::netns::Namespace;
 
@@ -75,14 +75,17 @@ impl Process {
         &self.log
     }
 
-    /// Fails when the process has ended, with the end of its log.
+    /// Fails when the process has ended, with the end of its log: whoever waits for it has waited enough.
     ///
     /// # Errors
     /// See above.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{} ended ({status}):\n{}", self.name, tail(&self.log, 10)),
+            Some(status) => {
+                let end = tail(&self.log, 10);
+                Err(Hopeless(format!("{} ended ({status}):\n{end}", self.name)).into())
+            }
         }
     }
 
