@@ -94,18 +94,13 @@ impl FamilyPrefix for Ipv4Prefix {
     }
 
     fn from_nlri(length: u8, octets: &[u8]) -> Option<Self> {
-        let octets = padded(length, octets)?;
+        let octets: [u8; 4] = padded(length, octets)?;
         Self::new(octets.into(), length)
     }
 
     fn write_nlri(self, out: &mut Vec<u8>) {
-        out.push(self.length);
-        out.extend(
-            self.bits
-                .to_be_bytes()
-                .iter()
-                .take(usize::from(self.length.div_ceil(8))),
-        );
+        let [a, b, c, d] = self.bits.to_be_bytes();
+        push_octets(&[self.length, a, b, c, d], self.nlri_len(), out);
     }
 }
 
@@ -202,7 +197,7 @@ impl FamilyPrefix for Ipv6Prefix {
 
     fn write_nlri(self, out: &mut Vec<u8>) {
         out.push(self.length);
-        out.extend(self.octets.iter().take(usize::from(self.length.div_ceil(8))));
+        push_octets(&self.octets, self.nlri_len() - 1, out);
     }
 }
 
@@ -448,6 +443,11 @@ fn mask128(length: u8) -> Option<u128> {
         1..=128 => Some(u128::MAX << (128 - length)),
         _ => None,
     }
+}
+
+/// Appends the first `count` octets.
+fn push_octets(octets: &[u8], count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(octets.get(..count).unwrap_or(octets));
 }
 
 /// NLRI octets with zeros appended; `None` when there are more than `length` bits need.
