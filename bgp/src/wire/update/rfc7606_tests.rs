@@ -176,6 +176,7 @@ const VALUES: &[Row] = &[
         Kind::AsZero,
         Discard,
     ),
+    row((0xe0, 7), &[], External, Kind::Length, Discard),
     // 7.8 COMMUNITIES
     row((0xc0, 8), &[], External, Kind::Length, TreatAsWithdraw),
     row(

@@ -503,6 +503,16 @@ fn a_prefix_that_does_not_fit_opens_the_next_message() {
 }
 
 #[test]
+fn a_message_is_filled_to_its_last_octet() {
+    let mut prefixes = vec![nlri::<Ipv4Unicast>("0.0.0.0/0"); 5000]
+        .into_iter()
+        .peekable();
+    let mut out = Vec::new();
+    let count = UpdateTemplate::withdraw(&encode_context()).encode_message(&mut prefixes, &mut out);
+    assert_eq!((count, out.len()), (4096 - 23, 4096));
+}
+
+#[test]
 fn attributes_that_leave_no_room_are_an_error() {
     let communities = |count: u32| Attributes {
         communities: (0..count).map(Community).collect(),
@@ -564,6 +574,56 @@ fn two_octet_speakers_get_as4_attributes_and_their_contents_come_back() {
         bodies(&out, MessageLimit::Standard),
         [body(&[], &[origin(), short_path, next_hop()], &TEN)]
     );
+}
+
+#[test]
+fn as4_path_is_without_confederation_segments() {
+    let encode = EncodeContext {
+        four_octet_as: false,
+        ..encode_context()
+    };
+    let segments = [
+        (SegmentKind::ConfedSequence, [64512].as_slice()),
+        (SegmentKind::Sequence, &[65537]),
+    ];
+    let sent = Attributes {
+        as_path: AsPath::from_segments(segments),
+        ..attributes()
+    };
+    let mut out = Vec::new();
+    UpdateTemplate::announce(&sent, &encode)
+        .unwrap()
+        .encode_all([nlri::<Ipv4Unicast>("10.0.0.0/8")], &mut out);
+    let expected = [
+        origin(),
+        attribute(0x40, 2, &[3, 1, 0xfc, 0, 2, 1, 0x5b, 0xa0]),
+        next_hop(),
+        attribute(0xc0, 17, &[2, 1, 0, 1, 0, 1]),
+    ];
+    assert_eq!(bodies(&out, MessageLimit::Standard), [body(&[], &expected, &TEN)]);
+}
+
+#[test]
+fn of_two_aigp_metrics_the_first_counts_and_without_aigp_enabled_none() {
+    let metrics = [
+        1, 0, 11, 0, 0, 0, 0, 0, 0, 0, 5, 9, 0, 3, 1, 0, 11, 0, 0, 0, 0, 0, 0, 0, 6,
+    ];
+    let octets = body(
+        &[],
+        &[origin(), as_path(), next_hop(), attribute(0x80, 26, &metrics)],
+        &TEN,
+    );
+    for (aigp, metric) in [(true, Some(5)), (false, None)] {
+        let context = DecodeContext {
+            aigp,
+            ..decode_context(PeerKind::External)
+        };
+        let update = Update::decode(&octets, &context).unwrap();
+        assert_eq!(
+            (update.reach[0].attributes.aigp, update.errors.len()),
+            (metric, 0)
+        );
+    }
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn numbers_can_be_replaced_and_removed() {
 #[test]
 fn as4_paths_replace_the_tail_they_cover() {
     // Path of the two-octet speaker, AS4_PATH, what was meant (RFC 6793 section 4.2.3).
-    let rows: [(AsPath, AsPath, &str); 6] = [
+    let rows: [(AsPath, AsPath, &str); 7] = [
         (
             path(&[(Sequence, &[1, 23456, 3])]),
             path(&[(Sequence, &[65537, 3])]),
@@ -137,6 +137,11 @@ fn as4_paths_replace_the_tail_they_cover() {
             path(&[(Set, &[1, 2]), (Sequence, &[23456])]),
             path(&[(Sequence, &[65537])]),
             "{1,2} 65537",
+        ),
+        (
+            path(&[(Sequence, &[1, 23456]), (ConfedSequence, &[7])]),
+            path(&[(Sequence, &[65537])]),
+            "1 65537",
         ),
     ];
     for (old, as4_path, expected) in rows {
