@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod listen;
 pub mod model;
 pub mod ours;
+pub mod pod_link;
 pub mod report;
 pub mod status;
 pub mod wiring;

@@ -4,7 +4,7 @@ mod bgp;
 mod links;
 mod nft;
 mod routes;
-mod sysctl;
+pub(crate) mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

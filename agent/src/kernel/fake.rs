@@ -1,1 +1,1 @@
-//! x
+//! A kernel in memory, that can fail at any call.

@@ -1,6 +1,8 @@
 //! The real kernel: rtnetlink for links and routes, files for parameters, the program `nft` for nftables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -178,17 +180,8 @@ pub(crate) fn dump_routes(
     keep: impl Fn(&message::SeenRoute) -> bool,
 ) -> Result<Vec<message::SeenRoute>, KernelError> {
     let mut routes: Vec<message::SeenRoute> = Vec::new();
-    // A socket of its own for the names: the other one is busy with the dump.
+    let names_from = name_socket()?;
     let mut names = BTreeMap::new();
-    let names_from = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )
-    .map_err(|errno| KernelError::Io {
-        action: "open a socket".to_owned(),
-        source: errno.into(),
-    })?;
     let mut name_of = |index: u32| -> String {
         let name = || netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
         names.entry(index).or_insert_with(name).clone()
@@ -220,5 +213,58 @@ pub(crate) fn index_of(socket: &NetlinkSocket, name: &str) -> Result<u32, Kernel
             action: format!("find the index of link {name}"),
             source: other.into(),
         },
+    })
+}
+
+/// One link of the socket's namespace.
+pub(crate) fn link(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Link>, KernelError> {
+    let action = format!("get link {name}");
+    match socket.ask(&message::get_link(name), &action, message::parse_link) {
+        Ok((_, link)) => Ok(Some(link)),
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The route that the kernel takes to an address, as the tables have it; `None`: there is none.
+pub(crate) fn route_to(
+    socket: &mut NetlinkSocket,
+    address: IpAddr,
+) -> Result<Option<message::SeenRoute>, KernelError> {
+    let names_from = name_socket()?;
+    let mut name_of =
+        |index| netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
+    let action = format!("get the route to {address}");
+    let parse = |payload: &[u8]| message::parse_route(payload, &mut name_of);
+    match socket.ask(&message::get_route(address), &action, parse) {
+        Ok(route) => Ok(route),
+        Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The addresses of one link.
+pub(crate) fn addresses(socket: &mut NetlinkSocket, index: u32) -> Result<BTreeSet<IpAddr>, KernelError> {
+    let mut addresses = BTreeSet::new();
+    socket.dump(&message::dump_addresses(), "list the addresses", |payload| {
+        match payload {
+            None => addresses.clear(),
+            Some(payload) => addresses.extend(message::parse_address_of(payload, index)?),
+        }
+        Ok(())
+    })?;
+    Ok(addresses)
+}
+
+/// Netlink sockets are busy during a dump; names of links are asked for through one of another kind.
+fn name_socket() -> Result<OwnedFd, KernelError> {
+    rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )
+    .map_err(|errno| KernelError::Io {
+        action: "open a socket".to_owned(),
+        source: errno.into(),
     })
 }

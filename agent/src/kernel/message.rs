@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, NlasIterator};
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteScope,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -30,6 +31,7 @@ const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTM_F_CLONED: u32 = 0x200;
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 const ROUTE_HEADER_BYTES: usize = 12;
 const NEXT_HOP_HEADER_BYTES: usize = 8;
 
@@ -43,6 +45,11 @@ const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
 const LINK_HEADER_BYTES: usize = 16;
+
+// linux/if_addr.h
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const ADDRESS_HEADER_BYTES: usize = 8;
 
 /// Address family of an address.
 pub(crate) fn family(is_ipv6: bool) -> AddressFamily {
@@ -68,6 +75,52 @@ pub(crate) fn dump_links() -> RouteNetlinkMessage {
         .attributes
         .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     RouteNetlinkMessage::GetLink(message)
+}
+
+/// A request for one link, without its statistics.
+pub(crate) fn get_link(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// A request for the entry of the routing tables that leads to an address.
+pub(crate) fn get_route(address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address.is_ipv6());
+    message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
+    message.header.flags = RouteFlags::from_bits_retain(RTM_F_FIB_MATCH);
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::from(address)));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// A request for all addresses.
+pub(crate) fn dump_addresses() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
+}
+
+/// Reads an address; `None` if it belongs to another link.
+pub(crate) fn parse_address_of(payload: &[u8], index: u32) -> Result<Option<IpAddr>, String> {
+    let header: &[u8; ADDRESS_HEADER_BYTES] = payload.first_chunk().ok_or("address header cut short")?;
+    let [_, _, _, _, i0, i1, i2, i3] = *header;
+    if u32::from_ne_bytes([i0, i1, i2, i3]) != index {
+        return Ok(None);
+    }
+    let (mut local, mut plain) = (None, None);
+    for attribute in NlasIterator::new(payload.get(ADDRESS_HEADER_BYTES..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|error| error.to_string())?;
+        match attribute.kind() {
+            IFA_LOCAL => local = Some(address(attribute.value())?),
+            IFA_ADDRESS => plain = Some(address(attribute.value())?),
+            _ => {}
+        }
+    }
+    Ok(local.or(plain))
 }
 
 /// The request for a change. `index_of` finds the index of an interface.

@@ -7,7 +7,7 @@
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
-mod linux;
+pub(crate) mod linux;
 pub(crate) mod message;
 pub mod netlink;
 mod nft;

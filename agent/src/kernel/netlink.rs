@@ -158,6 +158,38 @@ impl NetlinkSocket {
         })
     }
 
+    /// Asks for one object and parses the answer.
+    ///
+    /// # Errors
+    /// When the kernel refuses (it does not have the object), does not answer, or the answer does not parse.
+    pub fn ask<T>(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        action: &str,
+        mut parse: impl FnMut(&[u8]) -> Result<T, String>,
+    ) -> Result<T, KernelError> {
+        let request = self.serialize(message, NLM_F_REQUEST);
+        let sequence = self.sequence;
+        let mut found = None;
+        let mut outcome = self.send(&request).map(|()| Flow::Continue).map_err(Failure::Io);
+        while let (Ok(Flow::Continue), None) = (&outcome, &found) {
+            outcome = self.receive(|received| {
+                if received.sequence == sequence {
+                    match received.kind {
+                        NLMSG_ERROR => parse_error(&received)?,
+                        _ => found = Some(parse(received.payload).map_err(Failure::Malformed)?),
+                    }
+                }
+                Ok(Flow::Continue)
+            });
+        }
+        outcome.map_err(|failure| failure.into_error(action.to_owned()))?;
+        found.ok_or_else(|| KernelError::Malformed {
+            action: action.to_owned(),
+            reason: "no answer".to_owned(),
+        })
+    }
+
     /// Packs as many requests as fit into one datagram, at least one: the datagram, how many, the first sequence number.
     fn pack(&mut self, requests: &[Request]) -> (Vec<u8>, usize, u32) {
         let first_sequence = self.sequence.wrapping_add(1);

@@ -1,0 +1,116 @@
+//! What CNI CHECK wants to know: is everything still as ADD left it?
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use netlink_packet_route::AddressFamily;
+
+use super::{PodLink, PodLinkError, gateways, in_pod, namespace};
+use crate::desired::{RouteKey, RoutePath};
+use crate::kernel::netlink::NetlinkSocket;
+use crate::kernel::{KernelError, Link, linux};
+use crate::ours;
+
+/// What differs from how [`super::create`] made it and the dataplane keeps it, one sentence each; empty: all is right.
+///
+/// # Errors
+/// When the namespace cannot be entered or the kernel cannot be asked.
+pub fn inspect(pod_namespace: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>, PodLinkError> {
+    let host_namespace = namespace::current().map_err(PodLinkError::Namespace)?;
+    namespace::must_differ(pod_namespace, host_namespace.as_fd())?;
+    let pod = in_pod(pod_namespace, || look_at_pod(link))?;
+    let mut wrong = pod.wrong;
+    let mut host = NetlinkSocket::open()?;
+    let name = &link.host_interface;
+    let Some(found) = linux::link(&mut host, name)? else {
+        wrong.push(format!("there is no link {name} on the host"));
+        return Ok(wrong);
+    };
+    inspect_host_end(name, &found, pod.index, &mut wrong);
+    for address in &link.addresses {
+        let expected = RouteKey::main((*address).into());
+        let route = linux::route_to(&mut host, *address)?;
+        let is_right = route.as_ref().is_some_and(|route| {
+            route.key == expected
+                && route.path
+                    == Some(RoutePath::Link {
+                        interface: name.clone(),
+                    })
+        });
+        if !is_right {
+            wrong.push(format!("the host has no route to {address} through {name}"));
+        }
+    }
+    Ok(wrong)
+}
+
+struct PodEnd {
+    index: Option<u32>,
+    wrong: Vec<String>,
+}
+
+fn look_at_pod(link: &PodLink) -> Result<PodEnd, KernelError> {
+    let mut socket = NetlinkSocket::open()?;
+    let ifname = &link.id.ifname;
+    let Some(found) = linux::link(&mut socket, ifname)? else {
+        return Ok(PodEnd {
+            index: None,
+            wrong: vec![format!("there is no link {ifname} in the pod")],
+        });
+    };
+    let mut wrong = Vec::new();
+    if !found.up {
+        wrong.push(format!("{ifname} in the pod is down"));
+    }
+    if link.mac.is_some() && found.mac != link.mac {
+        wrong.push(format!(
+            "{ifname} in the pod has another MAC address than it was given"
+        ));
+    }
+    let addresses = linux::addresses(&mut socket, found.index)?;
+    for address in link
+        .addresses
+        .iter()
+        .filter(|address| !addresses.contains(*address))
+    {
+        wrong.push(format!("{ifname} in the pod lacks the address {address}"));
+    }
+    for (gateway, any) in gateways(&link.addresses) {
+        let family = if gateway.is_ipv6() {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        let is_default = |route: &crate::kernel::message::SeenRoute| {
+            let destination = route.key.destination;
+            let leads_to_gateway = matches!(&route.path, Some(RoutePath::Via { gateways })
+                if gateways.iter().any(|hop| hop.address == gateway));
+            destination.prefix() == 0 && destination.network() == any && leads_to_gateway
+        };
+        if linux::dump_routes(&mut socket, family, None, is_default)?.is_empty() {
+            wrong.push(format!("the pod has no default route through {gateway}"));
+        }
+    }
+    Ok(PodEnd {
+        index: Some(found.index),
+        wrong,
+    })
+}
+
+fn inspect_host_end(name: &str, found: &Link, pod_index: Option<u32>, wrong: &mut Vec<String>) {
+    if !ours::is_our_link(name, found) {
+        wrong.push(format!("{name} on the host was not made by Calidris"));
+    }
+    if !found.up {
+        wrong.push(format!("{name} on the host is down"));
+    }
+    if found.mac != Some(ours::HOST_MAC) {
+        wrong.push(format!(
+            "{name} on the host has another MAC address than ee:ee:ee:ee:ee:ee"
+        ));
+    }
+    if pod_index.is_some() && found.peer_index != pod_index {
+        wrong.push(format!(
+            "{name} on the host is not the other end of the pod's interface"
+        ));
+    }
+}
