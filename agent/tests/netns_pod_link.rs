@@ -1,5 +1,7 @@
 //! Pod links on the real kernel, in namespaces: a pod is made, talks to the host, and goes without a trace.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
+
 mod namespaces;
 
 use std::collections::BTreeSet;
