@@ -1,7 +1,8 @@
-#![expect(unsafe_code, reason = "the standard library has no way to catch a signal")]
 //! SIGINT and SIGTERM become a flag, so that an interrupted lab takes itself down.
 //!
 //! The handler only stores to an atomic; whoever waits (see [`crate::eventually`]) looks at it.
+
+#![expect(unsafe_code, reason = "the standard library has no way to catch a signal")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
