@@ -11,6 +11,7 @@
 //! - Every call ends within a time of the implementation's choosing.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::error::ErrorClass;
 
@@ -21,6 +22,26 @@ pub trait Store: Send + Sync {
 
     /// Commits `txn` whole or not at all.
     fn commit(&self, txn: &Txn) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send;
+}
+
+impl<S: Store> Store for &S {
+    fn read(&self, ranges: &[Range]) -> impl Future<Output = Result<Snapshot, StoreError>> + Send {
+        (**self).read(ranges)
+    }
+
+    fn commit(&self, txn: &Txn) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send {
+        (**self).commit(txn)
+    }
+}
+
+impl<S: Store> Store for Arc<S> {
+    fn read(&self, ranges: &[Range]) -> impl Future<Output = Result<Snapshot, StoreError>> + Send {
+        (**self).read(ranges)
+    }
+
+    fn commit(&self, txn: &Txn) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send {
+        (**self).commit(txn)
+    }
 }
 
 /// What to read.
