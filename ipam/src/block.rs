@@ -151,6 +151,11 @@ impl AllocationBlock {
         self.affinity.as_deref()?.strip_prefix("host:")
     }
 
+    /// Its owner as stored: `host:NODE`, `virtual:NAME`, or `None`.
+    pub fn owner(&self) -> Option<&str> {
+        self.affinity.as_deref()
+    }
+
     /// Whether it belongs to nobody, neither a node nor something virtual.
     pub fn is_ownerless(&self) -> bool {
         self.affinity.is_none()
@@ -192,6 +197,24 @@ impl AllocationBlock {
                     attribute,
                 })
             })
+    }
+
+    /// The attributes of every allocated address, one per address, ascending.
+    pub fn allocated_attributes(&self) -> impl Iterator<Item = &AllocationAttribute> + '_ {
+        let indexes = self.allocations.iter().flatten();
+        indexes.filter_map(|&index| self.attributes.get(index))
+    }
+
+    /// The allocation of `address`, if it is of this block and allocated.
+    pub fn allocation(&self, address: IpAddr) -> Option<Allocation> {
+        let ordinal = ordinal_of(self.cidr, address)?;
+        let index = (*self.allocations.get(ordinal)?)?;
+        Some(Allocation {
+            address,
+            block: self.cidr,
+            sequence_number: self.allocation_sequence_number(ordinal),
+            attribute: self.attributes.get(index)?.clone(),
+        })
     }
 
     /// The addresses that `handle_id` has, ascending.
@@ -255,6 +278,16 @@ impl AllocationBlock {
         let mut next = self.clone();
         next.affinity = Some(host_affinity(owner));
         next.affinity_claim_time = Some(now.rfc3339());
+        next.sequence_number = self.sequence_number.wrapping_add(1);
+        next
+    }
+
+    /// The same block in nobody's hands. What is allocated stays.
+    #[must_use]
+    pub fn disowned(&self) -> Self {
+        let mut next = self.clone();
+        next.affinity = None;
+        next.affinity_claim_time = None;
         next.sequence_number = self.sequence_number.wrapping_add(1);
         next
     }
@@ -338,13 +371,21 @@ impl AllocationBlock {
 }
 
 impl AllocationAttribute {
-    /// Whether this is `handle_id`'s. Calico once stored handles with a carriage return and more behind it; what is
-    /// before it counts.
-    pub fn belongs_to(&self, handle_id: &str) -> bool {
+    /// The handle. Calico once stored handles with a carriage return and more behind it; what is before it counts.
+    pub fn handle(&self) -> Option<&str> {
         self.handle_id
             .as_deref()
             .and_then(|stored| stored.split('\r').next())
-            == Some(handle_id)
+    }
+
+    /// Whether this is `handle_id`'s.
+    pub fn belongs_to(&self, handle_id: &str) -> bool {
+        self.handle() == Some(handle_id)
+    }
+
+    /// Whether the address was released and rests (Calico's `ipCooldownSeconds`): nobody has it, nobody gets it yet.
+    pub fn is_resting(&self) -> bool {
+        self.extra.get("releasedAt").is_some_and(|at| !at.is_null())
     }
 }
 

@@ -5,10 +5,14 @@
 
 use crate::affinity::{Affinity, NodeBlock};
 use crate::block::{Allocation, AllocationBlock};
-use crate::error::{AssignError, Family, ReadError, ReleaseError};
+use crate::error::{AssignError, Family, ReadError, ReleaseError, RepairError};
 use crate::handle::Handle;
+use crate::inventory::Inventory;
 use crate::keys;
-use crate::plan::{AssignRequest, Assigned, Decision, ReleaseRequest, Released, plan_assign, plan_release};
+use crate::plan::{
+    AssignRequest, Assigned, Decision, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
+    plan_release, plan_repair,
+};
 use crate::store::{CommitOutcome, Range, Store, StoreError};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
@@ -86,6 +90,25 @@ impl<S: Store> Ipam<S> {
                 return Ok(released);
             }
         }
+    }
+
+    /// Carries out one repair.
+    pub async fn repair(&self, request: &RepairRequest) -> Result<Repaired, RepairError> {
+        match self.run(|view| plan_repair(view, request)).await {
+            Ok(Success::Committed(outcome)) => Ok(outcome),
+            // The attempt whose answer was lost did it (or somebody else did).
+            Ok(Success::Found { outcome, unresolved }) => Ok(unresolved.unwrap_or(outcome)),
+            Err(Failure::Store(error)) => Err(error.into()),
+            Err(Failure::Contention) => Err(RepairError::Contention {
+                attempts: MAX_ATTEMPTS,
+            }),
+            Err(Failure::Refused(refusal)) => Err(refusal.into()),
+        }
+    }
+
+    /// Everything that is kept, at one revision. For operators: a large cluster has hundreds of megabytes.
+    pub async fn inventory(&self) -> Result<Inventory, StoreError> {
+        Ok(Inventory::parse(&self.store.read(&Inventory::ranges()).await?))
     }
 
     /// The blocks that `node` has or is claiming, IPv4 first. Announce and route the confirmed ones only.

@@ -181,6 +181,71 @@ pub enum ReleaseRefusal {
     },
 }
 
+/// Why nothing was repaired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// The datastore failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else was faster, every time.
+    #[error("gave up after {attempts} attempts: other writers were faster each time")]
+    Contention {
+        /// Number of transactions tried.
+        attempts: u32,
+    },
+    /// The repair must not be carried out.
+    #[error(transparent)]
+    Refused(#[from] RepairRefusal),
+}
+
+/// Why a repair must not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairRefusal {
+    /// `datastoreReady` is false.
+    #[error(
+        "Calico is currently not ready to process requests: the datastore is locked (datastoreReady is false)"
+    )]
+    DatastoreLocked,
+    /// The request makes no sense in itself.
+    #[error("invalid request: {0}")]
+    InvalidRequest(String),
+    /// A value that is needed cannot be read.
+    #[error(transparent)]
+    Corrupt(#[from] ResourceError),
+    /// What the repair is based on has changed since the caller looked.
+    #[error("{what} has changed: its sequence number is {present}, not {expected}")]
+    Changed {
+        /// What.
+        what: String,
+        /// The caller's number.
+        expected: u64,
+        /// The number now.
+        present: u64,
+    },
+    /// The block to give back has addresses in use.
+    #[error("block {block} has {allocated} addresses in use")]
+    InUse {
+        /// The block.
+        block: IpNetwork,
+        /// How many.
+        allocated: usize,
+    },
+    /// The address to free has a handle: it is released by that.
+    #[error("{address} belongs to handle {handle_id:?}: release that")]
+    HasHandle {
+        /// The address.
+        address: IpAddr,
+        /// Its handle.
+        handle_id: String,
+    },
+    /// A key that the caller wants to delete has changed.
+    #[error("{key} was changed by somebody else")]
+    ExtraConflict {
+        /// The key.
+        key: String,
+    },
+}
+
 /// Why a question was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -213,6 +278,23 @@ impl ReleaseError {
             Self::Refused(ReleaseRefusal::ExtraConflict { .. } | ReleaseRefusal::Reassigned { .. }) => {
                 ErrorClass::Reevaluate
             }
+            Self::Refused(_) => ErrorClass::Refused,
+        }
+    }
+}
+
+impl RepairError {
+    /// What the caller can do.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Store(error) => error.class(),
+            Self::Contention { .. } => ErrorClass::Transient,
+            Self::Refused(
+                RepairRefusal::Changed { .. }
+                | RepairRefusal::InUse { .. }
+                | RepairRefusal::HasHandle { .. }
+                | RepairRefusal::ExtraConflict { .. },
+            ) => ErrorClass::Reevaluate,
             Self::Refused(_) => ErrorClass::Refused,
         }
     }

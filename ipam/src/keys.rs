@@ -32,6 +32,8 @@ pub const IP_POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
 pub const IP_RESERVATIONS: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
 /// Prefix of the nodes.
 pub const NODES: &str = "/calico/resources/v3/projectcalico.org/nodes/";
+/// Prefix of the workload endpoints.
+pub const WORKLOAD_ENDPOINTS: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
 /// The one ClusterInformation, which says whether the datastore may be used.
 pub const CLUSTER_INFORMATION: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
 
@@ -44,6 +46,16 @@ pub fn block(cidr: IpNetwork) -> String {
 pub fn parse_block(key: &str) -> Option<IpNetwork> {
     let (family, cidr) = key.strip_prefix(BLOCKS)?.split_once("/block/")?;
     parse_cidr(family, cidr)
+}
+
+/// The blocks that `address` can be in: one of each size that Calico allows (/20 to /32, /116 to /128).
+pub fn possible_blocks(address: IpAddr) -> Vec<IpNetwork> {
+    let sizes = if address.is_ipv4() { 20..=32 } else { 116..=128 };
+    let of_size = |size| {
+        let around = IpNetwork::new(address, size).ok()?;
+        IpNetwork::new(around.network(), size).ok()
+    };
+    sizes.filter_map(of_size).collect()
 }
 
 /// The key of a node's affinity to a block.

@@ -24,15 +24,19 @@
 //! No clock, no randomness, no hash-map order: `now` is an argument, the start of a search is a hash of the node's name.
 
 mod affinity;
+mod audit;
 mod block;
 mod client;
+mod collector;
 mod config;
 mod error;
 mod handle;
+mod inventory;
 pub mod keys;
 mod memory;
 mod plan;
 mod pool;
+mod removal;
 mod resource;
 mod selector;
 mod store;
@@ -40,21 +44,27 @@ mod timestamp;
 mod view;
 
 pub use affinity::{Affinity, AffinityState, NodeBlock};
+pub use audit::{AllocationId, Finding, Repair, Running, User, audit};
 pub use block::{Allocation, AllocationAttribute, AllocationBlock, BlockError};
 pub use client::Ipam;
+pub use collector::{Act, Alive, Collector, CollectorConfig, Proof};
 pub use config::{ClusterInformation, ClusterInformationSpec, IpamConfig, Node, NodeSpec};
 pub use error::{
     AssignError, AssignRefusal, ErrorClass, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal,
+    RepairError, RepairRefusal,
 };
 pub use handle::Handle;
+pub use inventory::{Inventory, Pool, Unreadable, Workload};
 pub use memory::MemoryStore;
 pub use plan::{
-    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraWrite,
-    IntendedUse, ReleaseOnly, ReleaseRequest, Released, plan_assign, plan_release,
+    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraGuard,
+    ExtraWrite, IntendedUse, ReleaseOnly, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
+    plan_release, plan_repair,
 };
 pub use pool::{
     AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpReservation, IpReservationSpec, PoolError,
 };
+pub use removal::{RemovalStep, plan_node_removal};
 pub use resource::{Metadata, Resource, ResourceError};
 pub use selector::{Selector, SelectorError};
 pub use store::{CommitOutcome, Guard, KeyValue, Range, Snapshot, Store, StoreError, Txn, Write};

@@ -69,6 +69,19 @@ impl UnixNanos {
         seconds.checked_mul(NANOS).map(Self)
     }
 
+    /// Reads the form of [`UnixNanos::go_string`], in UTC; anything else is `None`.
+    pub fn parse_go_string(text: &str) -> Option<Self> {
+        let (date, rest) = text.split_once(' ')?;
+        let time = rest.strip_suffix(" +0000 UTC")?;
+        let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
+        if fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let nanos: i64 = format!("{fraction:0<9}").parse().ok()?;
+        let whole = Self::parse_rfc3339(&format!("{date}T{time}Z"))?;
+        whole.0.checked_add(nanos).map(Self)
+    }
+
     fn civil(self) -> Civil {
         let seconds = self.0.div_euclid(NANOS);
         let (days, time) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
@@ -157,6 +170,12 @@ mod tests {
         for day in -106_000..106_000 {
             let time = UnixNanos(day * DAY * NANOS + 45_296 * NANOS);
             assert_eq!(UnixNanos::parse_rfc3339(&time.rfc3339()), Some(time), "{time}");
+            let time = UnixNanos(time.0 + 120_000_001 * (day & 7));
+            assert_eq!(
+                UnixNanos::parse_go_string(&time.go_string()),
+                Some(time),
+                "{time}"
+            );
         }
     }
 
@@ -170,6 +189,15 @@ mod tests {
             "+026-11-21T01:31:08Z",
         ] {
             assert_eq!(UnixNanos::parse_rfc3339(text), None, "{text}");
+        }
+        for text in [
+            "",
+            "2026-11-21T01:31:08Z",
+            "2026-11-21 01:31:08 +0100 CET",
+            "2026-11-21 01:31:08.1234567890 +0000 UTC",
+            "2026-11-21 01:31:08.-5 +0000 UTC",
+        ] {
+            assert_eq!(UnixNanos::parse_go_string(text), None, "{text}");
         }
     }
 }

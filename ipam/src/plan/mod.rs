@@ -1,6 +1,6 @@
 //! From what was read and what is asked to one transaction, or to a refusal. Pure: same input, same output.
 //!
-//! [`plan_assign`] and [`plan_release`] run again from the start whenever the view has grown or a transaction was
+//! [`plan_assign`], [`plan_release`] and [`plan_repair`] run again from the start whenever the view has grown or a transaction was
 //! refused; they keep nothing in between.
 
 mod assign;
@@ -8,6 +8,7 @@ mod automatic;
 mod draft;
 mod pools;
 mod release;
+mod repair;
 mod search;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use ipnetwork::IpNetwork;
 
 pub use assign::plan_assign;
 pub use release::plan_release;
+pub use repair::{RepairRequest, Repaired, plan_repair};
 
 use crate::config::ClusterInformation;
 use crate::keys;
@@ -111,6 +113,15 @@ pub struct ExtraDelete {
     pub expect: Expect,
 }
 
+/// A key that the caller only looks at: a release happens if it is still as expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtraGuard {
+    /// The key.
+    pub key: String,
+    /// What must be true of it.
+    pub expect: Expect,
+}
+
 /// What must be true of a key for a write of the caller to happen. If it is not, nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -151,6 +162,8 @@ pub struct ReleaseRequest {
     pub only: Vec<ReleaseOnly>,
     /// Keys to delete in the same transaction (the WorkloadEndpoint).
     pub extra_deletes: Vec<ExtraDelete>,
+    /// Keys that must be as expected for anything to happen, at most 32.
+    pub extra_guards: Vec<ExtraGuard>,
 }
 
 /// One address to release.

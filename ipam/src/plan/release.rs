@@ -23,8 +23,8 @@ use super::{
 
 /// Blocks changed by one transaction at most: keeps it below etcd's 128 operations.
 const MAX_BLOCKS: usize = 32;
-/// Extra deletes of one request at most, for the same reason.
-const MAX_EXTRA_DELETES: usize = 32;
+/// Extra deletes, and extra guards, of one request at most, for the same reason.
+const MAX_EXTRAS: usize = 32;
 
 type Plan<T> = Result<T, Stop<ReleaseRefusal>>;
 
@@ -49,6 +49,12 @@ fn try_plan(view: &View, request: &ReleaseRequest) -> Plan<Decision<Released, Re
             .iter()
             .map(|extra| Range::Key(extra.key.clone())),
     );
+    needed.extend(
+        request
+            .extra_guards
+            .iter()
+            .map(|extra| Range::Key(extra.key.clone())),
+    );
     view.require(needed)?;
     let (ready, ready_guard) = datastore_ready(view)?;
     if !ready {
@@ -56,6 +62,7 @@ fn try_plan(view: &View, request: &ReleaseRequest) -> Plan<Decision<Released, Re
     }
     let stored = view.get(&handle_key)?;
     let mut release = Release::new(view, ready_guard);
+    release.extra_guards(request)?;
     if let Some(kv) = stored {
         let handle = Handle::parse(&handle_key, &kv.value)?;
         release.guards.insert(handle_key.clone(), kv.mod_revision);
@@ -76,11 +83,15 @@ fn validate(request: &ReleaseRequest) -> Result<(), String> {
             "handle {id:?} is empty, too long, or has a slash or control character"
         ));
     }
-    if request.extra_deletes.len() > MAX_EXTRA_DELETES {
-        let count = request.extra_deletes.len();
-        return Err(format!(
-            "{count} extra deletes, at most {MAX_EXTRA_DELETES} in one request"
-        ));
+    for (what, count) in [
+        ("deletes", request.extra_deletes.len()),
+        ("guards", request.extra_guards.len()),
+    ] {
+        if count > MAX_EXTRAS {
+            return Err(format!(
+                "{count} extra {what}, at most {MAX_EXTRAS} in one request"
+            ));
+        }
     }
     Ok(())
 }
@@ -157,6 +168,18 @@ impl<'a> Release<'a> {
             self.writes.insert(key, (!gone).then(|| next.to_json()));
         }
         Ok(handle.with_count(cidr, left as u64))
+    }
+
+    fn extra_guards(&mut self, request: &ReleaseRequest) -> Plan<()> {
+        for extra in &request.extra_guards {
+            let Ok(revision) = expected_revision(self.view, &extra.key, extra.expect)? else {
+                let key = extra.key.clone();
+                return Err(Stop::Refuse(ReleaseRefusal::ExtraConflict { key }));
+            };
+            self.guards
+                .extend(revision.map(|revision| (extra.key.clone(), revision)));
+        }
+        Ok(())
     }
 
     fn extra_deletes(&mut self, request: &ReleaseRequest) -> Plan<()> {

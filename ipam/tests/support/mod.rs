@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use calidris_ipam::{MemoryStore, UnixNanos};
+use calidris_ipam::{Inventory, Ipam, MemoryStore, UnixNanos};
 
 /// Runs a future that is ready at once, as all are on the memory store.
 pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
@@ -64,4 +64,37 @@ pub(crate) fn dump(store: &MemoryStore) -> BTreeMap<String, String> {
 /// 2026-11-21T01:00:00Z and `seconds` more.
 pub(crate) fn at(seconds: i64) -> UnixNanos {
     UnixNanos(1_795_222_800_000_000_000 + seconds * 1_000_000_000)
+}
+
+/// State 11 without what was made wrong in it: the tunnel addresses of node-a, the endpoint whose address was released
+/// by hand, and the one that was written by hand. The audit finds nothing there.
+pub(crate) fn clean() -> BTreeMap<String, String> {
+    let mut state = state(11);
+    let endpoints = "/calico/resources/v3/projectcalico.org/workloadendpoints";
+    for endpoint in [
+        "default/node--a-cni-c0ffee06-eth0",
+        "shop/node--b-k8s-web--7d4b9c6f5--x2x9z-eth0",
+    ] {
+        state.remove(&format!("{endpoints}/{endpoint}")).unwrap();
+    }
+    let node = state
+        .get_mut("/calico/resources/v3/projectcalico.org/nodes/node-a")
+        .unwrap();
+    let tunnels = [
+        ",\"ipv4IPIPTunnelAddr\":\"10.244.0.1\"",
+        "\"ipv4VXLANTunnelAddr\":\"10.244.0.2\",",
+    ];
+    for tunnel in tunnels {
+        assert!(node.contains(tunnel));
+        *node = node.replace(tunnel, "");
+    }
+    state
+}
+
+/// The inventory of `state`.
+pub(crate) fn inventory(state: &BTreeMap<String, String>) -> Inventory {
+    let pairs = state
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+    now_or_never(Ipam::new(MemoryStore::with(pairs)).inventory()).unwrap()
 }
