@@ -1,6 +1,6 @@
 //! The audit on the states of a real Calico, beside what calicoctl found there, and on states made wrong on purpose.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
