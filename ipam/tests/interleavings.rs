@@ -166,7 +166,7 @@ impl Request {
                 let request = ReleaseRequest {
                     handle_id: handle.clone(),
                     only,
-                    extra_deletes: Vec::new(),
+                    ..ReleaseRequest::default()
                 };
                 let _ = ipam.release(&request).await;
                 None
