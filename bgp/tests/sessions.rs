@@ -1,4 +1,5 @@
 //! Sessions between speakers on virtual time: coming up, colliding, failing, ending.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod simulation;
 

@@ -315,7 +315,7 @@ fn log(event: LogEvent) {
         LogEvent::Down { peer, closed } => debug!(peer, reason = %closed.reason, "connection ended"),
         LogEvent::UpdateErrors { peer, text } => warn!(peer, error = text, "malformed UPDATE survived"),
         LogEvent::StaleRoutesRemoved { peer } => {
-            warn!(peer, "the peer did not come back in time: its routes are gone")
+            warn!(peer, "the peer did not come back in time: its routes are gone");
         }
         LogEvent::InSync => info!("all peers have sent their tables, or their time is over"),
     }

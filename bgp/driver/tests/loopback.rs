@@ -1,4 +1,5 @@
 //! Two speakers on the loopback interface, with real sockets.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -21,6 +21,7 @@ pub(crate) struct RouteView<'a> {
 
 /// What a policy made of a route.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "lives for one evaluation, on the stack")]
 pub(crate) enum Outcome<'a> {
     /// It passes, with these attributes.
     Accept(Cow<'a, Attributes>),

@@ -176,10 +176,10 @@ impl Speaker {
             };
             match reach.nlri {
                 FamilyNlri::Ipv4(field) => {
-                    announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables)
+                    announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables);
                 }
                 FamilyNlri::Ipv6(field) => {
-                    announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables)
+                    announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables);
                 }
             }
             tables.attrs.release(received);

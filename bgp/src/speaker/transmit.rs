@@ -30,6 +30,9 @@ const TRIM_FROM: usize = 256;
 /// What became of a set from a source, within one batch; `None` is not announced.
 type ExportCache = HashMap<(AttrId, SourceId), Option<AttrId>, FixedState>;
 
+/// Destinations to announce with one attribute set.
+type Announced<F> = (AttrId, Vec<(DestId, <F as Family>::Prefix)>);
+
 /// What making UPDATEs for one peer needs besides the tables.
 struct Outlet<'a> {
     index: u32,
@@ -122,7 +125,7 @@ impl Outlet<'_> {
         let batch = adj_rib_out.next_batch(&tables.loc_rib, BATCH, &mut dests);
         let mut cache = ExportCache::default();
         let mut withdrawn: Vec<F::Prefix> = Vec::new();
-        let mut announced: Vec<(AttrId, Vec<(DestId, F::Prefix)>)> = Vec::new();
+        let mut announced: Vec<Announced<F>> = Vec::new();
         let mut places: BTreeMap<AttrId, usize> = BTreeMap::new();
         let resend = batch.is_some_and(|batch| batch.resend);
         for dest in dests {
