@@ -281,6 +281,33 @@ impl Speaker {
         self.update_sync(now);
     }
 
+    /// Asks a peer to send all its routes of a family again (RFC 2918). `false` when there is no such session or it cannot.
+    pub fn request_refresh(&mut self, peer: &str, family: AfiSafi) -> bool {
+        let Some(entry) = self
+            .peers
+            .values_mut()
+            .find(|entry| entry.peer.config().name == peer)
+        else {
+            return false;
+        };
+        let able = |terms: &Negotiated| terms.route_refresh && terms.families.contains(&family);
+        let Some(connection) = entry
+            .peer
+            .established_mut()
+            .filter(|_| entry.session.as_ref().is_some_and(able))
+        else {
+            return false;
+        };
+        let mut message = Vec::new();
+        RouteRefresh {
+            family,
+            subtype: RefreshSubtype::Request,
+        }
+        .encode(&mut message);
+        connection.send(&message);
+        true
+    }
+
     /// Ends all sessions for good.
     pub fn shutdown(&mut self, farewell: &Farewell, now: Time) {
         self.leaving = *farewell == Farewell::ForRestart;

@@ -17,6 +17,9 @@ use calidris_bgp::speaker::{Action, Farewell, LogEvent};
 use calidris_bgp::status::{PeerStatus, RouteFilter, RouteStatus};
 use calidris_bgp::{PeerConfig, Speaker, SpeakerConfig, Time};
 
+/// How long an attempt to connect takes at most, as in the driver.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Steps after which a run counts as stuck.
 const MAX_STEPS: usize = 200_000;
 
@@ -41,6 +44,7 @@ enum Flight {
         to: End,
     },
     Bytes {
+        from: End,
         to: End,
         bytes: Vec<u8>,
     },
@@ -68,6 +72,8 @@ pub(crate) struct World {
     pipes: BTreeMap<End, End>,
     /// Pairs of nodes between which everything is lost without a word.
     cut: BTreeSet<(usize, usize)>,
+    /// Bytes that were lost on cut links and will be sent again.
+    held: BTreeMap<(usize, usize), Vec<Flight>>,
     /// Nodes that read nothing: what is sent to them is never taken by the transport.
     pub(crate) stuck: BTreeSet<usize>,
     next_port: u16,
@@ -83,6 +89,7 @@ impl World {
             sequence: 0,
             pipes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            held: BTreeMap::new(),
             stuck: BTreeSet::new(),
             next_port: 40_000,
         }
@@ -142,13 +149,19 @@ impl World {
         self.pump(node);
     }
 
-    /// From now on nothing passes between two nodes, and nobody is told.
+    /// From now on nothing passes between two nodes, and nobody is told. What connections carry is sent again after [`World::mend`].
     pub(crate) fn cut(&mut self, a: usize, b: usize) {
         self.cut.insert((a.min(b), a.max(b)));
     }
 
     pub(crate) fn mend(&mut self, a: usize, b: usize) {
-        self.cut.remove(&(a.min(b), a.max(b)));
+        let link = (a.min(b), a.max(b));
+        self.cut.remove(&link);
+        for flight in self.held.remove(&link).unwrap_or_default() {
+            self.sequence += 1;
+            self.flights
+                .insert((self.now + self.latency, self.sequence), flight);
+        }
     }
 
     /// Every connection between two nodes is reset.
@@ -312,7 +325,15 @@ impl World {
         self.nodes[node].log.extend(events);
         for (conn, bytes) in sent {
             if let Some(to) = self.pipes.get(&(node, conn)).copied() {
-                self.fly(node, to.0, Flight::Bytes { to, bytes });
+                self.fly(
+                    node,
+                    to.0,
+                    Flight::Bytes {
+                        from: (node, conn),
+                        to,
+                        bytes,
+                    },
+                );
             }
         }
     }
@@ -323,6 +344,9 @@ impl World {
                 let local = SocketAddr::new(self.nodes[node].address, self.next_port);
                 self.next_port += 1;
                 let from = (node, conn);
+                self.sequence += 1;
+                let timeout = (self.now + CONNECT_TIMEOUT, self.sequence);
+                self.flights.insert(timeout, Flight::Refused { to: from });
                 match self.nodes.iter().position(|other| other.address == remote.ip()) {
                     Some(target) => self.fly(node, target, Flight::Syn { from, local, remote }),
                     None => self.fly(node, node, Flight::Refused { to: from }),
@@ -335,6 +359,7 @@ impl World {
                             node,
                             to.0,
                             Flight::Bytes {
+                                from: (node, conn),
                                 to,
                                 bytes: last_words,
                             },
@@ -353,7 +378,12 @@ impl World {
     }
 
     fn fly(&mut self, from: usize, to: usize, flight: Flight) {
-        if self.cut.contains(&(from.min(to), from.max(to))) {
+        let link = (from.min(to), from.max(to));
+        if self.cut.contains(&link) {
+            // TCP sends again what got no answer; a FIN is given up soon.
+            if matches!(flight, Flight::Bytes { .. }) {
+                self.held.entry(link).or_default().push(flight);
+            }
             return;
         }
         self.sequence += 1;
@@ -407,7 +437,7 @@ impl World {
                     speaker.handle_connect_failed(to.1, "refused", now)
                 });
             }
-            Flight::Bytes { to, bytes }
+            Flight::Bytes { to, bytes, .. }
                 if self.nodes[to.0].speaker.is_some() && self.pipes.contains_key(&to) =>
             {
                 self.call(to.0, |speaker, now| speaker.handle_data(to.1, &bytes, now));
@@ -420,7 +450,9 @@ impl World {
                     });
                 }
             }
-            Flight::SynAck { .. } | Flight::Refused { .. } | Flight::Bytes { .. } => {}
+            // The kernel of a connection that is gone answers with a reset.
+            Flight::Bytes { from, to, .. } => self.fly(to.0, from.0, Flight::Fin { to: from }),
+            Flight::SynAck { .. } | Flight::Refused { .. } => {}
         }
     }
 }
