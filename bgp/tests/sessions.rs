@@ -219,7 +219,7 @@ fn an_administrative_shutdown_reaches_the_peer_with_its_words() {
     let mut world = pair(Duration::from_millis(5));
     up(&mut world);
     world.call(0, |speaker, now| {
-        speaker.shutdown(&Farewell::Cease("kernel upgrade".into()), now)
+        speaker.shutdown(&Farewell::Cease("kernel upgrade".into()), now);
     });
     world.run_until(MINUTE, "peer hears of it", |w| !w.established(1, "a"));
     let error = world.peer(1, "a").last_error.expect("error");

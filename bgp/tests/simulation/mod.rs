@@ -176,7 +176,7 @@ impl World {
             self.pipes.remove(&end);
             if self.nodes[end.0].speaker.is_some() {
                 self.call(end.0, |speaker, now| {
-                    speaker.handle_transport_closed(end.1, "reset", now)
+                    speaker.handle_transport_closed(end.1, "reset", now);
                 });
             }
         }
@@ -429,12 +429,12 @@ impl World {
             } if self.nodes[to.0].speaker.is_some() => {
                 self.pipes.insert(to, peer);
                 self.call(to.0, |speaker, now| {
-                    speaker.handle_connected(to.1, local, remote, now)
+                    speaker.handle_connected(to.1, local, remote, now);
                 });
             }
             Flight::Refused { to } if self.nodes[to.0].speaker.is_some() => {
                 self.call(to.0, |speaker, now| {
-                    speaker.handle_connect_failed(to.1, "refused", now)
+                    speaker.handle_connect_failed(to.1, "refused", now);
                 });
             }
             Flight::Bytes { to, bytes, .. }
@@ -446,7 +446,7 @@ impl World {
                 self.pipes.remove(&to);
                 if self.nodes[to.0].speaker.is_some() {
                     self.call(to.0, |speaker, now| {
-                        speaker.handle_transport_closed(to.1, "closed by peer", now)
+                        speaker.handle_transport_closed(to.1, "closed by peer", now);
                     });
                 }
             }
