@@ -171,7 +171,7 @@ impl AllocationBlock {
         self.sequence_number
     }
 
-    /// Whether no address is allocated (or resting).
+    /// Whether no address is allocated.
     pub fn is_empty(&self) -> bool {
         self.allocations.iter().all(Option::is_none)
     }
@@ -408,3 +408,6 @@ where
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

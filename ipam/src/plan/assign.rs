@@ -53,7 +53,7 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
         .transpose()?;
     if let Some(handle) = &handle {
         let done = already_assigned(view, request, handle, &attribute)?;
-        if !done.addresses.is_empty() {
+        if is_what_was_asked(request, &done) {
             return Ok(Decision::Done(done));
         }
     }
@@ -177,6 +177,25 @@ fn already_assigned(
     done.addresses
         .sort_by_key(|assigned| place(request, assigned.address));
     Ok(done)
+}
+
+/// Whether `done` answers `request`. It was one transaction, so that it is either all of it or another request's.
+fn is_what_was_asked(request: &AssignRequest, done: &Assigned) -> bool {
+    [(Family::V4, &request.v4), (Family::V6, &request.v6)]
+        .into_iter()
+        .all(|(family, asked)| {
+            let mut given = done
+                .addresses
+                .iter()
+                .map(|a| a.address)
+                .filter(|&address| Family::of(address) == family);
+            match asked {
+                AddressRequest::None => given.next().is_none(),
+                AddressRequest::Count(count) => given.count() == *count,
+                // They are in the order of the request, with strangers at the end.
+                AddressRequest::Exactly(addresses) => given.eq(addresses.iter().copied()),
+            }
+        })
 }
 
 /// Where an address stands in the answer: IPv4 before IPv6, named ones as they were named.
