@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config, ConfigError};
 use crate::report::StatusReport;
-use crate::{status, wiring};
+use crate::{logging, status, wiring};
 
 /// The node agent of a container network, and its operator's command line.
 #[derive(Debug, Parser)]
@@ -156,6 +156,7 @@ fn agent(args: &AgentArgs) -> Exit {
         println!("{}: valid", args.config.display());
         return Exit::Done;
     }
+    logging::start(&config.log);
     match wiring::run(config) {
         Ok(()) => Exit::Done,
         Err(error) => complain(&format!("{error:#}"), Exit::Failed),

@@ -1,4 +1,4 @@
-//! The agent's only reader of clocks and source of seeds. Everything else takes time as an argument.
+//! The agent's only reader of clocks and source of randomness. Everything else takes them as arguments.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,4 +21,15 @@ pub fn wall() -> UnixNanos {
 pub fn seed() -> u64 {
     let now = wall().0.unsigned_abs();
     now.rotate_left(17) ^ u64::from(std::process::id())
+}
+
+/// A new UUID (version 4), from the kernel. All zeros where it has none to give.
+pub fn uuid() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let text = text.trim();
+    if text.len() == 36 {
+        text.to_owned()
+    } else {
+        "00000000-0000-0000-0000-000000000000".to_owned()
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariants: the JSON form only grows ([`StatusReport::FORMAT`] changes otherwise); ages and counts, no internal state.
 
+mod compose;
 mod table;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+
+pub use compose::Parts;
 
 /// The agent at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,269 @@
-//! The composition root: builds every part and connects them. No logic.
+//! The composition root: builds every part and connects them, top to bottom. No logic.
 
-use crate::config::Config;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs the agent until it is told to end.
+use anyhow::Context as _;
+use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
+use calidris_ipam::Ipam;
+use calidris_ipam_etcd::{EtcdConfig, EtcdStore, TlsFiles};
+use ipnetwork::IpNetwork;
+use tokio::net::UnixListener;
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::cni_server::{CniServer, ServerConfig};
+use crate::config::{Config, Datastore};
+use crate::datastore::node::{Creation, NodeRecord, register};
+use crate::input::Input;
+use crate::kernel::{Kernel, Linux};
+use crate::listen::listen;
+use crate::model::Model;
+use crate::report::{DatastoreReport, Parts, StatusReport};
+use crate::sources::{self, netlink::Monitor};
+use crate::status;
+use crate::turn::{INBOX, Message, Node, NodeStatus};
+
+/// Threads for everything that waits; the node's own thread comes on top.
+const WORKERS: usize = 2;
+/// How long requests being worked on may go on when the agent ends.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// How long the status waits for the node's thread.
+const NODE_ANSWER: Duration = Duration::from_secs(3);
+
+/// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What kept it from starting.
+/// What kept it from starting, or made it stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "{}: this build cannot run an agent yet",
-        config.node_name.as_str()
-    )
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(run_on(config, runtime.handle()));
+    // A blocking thread that hangs in the kernel must not hang the exit.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
+    let started = clock::now();
+    let mut ending = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let node_name = config.node_name.as_str().to_owned();
+    info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "starting");
+
+    let cni_listener = UnixListener::from_std(listen(config.cni.socket.as_path())?)?;
+    let status_listener = UnixListener::from_std(listen(config.status.socket.as_path())?)?;
+    let (inbox, messages) = mpsc::channel(INBOX);
+    let (announcements, to_announce) = watch::channel(None);
+    let (datastore_state, datastore) = watch::channel(DatastoreReport {
+        endpoints: config.datastore.endpoints.clone(),
+        ..DatastoreReport::default()
+    });
+
+    // The monitor hears before the first read-back, so that nothing falls between the two.
+    let monitor = Monitor::open().context("cannot hear the kernel's notifications")?;
+    let mut kernel = Linux::open().context("cannot talk to the kernel")?;
+    let predecessor_left_routes = !kernel
+        .routes()
+        .context("cannot read the kernel's routes; is this root?")?
+        .is_empty();
+    spawn_monitor(monitor, kernel.port_id(), inbox.clone());
+    let mut node_thread = spawn_node(&config, kernel, announcements, messages, runtime)?;
+
+    let etcd = etcd_config(&config.datastore)?;
+    let ipam = Arc::new(Ipam::new(EtcdStore::new(etcd.clone())));
+    tokio::spawn(sources::datastore::run(
+        etcd,
+        node_name.clone(),
+        inbox.clone(),
+        datastore_state,
+    ));
+    tokio::spawn(register_node(record(&config), Arc::clone(&ipam)));
+
+    let speaker = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
+    let server = Arc::new(CniServer::new(
+        server_config(&config),
+        ipam,
+        inbox.clone(),
+        datastore.clone(),
+    ));
+    let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
+    tokio::spawn({
+        let (server, speaker) = (Arc::clone(&server), speaker.clone());
+        let report = move || {
+            let parts = (
+                node_name.clone(),
+                Arc::clone(&server),
+                speaker.clone(),
+                inbox.clone(),
+                datastore.clone(),
+            );
+            async move {
+                let (node, server, speaker, inbox, datastore) = parts;
+                let status = tokio::time::timeout(NODE_ANSWER, ask_node(&inbox))
+                    .await
+                    .unwrap_or(None);
+                let speaker = match speaker {
+                    Some(speaker) => speaker.status().await.ok(),
+                    None => None,
+                };
+                let uptime = clock::now().saturating_duration_since(started);
+                let datastore = datastore.borrow().clone();
+                StatusReport::from(Parts {
+                    node,
+                    uptime,
+                    status,
+                    datastore,
+                    speaker,
+                    cni: server.report(),
+                })
+            }
+        };
+        status::serve(status_listener, report)
+    });
+
+    let [terminate, interrupt] = &mut ending;
+    let result = tokio::select! {
+        name = named(terminate, "SIGTERM") => { info!(signal = name, "ending"); Ok(()) }
+        name = named(interrupt, "SIGINT") => { info!(signal = name, "ending"); Ok(()) }
+        _ = &mut node_thread => Err(anyhow::anyhow!("the node's thread has died; this is a defect")),
+    };
+    serving.abort();
+    let idle = async {
+        while server.report().in_progress > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(LAST_REQUESTS, idle).await.is_err() {
+        warn!("ending although CNI requests are being worked on");
+    }
+    if let Some(speaker) = speaker {
+        // Without NOTIFICATION: peers with graceful restart keep our routes for our successor (RFC 4724 §4).
+        let _already_stopped = speaker.shutdown(Shutdown::ForRestart).await;
+    }
+    info!("ended; the kernel's routes stay");
+    result
+}
+
+async fn named(signal: &mut Signal, name: &'static str) -> &'static str {
+    signal.recv().await;
+    name
+}
+
+async fn ask_node(inbox: &mpsc::Sender<Message>) -> Option<NodeStatus> {
+    let (answer, status) = oneshot::channel();
+    inbox.send(Message::Status(answer)).await.ok()?;
+    status.await.ok()
+}
+
+/// The thread that owns the model and the kernel. The receiver hears when it is gone.
+fn spawn_node(
+    config: &Config,
+    kernel: Linux,
+    announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    messages: mpsc::Receiver<Message>,
+    runtime: &Handle,
+) -> anyhow::Result<oneshot::Receiver<()>> {
+    let model = Model::new(config.node_name.as_str().to_owned());
+    let interval = config.dataplane.read_back_interval;
+    let node = Node::new(model, kernel, announcements, interval, clock::now());
+    let runtime = runtime.clone();
+    let (alive, gone) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("node".to_owned())
+        .spawn(move || {
+            // Dropped when the thread ends, however it ends.
+            let _alive: oneshot::Sender<()> = alive;
+            node.run(messages, &runtime, clock::now);
+        })?;
+    Ok(gone)
+}
+
+fn spawn_monitor(monitor: Monitor, own_port: u32, inbox: mpsc::Sender<Message>) {
+    tokio::spawn(async move {
+        if let Err(error) = monitor.run(own_port, inbox).await {
+            error!(%error, "the kernel's notifications have ended; changes are seen at the periodic read-back only");
+        }
+    });
+}
+
+async fn start_bgp(
+    config: &Config,
+    restarting: bool,
+    to_announce: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+    inbox: mpsc::Sender<Message>,
+) -> anyhow::Result<Option<BgpHandle>> {
+    let (Some(bgp), Some(router_id)) = (&config.bgp, config.router_id()) else {
+        // Nobody will send routes: those a predecessor learned are stale now.
+        let _ending = inbox.send(Message::Input(Input::BgpInSync)).await;
+        return Ok(None);
+    };
+    let speaker = calidris_bgp_driver::start(DriverConfig {
+        listen: bgp.listen(),
+        speaker: bgp.speaker(router_id)?,
+        restarting,
+        seed: clock::seed(),
+    })
+    .await?;
+    tokio::spawn(sources::bgp::run(speaker.clone(), to_announce, inbox));
+    Ok(Some(speaker))
+}
+
+fn etcd_config(datastore: &Datastore) -> anyhow::Result<EtcdConfig> {
+    let tls = datastore.tls.as_ref().map(|tls| TlsFiles {
+        ca_file: tls.ca_file.clone(),
+        identity_files: tls.cert_file.clone().zip(tls.key_file.clone()),
+    });
+    let user = match &datastore.auth {
+        Some(auth) => Some((auth.user.clone(), auth.password()?)),
+        None => None,
+    };
+    Ok(EtcdConfig {
+        tls,
+        user,
+        connect_timeout: datastore.connect_timeout,
+        request_timeout: datastore.request_timeout,
+        ..EtcdConfig::new(datastore.endpoints.clone())
+    })
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    ServerConfig {
+        node: config.node_name.as_str().to_owned(),
+        mtu: config.cni.mtu,
+        max_concurrent: usize::from(config.cni.max_concurrent),
+        max_waiting: usize::from(config.cni.max_waiting),
+        request_timeout: config.cni.request_timeout,
+    }
+}
+
+fn record(config: &Config) -> NodeRecord {
+    NodeRecord {
+        name: config.node_name.as_str().to_owned(),
+        ipv4_address: config.node.ipv4_address,
+        ipv6_address: config.node.ipv6_address,
+        as_number: config.bgp.as_ref().map(|bgp| bgp.as_number),
+    }
+}
+
+/// Writes the Node resource, until it is written.
+async fn register_node(record: NodeRecord, ipam: Arc<Ipam<EtcdStore>>) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let creation = Creation {
+            uid: &clock::uuid(),
+            now: clock::wall(),
+        };
+        match register(ipam.store(), &record, &creation).await {
+            Ok(()) => return info!(node = record.name, "the Node resource is up to date"),
+            Err(error) => warn!(%error, "cannot write the Node resource; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
 }

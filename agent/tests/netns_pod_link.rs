@@ -123,15 +123,23 @@ fn removing_is_idempotent_and_leaves_foreign_links_alone() {
     let (host, pod) = (Namespace::new(), Namespace::new());
     let link = pod_link(&["10.65.0.2"]);
     create(&host, &pod, &link).unwrap();
-    assert!(host.run(|| pod_link::remove(HOST_INTERFACE)).unwrap());
-    assert!(!host.run(|| pod_link::remove(HOST_INTERFACE)).unwrap());
+    let older = EndpointId {
+        container_id: "c0".into(),
+        ..link.id.clone()
+    };
+    assert!(
+        !host.run(|| pod_link::remove(HOST_INTERFACE, &older)).unwrap(),
+        "an older container's"
+    );
+    assert!(host.run(|| pod_link::remove(HOST_INTERFACE, &link.id)).unwrap());
+    assert!(!host.run(|| pod_link::remove(HOST_INTERFACE, &link.id)).unwrap());
     assert!(
         !pod.try_sh("ip link show eth0").status.success(),
         "the pod's end is still there"
     );
 
     host.sh(&format!("ip link add {HOST_INTERFACE} type veth peer name other"));
-    let refused = host.run(|| pod_link::remove(HOST_INTERFACE));
+    let refused = host.run(|| pod_link::remove(HOST_INTERFACE, &link.id));
     assert!(matches!(refused, Err(PodLinkError::NameTaken(_))), "{refused:?}");
     let refused = create(&host, &pod, &link);
     assert!(matches!(refused, Err(PodLinkError::NameTaken(_))), "{refused:?}");

@@ -97,11 +97,11 @@ pub enum DatastoreKind {
 }
 
 /// `[datastore.tls]`: PEM files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// Certificate authorities that the server's certificate must come from.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: PathBuf,
     /// Our certificate.
     pub cert_file: Option<PathBuf>,
     /// Its key.
@@ -269,6 +269,12 @@ impl Config {
         if self.bgp.is_some() && self.router_id().is_none() {
             return Err(
                 "bgp.router_id is missing, and so is node.ipv4_address that would stand in for it".to_owned(),
+            );
+        }
+        let tls = self.datastore.tls.as_ref();
+        if tls.is_some_and(|tls| tls.cert_file.is_some() != tls.key_file.is_some()) {
+            return Err(
+                "datastore.tls: cert_file and key_file go together; one of them is missing".to_owned(),
             );
         }
         if self.cni.socket == self.status.socket {
@@ -475,7 +481,7 @@ fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> 
 }
 
 /// `value`, if it is in the range.
-fn within<T: PartialOrd + fmt::Display>(value: T, least: T, most: T) -> Result<T, String> {
+fn within<T: PartialOrd + Copy + fmt::Display>(value: T, least: T, most: T) -> Result<T, String> {
     if value < least || value > most {
         Err(format!("{value} is out of range; expected {least} to {most}"))
     } else {

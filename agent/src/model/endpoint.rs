@@ -29,3 +29,10 @@ pub struct Endpoint {
     /// Kubernetes pod name, where there is one.
     pub pod: Option<String>,
 }
+
+impl Endpoint {
+    /// Namespace and name of the pod, if it is one of Kubernetes.
+    pub fn kubernetes_pod(&self) -> Option<(&str, &str)> {
+        self.namespace.as_deref().zip(self.pod.as_deref())
+    }
+}

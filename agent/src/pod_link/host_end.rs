@@ -10,6 +10,7 @@ use super::{GATEWAY_V6, PodLink, PodLinkError, pod_end};
 use crate::desired::sysctl;
 use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::{KernelError, linux, proc};
+use crate::model::EndpointId;
 use crate::ours;
 
 /// Marks the link as ours, sets its parameters, then sets it up.
@@ -52,6 +53,18 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &PodLink) -> Result<(), Ker
         host.request(request, &format!("add address {GATEWAY_V6}/64 to {name}"))?;
     }
     Ok(())
+}
+
+/// As [`remove`], if it is that of the attachment `id`, or half made.
+pub(super) fn remove_of(host: &mut NetlinkSocket, name: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
+    let alias = linux::link(host, name)?.and_then(|link| link.alias);
+    let is_of_another =
+        alias.is_some_and(|alias| alias.starts_with(ours::ALIAS_PREFIX) && alias != ours::alias(id));
+    if is_of_another {
+        Ok(false)
+    } else {
+        remove(host, name)
+    }
 }
 
 /// Removes a host end of ours, and with it the pod's end. Returns whether there was one.

@@ -105,12 +105,13 @@ pub fn create(pod_namespace: BorrowedFd<'_>, link: &PodLink) -> Result<Created, 
     })
 }
 
-/// Removes the pair by its host end. Returns whether there was one.
+/// Removes the pair of the attachment `id` by its host end. Returns whether there was one. A link of that name that
+/// belongs to another attachment, a newer container of the same pod, stays.
 ///
 /// # Errors
 /// When the link of that name is not ours, or the kernel refuses.
-pub fn remove(host_interface: &str) -> Result<bool, PodLinkError> {
-    host_end::remove(&mut NetlinkSocket::open()?, host_interface)
+pub fn remove(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
+    host_end::remove_of(&mut NetlinkSocket::open()?, host_interface, id)
 }
 
 fn in_pod<T: Send>(

@@ -211,7 +211,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::*;
-    use super::*;
 
     fn report() -> StatusReport {
         StatusReport {

@@ -1,0 +1,286 @@
+//! Serves the CNI plugin: the agent's side of the contract in `calidris_cni`.
+//!
+//! Invariants:
+//! - Bounded: so many requests are worked on at a time, so many more wait; the next one is answered at once with code 11. At
+//!   most as many connections again are being read; further ones wait in the kernel's backlog.
+//! - Requests about the same host interface (the same attachment, or an older container of the same pod) follow each
+//!   other; others do not wait for them.
+//! - An ADD that fails, takes too long or whose plugin has gone leaves nothing behind. A DEL tears down what is on this node
+//!   even when the datastore is away, and then says that it must be repeated.
+
+mod attach;
+mod check;
+mod detach;
+mod lock;
+mod refusal;
+mod request;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use calidris_cni::contract::{Operation, Reply, Request};
+use calidris_cni::error::{CniError, ErrorCode};
+use calidris_cni::socket::{self, Received};
+use calidris_ipam::{Ipam, Store};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use crate::input::Input;
+use crate::model::EndpointId;
+use crate::report::{CniReport, DatastoreReport};
+use crate::turn::{Found, Message, NotApplied};
+
+/// How long a plugin may take to send its request: it sends it in one go.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a plugin may take to read its reply.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is kept of the plugin's own time limit to undo an ADD and still answer.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// What the server is told by its operator.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// This node's name in the datastore.
+    pub node: String,
+    /// MTU of pods' interfaces in bytes.
+    pub mtu: u32,
+    /// Requests worked on at a time.
+    pub max_concurrent: usize,
+    /// Requests waiting beyond those.
+    pub max_waiting: usize,
+    /// Longest time for a request.
+    pub request_timeout: Duration,
+}
+
+/// The server: what its requests share.
+pub struct CniServer<S> {
+    config: ServerConfig,
+    ipam: Arc<Ipam<S>>,
+    inbox: mpsc::Sender<Message>,
+    datastore: watch::Receiver<DatastoreReport>,
+    locks: lock::Locks,
+    /// Work going on.
+    working: Semaphore,
+    counters: Counters,
+}
+
+/// Since the start.
+#[derive(Debug, Default)]
+struct Counters {
+    answered: AtomicU64,
+    failed: AtomicU64,
+    in_progress: AtomicU64,
+}
+
+/// The node's thread is gone: the agent is ending.
+fn ending() -> CniError {
+    CniError::new(ErrorCode::TRY_AGAIN_LATER, "the agent is ending")
+}
+
+impl<S: Store + 'static> CniServer<S> {
+    /// A server that allocates from `ipam` and tells the node's thread through `inbox`.
+    pub fn new(
+        config: ServerConfig,
+        ipam: Arc<Ipam<S>>,
+        inbox: mpsc::Sender<Message>,
+        datastore: watch::Receiver<DatastoreReport>,
+    ) -> Self {
+        Self {
+            working: Semaphore::new(config.max_concurrent),
+            config,
+            ipam,
+            inbox,
+            datastore,
+            locks: lock::Locks::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Serves until the task is dropped; requests being worked on then go on to their end.
+    pub async fn serve(self: Arc<Self>, listener: UnixListener) {
+        let allowed = self.config.max_concurrent.saturating_add(self.config.max_waiting);
+        let connections = Arc::new(Semaphore::new(allowed.saturating_mul(2).max(1)));
+        loop {
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await.and_then(|(stream, _)| blocking(stream)) {
+                Ok(stream) => {
+                    let server = Arc::clone(&self);
+                    tokio::spawn(async move {
+                        server.converse(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, as a rule: some will be free in a moment.
+                    warn!(%error, "CNI socket: cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// What the status says of the server.
+    pub fn report(&self) -> CniReport {
+        CniReport {
+            answered: self.counters.answered.load(Ordering::Relaxed),
+            failed: self.counters.failed.load(Ordering::Relaxed),
+            in_progress: self.counters.in_progress.load(Ordering::Relaxed),
+        }
+    }
+
+    /// One connection: one request, one reply.
+    async fn converse(&self, stream: BlockingStream) {
+        let (stream, received) = match in_thread(move || {
+            let received = socket::read_request(&stream, RECEIVE_TIMEOUT);
+            (stream, received)
+        })
+        .await
+        {
+            Ok(read) => read,
+            Err(error) => {
+                warn!(%error, "CNI: reading a request failed");
+                return;
+            }
+        };
+        let (request, reply, answer_to) = match received {
+            Ok(Received { request, netns }) => {
+                let request = Arc::new(request);
+                let reply = self.reply_within_bounds(Arc::clone(&request), netns).await;
+                (Some(request), reply, "request")
+            }
+            Err(error) => {
+                warn!(%error, "CNI: a request that cannot be read");
+                (None, Reply::to_unreadable_request(&error), "unreadable request")
+            }
+        };
+        let is_added = matches!(reply, Reply::Added { .. });
+        self.count(&reply);
+        let sent = in_thread(move || socket::write_reply(&stream, &reply, SEND_TIMEOUT)).await;
+        let Ok(Err(error)) = sent else { return };
+        warn!(%error, answer_to, "CNI: the plugin has gone without its answer");
+        if let Some(request) = request.filter(|_| is_added)
+            && let Some(attachment) = request.operation.attachment()
+            && let Err(error) = self.detach(&request.config, attachment).await
+        {
+            warn!(%error, "CNI: an ADD nobody waits for could not be undone; DEL will");
+        }
+    }
+
+    async fn reply_within_bounds(&self, request: Arc<Request>, netns: Option<OwnedFd>) -> Reply {
+        let allowed = u64::try_from(self.config.max_concurrent.saturating_add(self.config.max_waiting));
+        let before = self.counters.in_progress.fetch_add(1, Ordering::Relaxed);
+        let reply = if before >= allowed.unwrap_or(u64::MAX) {
+            Reply::Failed {
+                error: CniError::new(
+                    ErrorCode::TRY_AGAIN_LATER,
+                    format!("the agent has {before} requests to work on and takes no more now"),
+                ),
+            }
+        } else {
+            match self.working.acquire().await {
+                Ok(_permit) => self.reply(&request, netns).await,
+                Err(_) => Reply::Failed { error: ending() },
+            }
+        };
+        self.counters.in_progress.fetch_sub(1, Ordering::Relaxed);
+        reply
+    }
+
+    async fn reply(&self, request: &Request, netns: Option<OwnedFd>) -> Reply {
+        let command = request.operation.command();
+        let started = crate::clock::now();
+        let reply: Reply = match &request.operation {
+            Operation::Add(attachment) => self.add(request, attachment, netns).await.into(),
+            Operation::Del(attachment) => self.detach(&request.config, attachment).await.into(),
+            Operation::Check(attachment) => self.check(&request.config, attachment, netns).await.into(),
+            Operation::Status => self.status().await.into(),
+            Operation::Gc { valid_attachments } => {
+                self.collect(&request.config, valid_attachments).await.into()
+            }
+        };
+        let took = crate::clock::now().saturating_duration_since(started);
+        let container = request
+            .operation
+            .attachment()
+            .map(|attachment| attachment.id.container_id.as_str());
+        let network = request.config.name.as_str();
+        match &reply {
+            Reply::Failed { error } => {
+                warn!(command, network, container, ?took, code = error.code.0, details = %error.details, "CNI: {}", error.msg);
+            }
+            Reply::Added { .. } => info!(command, network, container, ?took, "CNI: pod attached"),
+            Reply::Done if matches!(request.operation, Operation::Del(_)) => {
+                info!(command, network, container, ?took, "CNI: pod detached");
+            }
+            Reply::Done => debug!(command, network, container, ?took, "CNI: done"),
+        }
+        reply
+    }
+
+    fn count(&self, reply: &Reply) {
+        self.counters.answered.fetch_add(1, Ordering::Relaxed);
+        if matches!(reply, Reply::Failed { .. }) {
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How long this request may take: our limit, and what the plugin's own leaves.
+    fn time_for(&self, request: &Request) -> Duration {
+        let plugins = Duration::from_millis(request.timeout_ms);
+        let usable = plugins.saturating_sub(MARGIN).max(plugins / 2);
+        usable.min(self.config.request_timeout)
+    }
+
+    /// What the node knows of an attachment.
+    async fn find(&self, id: &EndpointId) -> Result<Found, CniError> {
+        let (answer, found) = oneshot::channel();
+        self.inbox
+            .send(Message::Find(id.clone(), answer))
+            .await
+            .map_err(|_| ending())?;
+        found.await.map_err(|_| ending())
+    }
+
+    /// Tells the node's thread and waits until the kernel has followed.
+    async fn apply(&self, input: Input) -> Result<Result<(), NotApplied>, CniError> {
+        let (done, applied) = oneshot::channel();
+        self.inbox
+            .send(Message::Apply(input, done))
+            .await
+            .map_err(|_| ending())?;
+        applied.await.map_err(|_| ending())
+    }
+
+    /// An error if the datastore cannot be used now.
+    fn require_datastore(&self) -> Result<(), CniError> {
+        let state = self.datastore.borrow();
+        if state.connected {
+            return Ok(());
+        }
+        let why = state
+            .error
+            .clone()
+            .unwrap_or_else(|| "not connected yet".to_owned());
+        Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, "the datastore is unreachable").with_details(why))
+    }
+}
+
+/// Runs what blocks in a thread of its own.
+async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CniError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        CniError::new(ErrorCode::INTERNAL, "a defect in the agent").with_details(error.to_string())
+    })
+}
+
+fn blocking(stream: tokio::net::UnixStream) -> io::Result<BlockingStream> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}

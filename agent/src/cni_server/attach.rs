@@ -1,0 +1,243 @@
+//! ADD: addresses and WorkloadEndpoint in one transaction, the link, the route; or nothing at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use calidris_cni::contract::{Attachment, Request};
+use calidris_cni::error::{CniError, ErrorCode};
+use calidris_cni::result::{AddResult, Dns, Interface, IpConfig, Route};
+use calidris_ipam::{AssignRequest, Assigned, Expect, ExtraWrite, Store};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+
+use super::request::{self, Subject, Wanted};
+use super::{CniServer, in_thread, refusal};
+use crate::clock;
+use crate::datastore::workload_endpoint::{self, Written, mac_text};
+use crate::input::Input;
+use crate::model::Endpoint;
+use crate::ours::HOST_MAC;
+use crate::pod_link::{self, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError};
+
+impl<S: Store + 'static> CniServer<S> {
+    /// Attaches the container.
+    pub(super) async fn add(
+        &self,
+        request: &Request,
+        attachment: &Attachment,
+        netns: Option<OwnedFd>,
+    ) -> Result<AddResult, CniError> {
+        let subject = request::subject(&request.config, attachment)?;
+        let wanted = request::wanted(&request.config, attachment, &subject)?;
+        let netns = netns.ok_or_else(|| {
+            CniError::new(
+                ErrorCode::INVALID_ENVIRONMENT,
+                "CNI_NETNS: the plugin sent no namespace",
+            )
+        })?;
+        let deadline = Instant::from_std(clock::now() + self.time_for(request));
+        let _held = timeout_at(deadline, self.locks.hold(&subject.host_interface))
+            .await
+            .map_err(|_| too_late("another request for the same pod"))?;
+        self.require_datastore()?;
+        let found = self.find(&subject.id).await?;
+        if !found.in_sync.datastore {
+            return Err(CniError::new(
+                ErrorCode::TRY_AGAIN_LATER,
+                "the agent has just started and is reading the datastore",
+            ));
+        }
+        if found.endpoint.is_some() {
+            return Err(CniError::new(
+                ErrorCode::ALREADY_ATTACHED,
+                format!(
+                    "container {} already has {}; DEL comes before another ADD",
+                    subject.id.container_id, subject.id.ifname
+                ),
+            ));
+        }
+        match self.attach(&subject, &wanted, netns, deadline).await {
+            Ok(endpoint) => Ok(self.result(&subject, &endpoint, &attachment.netns_path)),
+            Err(error) => {
+                if let Err(left) = self.tear_down(&subject, None).await {
+                    warn!(container = subject.id.container_id, error = %left, "an ADD that failed could not be undone; DEL will");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn attach(
+        &self,
+        subject: &Subject,
+        wanted: &Wanted,
+        netns: OwnedFd,
+        deadline: Instant,
+    ) -> Result<Endpoint, CniError> {
+        let assigned = self.assign(subject, wanted, deadline).await?;
+        let endpoint = endpoint(
+            subject,
+            wanted,
+            assigned
+                .addresses
+                .iter()
+                .map(|assigned| assigned.address)
+                .collect(),
+        );
+        debug!(container = subject.id.container_id, addresses = ?endpoint.addresses, "assigned");
+
+        // Not under the deadline: a thread cannot be stopped, and what it makes must be known to be undone.
+        let link = PodLink {
+            id: subject.id.clone(),
+            host_interface: endpoint.host_interface.clone(),
+            addresses: endpoint.addresses.clone(),
+            mac: Some(wanted.mac),
+            mtu: self.config.mtu,
+        };
+        in_thread(move || pod_link::create(netns.as_fd(), &link))
+            .await?
+            .map_err(|error| of_link(&error))?;
+
+        let input = Input::Attached {
+            id: subject.id.clone(),
+            endpoint: endpoint.clone(),
+            claimed_blocks: assigned.claimed_blocks.into_iter().collect(),
+        };
+        let applied = timeout_at(deadline, self.apply(input))
+            .await
+            .map_err(|_| too_late("the kernel"))??;
+        applied.map_err(|why| {
+            CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
+                .with_details(why.to_string())
+        })?;
+        Ok(endpoint)
+    }
+
+    async fn assign(
+        &self,
+        subject: &Subject,
+        wanted: &Wanted,
+        deadline: Instant,
+    ) -> Result<Assigned, CniError> {
+        let now = clock::wall();
+        let written = Written {
+            id: subject.id.clone(),
+            endpoint: endpoint(subject, wanted, BTreeSet::new()),
+        };
+        let (node, uid) = (self.config.node.clone(), clock::uuid());
+        let pod = subject
+            .pod
+            .as_ref()
+            .map(|(namespace, pod)| (namespace.as_str(), pod.as_str()));
+        // Whatever is there is an older container of the same pod: its DEL sees that it has been replaced.
+        let write = ExtraWrite::new(
+            workload_endpoint::key(&self.config.node, &subject.id, pod),
+            Expect::Anything,
+            move |addresses| {
+                let mut written = written.clone();
+                written.endpoint.addresses = addresses.iter().map(|assigned| assigned.address).collect();
+                workload_endpoint::compose(&node, &written, &uid, now).to_json()
+            },
+        );
+        let mut attributes = BTreeMap::new();
+        if let Some((namespace, pod)) = &subject.pod {
+            attributes.insert("namespace".to_owned(), namespace.clone());
+            attributes.insert("pod".to_owned(), pod.clone());
+        }
+        let request = AssignRequest {
+            v4: wanted.v4.clone(),
+            v6: wanted.v6.clone(),
+            pools: wanted.pools.clone(),
+            attributes,
+            extra_writes: vec![write],
+            ..AssignRequest::new(&subject.handle_id, &self.config.node)
+        };
+        timeout_at(deadline, self.ipam.assign(&request, now))
+            .await
+            .map_err(|_| too_late("the datastore"))?
+            .map_err(|error| refusal::of_assign(&error))
+    }
+
+    fn result(&self, subject: &Subject, endpoint: &Endpoint, netns_path: &str) -> AddResult {
+        let mtu = Some(self.config.mtu);
+        let host = Interface {
+            name: endpoint.host_interface.clone(),
+            mac: mac_text(HOST_MAC),
+            mtu,
+            ..Interface::default()
+        };
+        let container = Interface {
+            name: subject.id.ifname.clone(),
+            mac: endpoint.mac.map(mac_text).unwrap_or_default(),
+            mtu,
+            sandbox: netns_path.to_owned(),
+            ..Interface::default()
+        };
+        let ips = endpoint.addresses.iter().map(|&address| IpConfig {
+            address: IpNetwork::from(address),
+            gateway: None,
+            interface: Some(1),
+        });
+        AddResult {
+            interfaces: vec![host, container],
+            ips: ips.collect(),
+            routes: default_routes(endpoint),
+            dns: Dns::default(),
+        }
+    }
+}
+
+fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> Endpoint {
+    let (namespace, pod) = subject.pod.clone().unzip();
+    Endpoint {
+        host_interface: subject.host_interface.clone(),
+        addresses,
+        mac: Some(wanted.mac),
+        namespace,
+        pod,
+    }
+}
+
+/// One default route for each family the pod has.
+fn default_routes(endpoint: &Endpoint) -> Vec<Route> {
+    let route = |dst: IpNetwork, gw: IpAddr| Route {
+        dst,
+        gw: Some(gw),
+        mtu: None,
+        advmss: None,
+        priority: None,
+        table: None,
+        scope: None,
+    };
+    let any_v4 = Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).map(IpNetwork::V4);
+    let any_v6 = Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).map(IpNetwork::V6);
+    let v4 = any_v4
+        .ok()
+        .filter(|_| endpoint.addresses.iter().any(IpAddr::is_ipv4));
+    let v6 = any_v6
+        .ok()
+        .filter(|_| endpoint.addresses.iter().any(IpAddr::is_ipv6));
+    let v4 = v4.map(|dst| route(dst, IpAddr::V4(GATEWAY_V4)));
+    v4.into_iter()
+        .chain(v6.map(|dst| route(dst, IpAddr::V6(GATEWAY_V6))))
+        .collect()
+}
+
+fn of_link(error: &PodLinkError) -> CniError {
+    let code = match error {
+        PodLinkError::Namespace(_) | PodLinkError::HostNamespace => ErrorCode::INVALID_ENVIRONMENT,
+        // The only name that somebody else can have in the pod is that of its interface.
+        PodLinkError::Kernel(error) if error.errno() == Some(libc::EEXIST) => ErrorCode::ALREADY_ATTACHED,
+        PodLinkError::NameTaken(_) | PodLinkError::Kernel(_) => ErrorCode::DATAPLANE,
+    };
+    CniError::new(code, error.to_string())
+}
+
+fn too_late(what: &str) -> CniError {
+    CniError::new(
+        ErrorCode::TRY_AGAIN_LATER,
+        format!("the time allowed is over while waiting for {what}; everything was undone"),
+    )
+}

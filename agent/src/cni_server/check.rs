@@ -1,0 +1,123 @@
+//! CHECK and STATUS: they look and change nothing.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use calidris_cni::contract::Attachment;
+use calidris_cni::error::{CniError, ErrorCode};
+use calidris_cni::spec::NetConf;
+use calidris_ipam::Store;
+use tokio::sync::oneshot;
+
+use super::request::{self, Subject};
+use super::{CniServer, ending, in_thread, refusal};
+use crate::model::Endpoint;
+use crate::pod_link::{self, PodLink};
+use crate::turn::Message;
+
+impl<S: Store + 'static> CniServer<S> {
+    /// CHECK: the attachment is known, its addresses are assigned to it and are those of `prevResult`, and the link is
+    /// as it was made. Every finding is in the error's details.
+    pub(super) async fn check(
+        &self,
+        config: &NetConf,
+        attachment: &Attachment,
+        netns: Option<OwnedFd>,
+    ) -> Result<(), CniError> {
+        let subject = request::subject(config, attachment)?;
+        let _held = self.locks.hold(&subject.host_interface).await;
+        self.require_datastore()?;
+        let Some((id, endpoint)) = self.find(&subject.id).await?.endpoint else {
+            return Err(CniError::new(
+                ErrorCode::UNKNOWN_CONTAINER,
+                format!(
+                    "container {} has no {} here",
+                    subject.id.container_id, subject.id.ifname
+                ),
+            ));
+        };
+        let mut findings = of_previous_result(config, &subject, &endpoint);
+        findings.extend(self.of_allocation(&subject, &endpoint).await?);
+        if let Some(netns) = netns {
+            let link = PodLink {
+                id,
+                host_interface: endpoint.host_interface.clone(),
+                addresses: endpoint.addresses.clone(),
+                mac: endpoint.mac,
+                mtu: self.config.mtu,
+            };
+            let seen = in_thread(move || pod_link::inspect(netns.as_fd(), &link)).await?;
+            findings.extend(seen.map_err(|error| CniError::new(ErrorCode::DATAPLANE, error.to_string()))?);
+        }
+        if findings.is_empty() {
+            return Ok(());
+        }
+        Err(
+            CniError::new(ErrorCode::CHECK_FAILED, "the attachment is not as it was made")
+                .with_details(findings.join("; ")),
+        )
+    }
+
+    async fn of_allocation(&self, subject: &Subject, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {
+        let allocations = self
+            .ipam
+            .addresses_of_handle(&subject.handle_id)
+            .await
+            .map_err(|error| refusal::of_read(&error))?;
+        let assigned: BTreeSet<IpAddr> = allocations.iter().map(|allocation| allocation.address).collect();
+        let missing = endpoint.addresses.difference(&assigned);
+        Ok(missing
+            .map(|address| format!("{address} is not assigned to {}", subject.handle_id))
+            .collect())
+    }
+
+    /// STATUS: could an ADD be served now?
+    pub(super) async fn status(&self) -> Result<(), CniError> {
+        let unavailable = |error: CniError| CniError {
+            code: ErrorCode::UNAVAILABLE,
+            ..error
+        };
+        self.require_datastore().map_err(unavailable)?;
+        let (answer, status) = oneshot::channel();
+        self.inbox
+            .send(Message::Status(answer))
+            .await
+            .map_err(|_| unavailable(ending()))?;
+        let status = status.await.map_err(|_| unavailable(ending()))?;
+        if !status.model.in_sync.datastore {
+            return Err(CniError::new(
+                ErrorCode::UNAVAILABLE,
+                "the agent is reading the datastore",
+            ));
+        }
+        if status.model.pools.is_empty() {
+            return Err(CniError::new(
+                ErrorCode::UNAVAILABLE,
+                "there is no IP pool to assign addresses from",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where `prevResult` and what we made differ. Later plugins may have added addresses; none may be missing.
+fn of_previous_result(config: &NetConf, subject: &Subject, endpoint: &Endpoint) -> Vec<String> {
+    let Some(previous) = &config.prev_result else {
+        return Vec::new();
+    };
+    let Some(interface) = previous.container_interface(&subject.id.ifname) else {
+        return vec![format!(
+            "prevResult has no interface {} in a container",
+            subject.id.ifname
+        )];
+    };
+    let listed: BTreeSet<IpAddr> = previous
+        .addresses_of(interface)
+        .map(|ip| ip.address.ip())
+        .collect();
+    let missing = endpoint.addresses.difference(&listed);
+    missing
+        .map(|address| format!("{address} is missing in prevResult"))
+        .collect()
+}

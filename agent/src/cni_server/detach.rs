@@ -1,0 +1,184 @@
+//! DEL and GC: everything of an attachment goes, and nothing of anybody else.
+//!
+//! The identity is (network, container, interface). A pod that was started again has the same name, the same host
+//! interface and the same key in the datastore as its former self; a late DEL of the old container leaves all of that
+//! alone and frees the old container's addresses only.
+
+use std::collections::BTreeSet;
+
+use calidris_cni::args::CniArgs;
+use calidris_cni::contract::Attachment;
+use calidris_cni::error::{CniError, ErrorCode};
+use calidris_cni::spec::{AttachmentId, NetConf};
+use calidris_ipam::{Expect, ExtraDelete, Range, ReleaseError, ReleaseRefusal, ReleaseRequest, Store};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::request::{self, Subject};
+use super::{CniServer, ending, in_thread, refusal};
+use crate::datastore::workload_endpoint;
+use crate::input::Input;
+use crate::model::{Endpoint, EndpointId};
+use crate::pod_link::{self, PodLinkError};
+use crate::turn::Message;
+
+/// How often the WorkloadEndpoint may change under our hands.
+const MAX_ATTEMPTS: u32 = 5;
+
+impl<S: Store + 'static> CniServer<S> {
+    /// Detaches the container; nothing to do if it is not attached.
+    pub(super) async fn detach(&self, config: &NetConf, attachment: &Attachment) -> Result<(), CniError> {
+        let subject = request::subject(config, attachment)?;
+        let _held = self.locks.hold(&subject.host_interface).await;
+        let found = self.find(&subject.id).await?;
+        // A runtime may call DEL without CNI_ARGS: then the host interface is known only from what was stored.
+        let other_name = found
+            .endpoint
+            .as_ref()
+            .map(|(_, endpoint)| endpoint.host_interface.as_str());
+        let _also_held = match other_name.filter(|name| *name != subject.host_interface) {
+            Some(name) => Some(self.locks.hold(name).await),
+            None => None,
+        };
+        let is_read = found.in_sync.datastore;
+        self.tear_down(&subject, found.endpoint.as_ref()).await?;
+        if is_read {
+            Ok(())
+        } else {
+            Err(CniError::new(
+                ErrorCode::TRY_AGAIN_LATER,
+                "the agent has just started and is reading the datastore",
+            ))
+        }
+    }
+
+    /// Removes route, link, WorkloadEndpoint and addresses. The caller holds the locks.
+    pub(super) async fn tear_down(
+        &self,
+        subject: &Subject,
+        known: Option<&(EndpointId, Endpoint)>,
+    ) -> Result<(), CniError> {
+        let id = known.map_or(&subject.id, |(id, _)| id).clone();
+        let host_interface = known
+            .map_or(&subject.host_interface, |(_, endpoint)| &endpoint.host_interface)
+            .clone();
+        let pod = match known {
+            Some((_, endpoint)) => endpoint.kubernetes_pod(),
+            None => subject
+                .pod
+                .as_ref()
+                .map(|(namespace, pod)| (namespace.as_str(), pod.as_str())),
+        };
+        let key = workload_endpoint::key(&self.config.node, &id, pod);
+
+        if let Err(why) = self.apply(Input::Detached(id.clone())).await? {
+            debug!(%why, "detached, but the kernel does not follow yet");
+        }
+        match in_thread(move || pod_link::remove(&host_interface, &id)).await? {
+            Ok(_) => {}
+            // Somebody else's, Calico's perhaps: it goes with the pod's namespace.
+            Err(error @ PodLinkError::NameTaken(_)) => warn!(%error, "the link stays"),
+            Err(error) => return Err(CniError::new(ErrorCode::DATAPLANE, error.to_string())),
+        }
+        self.require_datastore()?;
+        self.release(subject, &key).await
+    }
+
+    /// Frees the addresses and deletes the WorkloadEndpoint, if it is this container's, in one transaction.
+    async fn release(&self, subject: &Subject, key: &str) -> Result<(), CniError> {
+        let mut attempt = 1;
+        loop {
+            let extra_deletes = self.own_resource(subject, key).await?.into_iter().collect();
+            let request = ReleaseRequest {
+                handle_id: subject.handle_id.clone(),
+                only: Vec::new(),
+                extra_deletes,
+            };
+            match self.ipam.release(&request).await {
+                Ok(released) => {
+                    let addresses = released.addresses.len();
+                    debug!(container = subject.id.container_id, addresses, "released");
+                    return Ok(());
+                }
+                Err(ReleaseError::Refused(ReleaseRefusal::ExtraConflict { .. }))
+                    if attempt < MAX_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(refusal::of_release(&error)),
+            }
+        }
+    }
+
+    async fn own_resource(&self, subject: &Subject, key: &str) -> Result<Option<ExtraDelete>, CniError> {
+        let range = Range::Key(key.to_owned());
+        let snapshot = self
+            .ipam
+            .store()
+            .read(&[range])
+            .await
+            .map_err(|error| refusal::of_store(&error))?;
+        let Some(kv) = snapshot.kvs.into_iter().next() else {
+            return Ok(None);
+        };
+        let is_own = match workload_endpoint::read(&self.config.node, key, &kv.value) {
+            Ok(Some(written)) => {
+                written.id.container_id == subject.id.container_id && written.id.ifname == subject.id.ifname
+            }
+            Ok(None) => false,
+            Err(why) => {
+                warn!(key, %why, "a WorkloadEndpoint that cannot be read stays");
+                false
+            }
+        };
+        Ok(is_own.then(|| ExtraDelete {
+            key: key.to_owned(),
+            expect: Expect::Unchanged(kv.mod_revision),
+        }))
+    }
+
+    /// GC: detaches every container of the network that is not listed. Goes on after a failure and tells them all.
+    pub(super) async fn collect(&self, config: &NetConf, valid: &[AttachmentId]) -> Result<(), CniError> {
+        self.require_datastore()?;
+        let (answer, status) = oneshot::channel();
+        self.inbox
+            .send(Message::Status(answer))
+            .await
+            .map_err(|_| ending())?;
+        let model = status.await.map_err(|_| ending())?.model;
+        let valid: BTreeSet<&AttachmentId> = valid.iter().collect();
+        let mut failures = Vec::new();
+        for (id, endpoint) in model.endpoints.iter().filter(|(id, _)| id.network == config.name) {
+            let attachment_id = AttachmentId {
+                container_id: id.container_id.clone(),
+                ifname: id.ifname.clone(),
+            };
+            if valid.contains(&attachment_id) {
+                continue;
+            }
+            let (pod_namespace, pod_name) = endpoint.kubernetes_pod().unwrap_or_default();
+            let attachment = Attachment {
+                id: attachment_id,
+                netns_path: String::new(),
+                args: CniArgs {
+                    pod_namespace: pod_namespace.to_owned(),
+                    pod_name: pod_name.to_owned(),
+                    ..CniArgs::default()
+                },
+            };
+            match self.detach(config, &attachment).await {
+                Ok(()) => debug!(container = id.container_id, "GC: detached"),
+                Err(error) => failures.push(format!("{}/{}: {error}", id.container_id, id.ifname)),
+            }
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(CniError::new(
+                ErrorCode::TRY_AGAIN_LATER,
+                "some attachments could not be removed",
+            )
+            .with_details(failures.join("; ")))
+        }
+    }
+}

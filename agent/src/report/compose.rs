@@ -1,0 +1,176 @@
+//! From what the parts say to one report: pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use calidris_bgp::session::State;
+use calidris_bgp::status::{PeerStatus, SpeakerStatus};
+use ipnetwork::IpNetwork;
+
+use super::{
+    BgpReport, BlockReport, CniReport, DatastoreReport, EndpointReport, PeerReport, PoolReport, StatusReport,
+};
+use crate::model::{Encapsulation, Model, NextHop};
+use crate::turn::NodeStatus;
+
+/// What the parts of the agent say at one moment.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// This node's name.
+    pub node: String,
+    /// Since the agent started.
+    pub uptime: Duration,
+    /// The node's thread; `None` if it does not answer.
+    pub status: Option<NodeStatus>,
+    /// The datastore's connection.
+    pub datastore: DatastoreReport,
+    /// The speaker, if there is one and it answers.
+    pub speaker: Option<SpeakerStatus>,
+    /// The CNI server.
+    pub cni: CniReport,
+}
+
+impl From<Parts> for StatusReport {
+    fn from(parts: Parts) -> Self {
+        let not_ready = not_ready(&parts);
+        let Parts {
+            node,
+            uptime,
+            status,
+            datastore,
+            speaker,
+            cni,
+        } = parts;
+        let NodeStatus {
+            model,
+            announced,
+            dataplane,
+        } = status.unwrap_or_else(|| NodeStatus {
+            model: Model::new(node.clone()),
+            announced: std::collections::BTreeSet::new(),
+            dataplane: super::DataplaneReport::default(),
+        });
+        let own_blocks = model.own_blocks.iter().map(|&cidr| BlockReport {
+            cidr,
+            used_here: model
+                .endpoints
+                .values()
+                .flat_map(|endpoint| &endpoint.addresses)
+                .filter(|&&address| cidr.contains(address))
+                .count(),
+            announced: announced.contains(&cidr),
+        });
+        Self {
+            format: Self::FORMAT,
+            node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: uptime.as_secs(),
+            not_ready,
+            datastore,
+            datastore_in_sync: model.in_sync.datastore,
+            bgp_in_sync: model.in_sync.bgp,
+            own_blocks: own_blocks.collect(),
+            pools: pools(&model),
+            endpoints: endpoints(&model),
+            learned_routes: learned_routes(&model),
+            bgp: speaker.map(|speaker| BgpReport {
+                local_as: speaker.local_as,
+                router_id: speaker.router_id,
+                originated: announced.into_iter().collect(),
+                peers: speaker.peers.into_iter().map(peer).collect(),
+            }),
+            dataplane,
+            cni,
+        }
+    }
+}
+
+/// Why pods cannot be served now.
+fn not_ready(parts: &Parts) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !parts.datastore.connected {
+        let why = parts.datastore.error.as_deref().unwrap_or("connecting");
+        reasons.push(format!("the datastore is not connected ({why})"));
+    }
+    match &parts.status {
+        None => reasons.push("the agent's node thread does not answer".to_owned()),
+        Some(status) => {
+            if !status.model.in_sync.datastore {
+                reasons.push("the datastore has not been read yet".to_owned());
+            }
+            if !status.model.in_sync.bgp {
+                reasons.push("BGP peers have not sent all their routes yet".to_owned());
+            }
+        }
+    }
+    if let Some(speaker) = &parts.speaker
+        && !speaker.peers.is_empty()
+        && speaker.peers.iter().all(|peer| peer.state != State::Established)
+    {
+        reasons.push("no BGP session is established".to_owned());
+    }
+    reasons
+}
+
+fn pools(model: &Model) -> BTreeMap<String, PoolReport> {
+    let report = |pool: &crate::model::Pool| PoolReport {
+        cidr: pool.cidr,
+        nat_outgoing: pool.nat_outgoing,
+        encapsulation: match pool.encapsulation {
+            Encapsulation::None => "none",
+            Encapsulation::IpipAlways => "ipip-always",
+            Encapsulation::IpipCrossSubnet => "ipip-cross-subnet",
+            Encapsulation::VxlanAlways => "vxlan-always",
+            Encapsulation::VxlanCrossSubnet => "vxlan-cross-subnet",
+        }
+        .to_owned(),
+        disable_bgp_export: pool.disable_bgp_export,
+    };
+    model
+        .pools
+        .iter()
+        .map(|(name, pool)| (name.clone(), report(pool)))
+        .collect()
+}
+
+fn endpoints(model: &Model) -> Vec<EndpointReport> {
+    let report = |(id, endpoint): (&crate::model::EndpointId, &crate::model::Endpoint)| EndpointReport {
+        network: id.network.clone(),
+        container_id: id.container_id.clone(),
+        ifname: id.ifname.clone(),
+        host_interface: endpoint.host_interface.clone(),
+        addresses: endpoint.addresses.iter().copied().collect(),
+        namespace: endpoint.namespace.clone(),
+        pod: endpoint.pod.clone(),
+    };
+    model.endpoints.iter().map(report).collect()
+}
+
+fn learned_routes(model: &Model) -> BTreeMap<IpNetwork, Vec<IpAddr>> {
+    let addresses =
+        |next_hops: &std::collections::BTreeSet<NextHop>| next_hops.iter().map(|hop| hop.address).collect();
+    model
+        .learned
+        .iter()
+        .map(|(&prefix, next_hops)| (prefix, addresses(next_hops)))
+        .collect()
+}
+
+fn peer(status: PeerStatus) -> PeerReport {
+    let sum =
+        |count: fn(&calidris_bgp::status::FamilyStatus) -> usize| status.families.iter().map(count).sum();
+    PeerReport {
+        address: status.address,
+        remote_as: status.remote_as,
+        state: status.state.name().to_owned(),
+        since_seconds: status.since.as_secs(),
+        received: sum(|family| family.received),
+        accepted: sum(|family| family.accepted),
+        announced: sum(|family| family.announced),
+        established_count: status.established_count,
+        last_error: status.last_error.map(|error| error.text),
+        name: status.name,
+    }
+}

@@ -1,0 +1,104 @@
+//! The BGP speaker: tells it what to announce, and the node what it found best.
+//!
+//! Invariant: the node hears that BGP is in sync only after it was given every route known at that moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use calidris_bgp::family::Prefix;
+use calidris_bgp::route::{BestRoute, Origination, RouteChange};
+use calidris_bgp_driver::{BgpHandle, Stopped};
+use ipnetwork::IpNetwork;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+
+use crate::input::Input;
+use crate::model::NextHop;
+use crate::turn::Message;
+
+/// Runs until the speaker or the node's thread is gone.
+pub async fn run(
+    speaker: BgpHandle,
+    announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+    inbox: mpsc::Sender<Message>,
+) {
+    // The speaker is its own process as far as the node is concerned: without it routes stay as they are.
+    if tokio::try_join!(announce(speaker.clone(), announcements), learn(speaker, inbox)).is_err() {
+        error!("the BGP speaker has stopped; routes stay as they are");
+    }
+}
+
+async fn announce(
+    speaker: BgpHandle,
+    mut announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+) -> Result<(), Stopped> {
+    loop {
+        let wanted = announcements.borrow_and_update().clone();
+        if let Some(prefixes) = wanted {
+            info!(prefixes = prefixes.len(), "announcing");
+            let routes = prefixes
+                .into_iter()
+                .map(|prefix| (Prefix::from(prefix), Origination::default()));
+            speaker.originate(routes.collect()).await?;
+        }
+        if announcements.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn learn(speaker: BgpHandle, inbox: mpsc::Sender<Message>) -> Result<(), Stopped> {
+    let mut changes = speaker.clone();
+    let mut sync = speaker.clone();
+    let mut is_told = false;
+    loop {
+        let is_synced = tokio::select! {
+            changed = changes.changed() => changed.map(|()| false),
+            synced = sync.in_sync(), if !is_told => synced.map(|()| true),
+        }?;
+        loop {
+            let batch = speaker.take_changes().await?;
+            if batch.is_empty() {
+                break;
+            }
+            if inbox
+                .send(Message::Input(Input::Learned(learned(batch))))
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
+        if is_synced {
+            is_told = true;
+            if inbox.send(Message::Input(Input::BgpInSync)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn learned(changes: Vec<RouteChange>) -> BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>> {
+    let next_hops = |best: BestRoute| best.next_hops.into_iter().filter_map(next_hop).collect();
+    changes
+        .into_iter()
+        .map(|change| (IpNetwork::from(change.prefix), change.best.map(next_hops)))
+        .collect()
+}
+
+/// `None` for a link-local next hop on an interface that is gone.
+fn next_hop(next_hop: calidris_bgp::route::NextHop) -> Option<NextHop> {
+    let interface = match next_hop.scope_id {
+        Some(index) => Some(interface_name(index)?),
+        None => None,
+    };
+    Some(NextHop {
+        address: next_hop.address,
+        interface,
+    })
+}
+
+fn interface_name(index: u32) -> Option<String> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let any_socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    netdevice::index_to_name(any_socket, index).ok()
+}

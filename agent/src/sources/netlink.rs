@@ -1,0 +1,233 @@
+//! The kernel's notifications (rtnetlink(7)): links, and routes with a protocol of ours.
+//!
+//! They only say *that* something changed; the dataplane reads back what. Bursts are taken together. When the kernel drops
+//! notifications because we are too slow (`ENOBUFS`), everything is read back. Notifications of our own writes carry the
+//! port of the socket that wrote and are passed over.
+
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkBuffer;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::input::{Input, KernelChange};
+use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+use crate::turn::Message;
+
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of the kernel's `linux/rtnetlink.h`.
+const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+/// Room for notifications not read yet, in bytes. The kernel doubles it.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How long notifications are gathered after the first one.
+const GATHERING: Duration = Duration::from_millis(20);
+/// Notifications read at a time, at most.
+const MAX_READS: usize = 4096;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+/// Offset of `rtm_protocol` in `struct rtmsg`.
+const RTM_PROTOCOL: usize = 5;
+
+/// A socket that hears the notifications of the process's network namespace.
+pub struct Monitor {
+    socket: TokioSocket,
+}
+
+/// What changed, in a burst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Changes {
+    links: bool,
+    routes: bool,
+    lost: bool,
+}
+
+impl Monitor {
+    /// Opens the socket: from now on nothing is missed. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+        Ok(Self { socket })
+    }
+
+    /// Tells the node until its thread is gone. `own_port` is the netlink port whose writes need not be told.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub async fn run(self, own_port: u32, inbox: mpsc::Sender<Message>) -> io::Result<()> {
+        loop {
+            let mut changes = Changes::default();
+            changes.take_in(self.socket.recv_from_full().await, own_port)?;
+            // What belongs together comes together: a pod's link makes several notifications.
+            tokio::time::sleep(GATHERING).await;
+            self.read_what_is_there(&mut changes, own_port)?;
+            for change in changes.to_tell() {
+                debug!(?change, "the kernel changed");
+                if inbox
+                    .send(Message::Input(Input::KernelChanged(change)))
+                    .await
+                    .is_err()
+                {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn read_what_is_there(&self, changes: &mut Changes, own_port: u32) -> io::Result<()> {
+        for _ in 0..MAX_READS {
+            match self.socket.socket_ref().recv_from_full() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                result => changes.take_in(result, own_port)?,
+            }
+        }
+        // Still more: whatever it is, everything is read back, once.
+        changes.lost = true;
+        Ok(())
+    }
+}
+
+impl Changes {
+    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own_port: u32) -> io::Result<()> {
+        match received {
+            Ok((datagram, _)) => self.read(&datagram, own_port),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                warn!("the kernel dropped notifications; reading everything back");
+                self.lost = true;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, datagram: &[u8], own_port: u32) {
+        let mut rest = datagram;
+        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+            let is_own = message.port_number() == own_port && own_port != 0;
+            match message.message_type() {
+                RTM_NEWLINK | RTM_DELLINK if !is_own => self.links = true,
+                RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
+                    let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
+                    self.routes |= [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP].contains(&protocol);
+                }
+                _ => {}
+            }
+            // Messages are aligned to four bytes. A length of nothing would go round for ever.
+            let length = usize::try_from(message.length()).unwrap_or(usize::MAX).max(1);
+            rest = length
+                .checked_next_multiple_of(4)
+                .and_then(|next| rest.get(next..))
+                .unwrap_or_default();
+        }
+    }
+
+    fn to_tell(self) -> Vec<KernelChange> {
+        if self.lost {
+            return vec![KernelChange::Everything];
+        }
+        let links = self.links.then_some(KernelChange::Links);
+        let routes = self.routes.then_some(KernelChange::Routes);
+        links.into_iter().chain(routes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of `kind` from `port`: header, `struct rtmsg` with `protocol`.
+    fn message(kind: u16, port: u32, protocol: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(28_u32.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend([0; 4]);
+        bytes.extend(port.to_ne_bytes());
+        bytes.extend([2, 32, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0]);
+        bytes
+    }
+
+    fn changes(messages: &[Vec<u8>]) -> Changes {
+        let mut changes = Changes::default();
+        changes.read(&messages.concat(), 77);
+        changes
+    }
+
+    #[test]
+    fn only_what_may_be_ours_and_is_not_our_doing_counts() {
+        let ours = ROUTE_PROTOCOL_LOCAL;
+        let rows = [
+            (
+                vec![message(RTM_NEWLINK, 0, 0)],
+                Changes {
+                    links: true,
+                    ..Changes::default()
+                },
+            ),
+            (
+                vec![message(RTM_DELROUTE, 0, ours)],
+                Changes {
+                    routes: true,
+                    ..Changes::default()
+                },
+            ),
+            (
+                vec![message(RTM_DELROUTE, 5, ROUTE_PROTOCOL_BGP)],
+                Changes {
+                    routes: true,
+                    ..Changes::default()
+                },
+            ),
+            (vec![message(RTM_NEWROUTE, 77, ours)], Changes::default()),
+            (vec![message(RTM_NEWROUTE, 5, 4)], Changes::default()),
+            (vec![message(20, 0, 0)], Changes::default()),
+            (
+                vec![
+                    message(RTM_NEWROUTE, 5, 4),
+                    message(RTM_DELLINK, 0, 0),
+                    message(RTM_DELROUTE, 0, ours),
+                ],
+                Changes {
+                    links: true,
+                    routes: true,
+                    lost: false,
+                },
+            ),
+        ];
+        for (messages, expected) in rows {
+            assert_eq!(changes(&messages), expected, "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_passed_over() {
+        for garbage in [
+            vec![],
+            vec![0; 16],
+            vec![0xff; 64],
+            message(RTM_NEWROUTE, 0, ROUTE_PROTOCOL_LOCAL)[..20].to_vec(),
+        ] {
+            assert_eq!(changes(&[garbage]), Changes::default());
+        }
+    }
+
+    #[test]
+    fn lost_notifications_mean_everything() {
+        let lost = Changes {
+            links: true,
+            routes: true,
+            lost: true,
+        };
+        assert_eq!(lost.to_tell(), [KernelChange::Everything]);
+        assert_eq!(Changes::default().to_tell(), []);
+    }
+}

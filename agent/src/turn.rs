@@ -1,0 +1,306 @@
+//! One turn of the loop: absorb what happened, compute what should be, make it so, answer who waits.
+//!
+//! One thread owns the [`Node`] and with it the model and the kernel's dataplane; everything else talks to it through
+//! one bounded channel of [`Message`]s. Senders wait when it is full.
+//!
+//! Invariants: a prefix is withdrawn from BGP before its routes go and announced after its routes are there; nothing is
+//! announced before the datastore is in sync, so that peers keep what our predecessor announced (RFC 4724); an
+//! answer is given only after the kernel was asked to follow.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use crate::apply::{ApplyReport, Dataplane};
+use crate::desired::{self, Desired};
+use crate::input::{Input, KernelChange};
+use crate::kernel::Kernel;
+use crate::model::{Endpoint, EndpointId, InSync, Model};
+use crate::report::DataplaneReport;
+
+/// Messages that may wait for the node's thread.
+pub const INBOX: usize = 1024;
+/// Messages taken into one turn, at most: bounds how long the first of them waits.
+const MAX_BATCH: usize = 512;
+/// Operations of a turn that the status names, at most.
+const MAX_REPORTED_OPERATIONS: usize = 20;
+
+/// What the node's thread is told or asked.
+#[derive(Debug)]
+pub enum Message {
+    /// Something happened.
+    Input(Input),
+    /// Something happened, and somebody waits until the kernel has followed.
+    Apply(Input, Applied),
+    /// Which endpoint is this?
+    Find(EndpointId, oneshot::Sender<Found>),
+    /// How is it going?
+    Status(oneshot::Sender<NodeStatus>),
+}
+
+/// Where to say that the kernel has followed, or why not.
+pub type Applied = oneshot::Sender<Result<(), NotApplied>>;
+
+/// Why the kernel has not followed: what fails, and the kernel's reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotApplied(pub String);
+
+/// Answer to [`Message::Find`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The endpoint, if there is one.
+    pub endpoint: Option<(EndpointId, Endpoint)>,
+    /// Which sources are in sync: before the datastore is, absence means nothing.
+    pub in_sync: InSync,
+}
+
+/// Answer to [`Message::Status`].
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// What is known.
+    pub model: Model,
+    /// What is announced by BGP.
+    pub announced: BTreeSet<IpNetwork>,
+    /// What was done to the kernel.
+    pub dataplane: DataplaneReport,
+}
+
+/// The model, the kernel, and what connects them.
+pub struct Node<K> {
+    model: Model,
+    dataplane: Dataplane<K>,
+    /// What BGP is to announce; `None` until that is known.
+    announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    read_back_interval: Duration,
+    read_back_at: Instant,
+    retry_at: Option<Instant>,
+    report: DataplaneReport,
+}
+
+/// Who waits for the end of the turn.
+#[derive(Default)]
+struct Waiting {
+    applied: Vec<(Option<Endpoint>, Applied)>,
+    find: Vec<(EndpointId, oneshot::Sender<Found>)>,
+    status: Vec<oneshot::Sender<NodeStatus>>,
+}
+
+impl<K: Kernel> Node<K> {
+    /// A node that knows nothing yet. The first turn reads the kernel back.
+    pub fn new(
+        model: Model,
+        kernel: K,
+        announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+        read_back_interval: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            model,
+            dataplane: Dataplane::new(kernel),
+            announcements,
+            read_back_interval,
+            read_back_at: now,
+            retry_at: None,
+            report: DataplaneReport::default(),
+        }
+    }
+
+    /// Takes turns until every sender of `inbox` is gone. `clock` tells the time.
+    pub fn run(mut self, mut inbox: mpsc::Receiver<Message>, runtime: &Handle, clock: impl Fn() -> Instant) {
+        loop {
+            let deadline = tokio::time::Instant::from_std(self.deadline());
+            let mut batch = Vec::new();
+            match runtime.block_on(async { tokio::time::timeout_at(deadline, inbox.recv()).await }) {
+                Ok(Some(message)) => batch.push(message),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            while batch.len() < MAX_BATCH
+                && let Ok(message) = inbox.try_recv()
+            {
+                batch.push(message);
+            }
+            self.turn(batch, clock());
+        }
+    }
+
+    /// When to take a turn even if nothing happens.
+    pub fn deadline(&self) -> Instant {
+        self.retry_at
+            .map_or(self.read_back_at, |retry_at| retry_at.min(self.read_back_at))
+    }
+
+    /// One turn.
+    pub fn turn(&mut self, batch: Vec<Message>, now: Instant) {
+        let is_due = self.deadline() <= now;
+        let was_in_sync = self.model.in_sync;
+        let (waiting, is_changed) = self.absorb(batch);
+        if now >= self.read_back_at {
+            self.dataplane.note(KernelChange::Everything);
+            self.read_back_at = now + self.read_back_interval;
+        }
+        let applied = (is_changed || is_due).then(|| self.make_it_so(now));
+        if self.model.in_sync != was_in_sync {
+            let InSync { datastore, bgp } = self.model.in_sync;
+            info!(datastore, bgp, "sources in sync");
+        }
+        self.answer(waiting, applied.as_ref());
+    }
+
+    /// Takes in the messages; says who waits, and whether anything may be different now.
+    fn absorb(&mut self, batch: Vec<Message>) -> (Waiting, bool) {
+        let mut waiting = Waiting::default();
+        let mut is_changed = false;
+        for message in batch {
+            let input = match message {
+                Message::Input(input) => input,
+                Message::Apply(input, done) => {
+                    let endpoint = match &input {
+                        Input::Attached { endpoint, .. } => Some(endpoint.clone()),
+                        _ => None,
+                    };
+                    waiting.applied.push((endpoint, done));
+                    input
+                }
+                Message::Find(id, answer) => {
+                    waiting.find.push((id, answer));
+                    continue;
+                }
+                Message::Status(answer) => {
+                    waiting.status.push(answer);
+                    continue;
+                }
+            };
+            match &input {
+                Input::KernelChanged(change) => self.dataplane.note(*change),
+                Input::Attached { .. } => self.dataplane.note(KernelChange::Links),
+                _ => {}
+            }
+            self.model.absorb(input);
+            is_changed = true;
+        }
+        (waiting, is_changed)
+    }
+
+    fn make_it_so(&mut self, now: Instant) -> ApplyReport {
+        match self.dataplane.links() {
+            Ok(links) => {
+                if !links.keys().eq(&self.model.links) {
+                    self.model.links = links.keys().cloned().collect();
+                }
+            }
+            // The apply below reads again and reports the failure.
+            Err(error) => debug!(%error, "cannot read the links"),
+        }
+        let desired = desired::compute(&self.model);
+        self.announce_only_what_is_wanted(&desired);
+        let report = self.dataplane.apply(&desired, self.model.in_sync, now);
+        self.announce(desired);
+        self.retry_at = report.retry_at;
+        self.record(&report);
+        report
+    }
+
+    /// Withdraws before the routes go.
+    fn announce_only_what_is_wanted(&self, desired: &Desired) {
+        self.announcements.send_if_modified(|current| match current {
+            Some(prefixes) => {
+                let before = prefixes.len();
+                prefixes.retain(|prefix| desired.announcements.contains(prefix));
+                prefixes.len() != before
+            }
+            None => false,
+        });
+    }
+
+    /// Announces after the routes are there.
+    fn announce(&self, desired: Desired) {
+        if !self.model.in_sync.datastore {
+            return;
+        }
+        self.announcements.send_if_modified(|current| {
+            let wanted = Some(desired.announcements);
+            let is_other = *current != wanted;
+            *current = wanted;
+            is_other
+        });
+    }
+
+    fn record(&mut self, report: &ApplyReport) {
+        let DataplaneReport {
+            turns,
+            operations,
+            last_operations,
+            failures,
+        } = &mut self.report;
+        *turns = turns.saturating_add(1);
+        *operations = self.dataplane.writes();
+        if !report.ops.is_empty() {
+            let shown = report.ops.iter().take(MAX_REPORTED_OPERATIONS);
+            *last_operations = shown.map(ToString::to_string).collect();
+            debug!(operations = report.ops.len(), "the kernel follows");
+        }
+        let failing: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+        for failure in failing.iter().filter(|failure| !failures.contains(failure)) {
+            warn!(%failure, "the kernel does not follow; trying again");
+        }
+        if failing.is_empty() && !failures.is_empty() {
+            info!("the kernel follows again");
+        }
+        *failures = failing;
+    }
+
+    fn answer(&self, waiting: Waiting, report: Option<&ApplyReport>) {
+        // Who gave up waiting is not there to be told; that is their business.
+        for (endpoint, done) in waiting.applied {
+            let _unheard =
+                done.send(endpoint.map_or(Ok(()), |endpoint| self.is_reachable(&endpoint, report)));
+        }
+        for (id, answer) in waiting.find {
+            let _unheard = answer.send(Found {
+                endpoint: self.find(&id),
+                in_sync: self.model.in_sync,
+            });
+        }
+        for answer in waiting.status {
+            let _unheard = answer.send(NodeStatus {
+                model: self.model.clone(),
+                announced: self.announcements.borrow().clone().unwrap_or_default(),
+                dataplane: self.report.clone(),
+            });
+        }
+    }
+
+    fn is_reachable(&self, endpoint: &Endpoint, report: Option<&ApplyReport>) -> Result<(), NotApplied> {
+        if !self.model.links.contains(&endpoint.host_interface) {
+            return Err(NotApplied(format!(
+                "link {} is not there",
+                endpoint.host_interface
+            )));
+        }
+        match report.and_then(|report| report.failure_of(endpoint)) {
+            Some(failure) => Err(NotApplied(failure.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// The endpoint with this identity; or, when its network's name had to be guessed, the one with the same container
+    /// and interface.
+    fn find(&self, id: &EndpointId) -> Option<(EndpointId, Endpoint)> {
+        let exactly = self.model.endpoints.get_key_value(id);
+        let but_for_the_network = || {
+            self.model
+                .endpoints
+                .iter()
+                .find(|(known, _)| known.container_id == id.container_id && known.ifname == id.ifname)
+        };
+        exactly
+            .or_else(but_for_the_network)
+            .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
+    }
+}
