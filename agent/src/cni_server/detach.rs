@@ -91,8 +91,8 @@ impl<S: Store + 'static> CniServer<S> {
             let extra_deletes = self.own_resource(subject, key).await?.into_iter().collect();
             let request = ReleaseRequest {
                 handle_id: subject.handle_id.clone(),
-                only: Vec::new(),
                 extra_deletes,
+                ..ReleaseRequest::default()
             };
             match self.ipam.release(&request).await {
                 Ok(released) => {
