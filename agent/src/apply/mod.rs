@@ -207,6 +207,7 @@ impl<K: Kernel> Dataplane<K> {
                 Ok(()) => {
                     debug!(%op, "wrote to the kernel");
                     self.writes += 1;
+                    self.retry.succeeded(&op);
                     report.ops.push(op);
                 }
                 Err(error) => failed.push((op, error)),

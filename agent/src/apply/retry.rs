@@ -42,6 +42,10 @@ impl Retry {
         wanted.into_iter().filter(is_due).collect()
     }
 
+    pub(super) fn succeeded(&mut self, op: &Op) {
+        self.waiting.remove(&op.subject());
+    }
+
     pub(super) fn failed(&mut self, op: Op, reason: String, now: Instant) {
         let subject = op.subject();
         let before = self.waiting.remove(&subject);

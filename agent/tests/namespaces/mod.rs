@@ -35,6 +35,11 @@ impl Namespace {
         namespace
     }
 
+    /// Its name below `/run/netns`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The namespace, held open.
     pub fn open(&self) -> File {
         File::open(format!("/run/netns/{}", self.name)).unwrap()

@@ -1,0 +1,459 @@
+//! The dataplane on the real kernel, in namespaces: what is wanted is made, what is right is not touched, what others
+//! did stays.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
+
+mod namespaces;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use calidris_agent::apply::{ApplyReport, Dataplane, Op};
+use calidris_agent::clock;
+use calidris_agent::delta::Change;
+use calidris_agent::desired::{Desired, Gateway, Route, RouteKey, RouteOrigin, RoutePath, compute};
+use calidris_agent::input::KernelChange;
+use calidris_agent::kernel::Linux;
+use calidris_agent::model::{Encapsulation, Endpoint, EndpointId, InSync, Model, NextHop, Pool};
+use namespaces::{Namespace, possible};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+const IN_SYNC: InSync = InSync {
+    datastore: true,
+    bgp: true,
+};
+
+/// A node with an uplink, whose other end `up1` stands for everything outside.
+fn node() -> Namespace {
+    let node = Namespace::new();
+    node.sh("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up");
+    node.sh("ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad");
+    node
+}
+
+fn fresh() -> Dataplane<Linux> {
+    Dataplane::new(Linux::open().unwrap())
+}
+
+fn now() -> Instant {
+    clock::now()
+}
+
+/// One turn: what is there goes into the model, the model says what should be, that is applied.
+fn turn(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> ApplyReport {
+    model.links = dataplane.links().unwrap().keys().cloned().collect();
+    dataplane.apply(&compute(model), model.in_sync, now())
+}
+
+/// Two workloads whose host ends are made here, a pool a family, a block each, routes from BGP.
+fn model(node: &Namespace) -> Model {
+    let mut model = Model::new("node-a".into());
+    model.in_sync = IN_SYNC;
+    for (name, cidr) in [("v4", "10.65.0.0/16"), ("v6", "fd00:10:65::/64")] {
+        let pool = Pool {
+            cidr: cidr.parse().unwrap(),
+            nat_outgoing: true,
+            encapsulation: Encapsulation::None,
+            disable_bgp_export: false,
+        };
+        model.pools.insert(name.into(), pool);
+    }
+    model.own_blocks = ["10.65.0.0/26", "fd00:10:65::/122"]
+        .map(|block| block.parse().unwrap())
+        .into();
+    for number in [2, 3] {
+        let host_interface = format!("cali{number}");
+        node.sh(&format!(
+            "ip link add {host_interface} type veth peer name peer{number}; ip link set peer{number} up"
+        ));
+        let id = EndpointId {
+            network: "n".into(),
+            container_id: format!("c{number}"),
+            ifname: "eth0".into(),
+        };
+        let addresses = [format!("10.65.0.{number}"), format!("fd00:10:65::{number}")];
+        let endpoint = Endpoint {
+            host_interface,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            mac: None,
+            namespace: None,
+            pod: None,
+        };
+        model.endpoints.insert(id, endpoint);
+    }
+    let hop = |address: &str| NextHop {
+        address: address.parse().unwrap(),
+        interface: None,
+    };
+    model
+        .learned
+        .insert("10.65.1.0/26".parse().unwrap(), [hop("192.0.2.2")].into());
+    model.learned.insert(
+        "10.65.2.0/26".parse().unwrap(),
+        [hop("192.0.2.2"), hop("192.0.2.3")].into(),
+    );
+    model
+        .learned
+        .insert("10.65.3.0/26".parse().unwrap(), [hop("2001:db8::2")].into());
+    model
+        .learned
+        .insert("0.0.0.0/0".parse().unwrap(), [hop("192.0.2.254")].into());
+    model.learned.insert(
+        "fd00:10:66::/64".parse().unwrap(),
+        [hop("2001:db8::2"), hop("2001:db8::3")].into(),
+    );
+    let link_local = NextHop {
+        address: "fe80::2".parse().unwrap(),
+        interface: Some("up0".into()),
+    };
+    model
+        .learned
+        .insert("fd00:10:67::/64".parse().unwrap(), [link_local].into());
+    model
+}
+
+/// Hears every change of links, addresses, neighbours and routes in the namespace of the thread.
+struct Monitor(Socket);
+
+impl Monitor {
+    fn open() -> Self {
+        let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
+        // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+        socket
+            .bind(&SocketAddr::new(0, 0x1 | 0x10 | 0x40 | 0x100 | 0x400))
+            .unwrap();
+        socket.set_non_blocking(true).unwrap();
+        Self(socket)
+    }
+
+    fn heard(&self) -> usize {
+        let mut count = 0;
+        while self.0.recv_from_full().is_ok() {
+            count += 1;
+        }
+        count
+    }
+}
+
+#[test]
+fn everything_wanted_is_made_and_a_second_start_writes_nothing() {
+    if !possible("a_second_start_writes_nothing") {
+        return;
+    }
+    let node = node();
+    let mut model = model(&node);
+    node.run(|| {
+        let report = turn(&mut fresh(), &mut model);
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+        assert!(!report.ops.is_empty());
+        let v4 = node.sh("ip route");
+        for line in [
+            "10.65.0.2 dev cali2 proto 202 scope link metric 1024",
+            "blackhole 10.65.0.0/26 proto 202 metric 1024",
+            "10.65.1.0/26 via 192.0.2.2 dev up0 proto 203 metric 1024",
+            "nexthop via 192.0.2.3 dev up0",
+            "10.65.3.0/26 via inet6 2001:db8::2 dev up0 proto 203 metric 1024",
+            "default via 192.0.2.254 dev up0 proto 203 metric 1024",
+        ] {
+            assert!(v4.contains(line), "no \"{line}\" in\n{v4}");
+        }
+        let v6 = node.sh("ip -6 route");
+        for line in [
+            "fd00:10:65::2 dev cali2 proto 202 metric 1024",
+            "blackhole fd00:10:65::/122 dev lo proto 202 metric 1024",
+            "nexthop via 2001:db8::3 dev up0",
+            "fd00:10:67::/64 via fe80::2 dev up0 proto 203 metric 1024",
+        ] {
+            assert!(v6.contains(line), "no \"{line}\" in\n{v6}");
+        }
+        assert_eq!(node.sh("cat /proc/sys/net/ipv4/conf/cali3/proxy_arp").trim(), "1");
+        assert_eq!(node.sh("cat /proc/sys/net/ipv6/conf/all/forwarding").trim(), "1");
+        assert_eq!(
+            node.sh("cat /sys/class/net/cali3/address 2>/dev/null || ip -o link show cali3")
+                .matches("ee:ee:ee:ee:ee:ee")
+                .count(),
+            1
+        );
+
+        let monitor = Monitor::open();
+        let ruleset = node.sh("nft -a list ruleset");
+        let mut second = fresh();
+        let report = turn(&mut second, &mut model);
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+        assert_eq!(report.ops, [], "a second start writes");
+        second.note(KernelChange::Everything);
+        assert_eq!(turn(&mut second, &mut model).ops, [], "a full read-back writes");
+        assert_eq!(second.writes(), 0);
+        assert_eq!(monitor.heard(), 0, "the kernel heard of changes");
+        assert_eq!(
+            node.sh("nft -a list ruleset"),
+            ruleset,
+            "handles differ: the table was written"
+        );
+        // The monitor does hear: or it would prove nothing.
+        node.sh("ip route add 198.51.100.0/24 via 192.0.2.9");
+        assert_eq!(monitor.heard(), 1);
+    });
+}
+
+#[test]
+fn what_somebody_deletes_or_changes_is_repaired() {
+    if !possible("what_somebody_deletes_is_repaired") {
+        return;
+    }
+    let node = node();
+    let mut model = model(&node);
+    node.run(|| {
+        let mut dataplane = fresh();
+        turn(&mut dataplane, &mut model);
+        let damages = [
+            (
+                KernelChange::Routes,
+                "ip route del 10.65.0.2",
+                "route: create 10.65.0.2/32",
+            ),
+            (
+                KernelChange::Routes,
+                "ip route del 10.65.2.0/26",
+                "route: create 10.65.2.0/26",
+            ),
+            (
+                KernelChange::Routes,
+                "ip -6 route del blackhole fd00:10:65::/122",
+                "route: create fd00:10:65::/122",
+            ),
+            (
+                KernelChange::Routes,
+                "ip route replace unreachable 10.65.1.0/26 metric 1024 proto 203",
+                "route: replace 10.65.1.0/26 metric 1024 of a kind not ours",
+            ),
+            (
+                KernelChange::Links,
+                "ip link set cali2 down",
+                "link: replace cali2 down",
+            ),
+            (
+                KernelChange::Links,
+                "ip link set cali2 address 02:00:00:00:00:01",
+                "link: replace cali2 up",
+            ),
+            (
+                KernelChange::Everything,
+                "echo 0 > /proc/sys/net/ipv4/ip_forward",
+                "sysctl: replace net/ipv4/ip_forward 0 with 1",
+            ),
+            (
+                KernelChange::Everything,
+                "echo 100 > /proc/sys/net/ipv4/neigh/cali3/proxy_delay",
+                "proxy_delay 100 with 0",
+            ),
+            (
+                KernelChange::Everything,
+                "nft delete table inet calidris",
+                "nft: create table inet calidris",
+            ),
+            (
+                KernelChange::Everything,
+                "nft add element inet calidris nat-exempt-ipv4 '{ 192.0.2.0/24 }'",
+                "nft: replace",
+            ),
+            (
+                KernelChange::Everything,
+                "nft flush chain inet calidris nat-outgoing",
+                "nft: replace",
+            ),
+            (
+                KernelChange::Everything,
+                "nft insert rule inet calidris nat-outgoing counter drop",
+                "nft: replace",
+            ),
+            (
+                KernelChange::Everything,
+                "nft add chain inet calidris other",
+                "nft: replace",
+            ),
+        ];
+        for (change, command, expected) in damages {
+            assert_eq!(turn(&mut dataplane, &mut model).ops, [], "before {command}");
+            node.sh(command);
+            dataplane.note(change);
+            let report = turn(&mut dataplane, &mut model);
+            let ops: Vec<String> = report.ops.iter().map(ToString::to_string).collect();
+            assert!(report.failures.is_empty(), "{command}: {:#?}", report.failures);
+            assert!(
+                ops.iter().any(|op| op.contains(expected)),
+                "after {command}: {ops:#?}"
+            );
+            assert_eq!(
+                turn(&mut fresh(), &mut model).ops,
+                [],
+                "{command} was not repaired wholly"
+            );
+        }
+    });
+}
+
+#[test]
+fn routes_of_others_stay_and_one_in_the_way_is_named() {
+    if !possible("routes_of_others_stay") {
+        return;
+    }
+    let node = node();
+    let mut model = model(&node);
+    node.run(|| {
+        node.sh("ip route add 10.65.0.2 via 192.0.2.77 metric 1024 proto static");
+        node.sh("ip -6 route add fd00:10:66::/64 via 2001:db8::77 proto bird metric 1024");
+        node.sh("ip route add 10.99.0.0/16 via 192.0.2.77; ip route add blackhole 10.98.0.0/16 proto bird");
+        node.sh("ip route add 10.65.0.3 via 192.0.2.77 table 77; nft add table inet other");
+        let foreign = || {
+            let command = "(ip route show table all; ip -6 route show table all) | grep -v 'proto 20[23]' | grep -v 'cali\\|nexthop\\|fe80\\|ff00\\|anycast'; nft list tables";
+            node.sh(command)
+        };
+        let before = foreign().replace("table inet other\n", "");
+        let mut dataplane = fresh();
+        let report = turn(&mut dataplane, &mut model);
+        let reasons: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+        assert_eq!(reasons.len(), 2, "{reasons:#?}");
+        assert!(reasons[0].contains("route 10.65.0.2/32 metric 1024") && reasons[0].contains("via 192.0.2.77 dev up0 proto 4"), "{reasons:#?}");
+        assert!(reasons[1].contains("fd00:10:66::/64") && reasons[1].contains("proto 12"), "{reasons:#?}");
+        assert!(report.retry_at.is_some_and(|at| at > now()), "{report:?}");
+
+        // A stop of everything: nothing is wanted any more.
+        let empty = Desired::default();
+        let report = dataplane.apply(&empty, IN_SYNC, now());
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+        assert_eq!(node.sh("ip route show table all proto 202; ip route show table all proto 203; ip -6 route show table all proto 202; ip -6 route show table all proto 203"), "");
+        assert_eq!(foreign().replace("table inet other\n", "").replace("table inet calidris\n", ""), before);
+
+        // Out of the way: next time it is made.
+        node.sh("ip route del 10.65.0.2 metric 1024; ip -6 route del fd00:10:66::/64");
+        let report = turn(&mut dataplane, &mut model);
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+    });
+}
+
+#[test]
+fn nothing_is_deleted_or_changed_before_its_source_is_in_sync() {
+    if !possible("nothing_is_deleted_before_in_sync") {
+        return;
+    }
+    let node = node();
+    let mut model = model(&node);
+    node.run(|| {
+        turn(&mut fresh(), &mut model);
+        let picture = || node.sh("ip route; ip -6 route; nft list ruleset");
+        let before = picture();
+        let mut restarted = fresh();
+        let mut known = Model::new("node-a".into());
+        assert_eq!(turn(&mut restarted, &mut known).failures, []);
+        // BGP comes back one peer at a time: half a multipath route is no reason to change it.
+        let half = NextHop {
+            address: "192.0.2.3".parse().unwrap(),
+            interface: None,
+        };
+        known
+            .learned
+            .insert("10.65.2.0/26".parse().unwrap(), [half].into());
+        turn(&mut restarted, &mut known);
+        assert_eq!(picture(), before);
+
+        known = Model {
+            in_sync: InSync {
+                datastore: true,
+                bgp: false,
+            },
+            learned: known.learned,
+            ..model.clone()
+        };
+        turn(&mut restarted, &mut known);
+        assert_eq!(picture(), before);
+
+        known.in_sync.bgp = true;
+        turn(&mut restarted, &mut known);
+        let after = picture();
+        assert!(after.contains("10.65.2.0/26 via 192.0.2.3"), "{after}");
+        assert!(
+            !after.contains("10.65.1.0/26") && after.contains("10.65.0.2 dev cali2"),
+            "{after}"
+        );
+    });
+}
+
+#[test]
+fn in_a_batch_of_thousands_each_failure_is_that_of_its_route() {
+    if !possible("in_a_batch_of_thousands") {
+        return;
+    }
+    let node = node();
+    node.run(|| {
+        let is_bad = |number: u32| number % 7 == 3;
+        let route = |number: u32| {
+            // Not a neighbour of this node: the kernel refuses.
+            let address = if is_bad(number) {
+                "203.0.113.1"
+            } else {
+                "192.0.2.2"
+            }
+            .parse()
+            .unwrap();
+            let gateways = BTreeSet::from([Gateway {
+                address,
+                interface: None,
+            }]);
+            let destination = std::net::Ipv4Addr::from(0x0a80_0000 + (number << 4));
+            let key = RouteKey::main(ipnetwork::IpNetwork::new(destination.into(), 28).unwrap());
+            (
+                key,
+                Route {
+                    origin: RouteOrigin::Bgp,
+                    path: RoutePath::Via { gateways },
+                },
+            )
+        };
+        let desired = Desired {
+            routes: (0..5000).map(route).collect(),
+            ..Desired::default()
+        };
+        let mut dataplane = fresh();
+        let now = now();
+        let report = dataplane.apply(&desired, IN_SYNC, now);
+        let bad = (0..5000).filter(|number| is_bad(*number)).count();
+        assert_eq!(report.failures.len(), bad);
+        assert!(
+            report.failures[0].reason.contains("Nexthop has invalid gateway"),
+            "{}",
+            report.failures[0]
+        );
+        assert_eq!(
+            node.sh("ip route show proto 203 | wc -l").trim(),
+            (5000 - bad).to_string()
+        );
+        // What failed is not tried again at once.
+        let report = dataplane.apply(&desired, IN_SYNC, now);
+        assert_eq!((report.ops.len(), report.failures.len()), (0, bad));
+        // The neighbour appears: an uplink's change makes everything be tried again.
+        node.sh("ip addr add 203.0.113.9/24 dev up0; ip link add new0 type veth peer name new1");
+        dataplane.note(KernelChange::Links);
+        let report = dataplane.apply(&desired, IN_SYNC, now);
+        assert_eq!(
+            (report.ops.len(), report.failures.len()),
+            (bad, 0),
+            "{:?}",
+            report.failures.first()
+        );
+        assert!(
+            report
+                .ops
+                .iter()
+                .all(|op| matches!(op, Op::Route(Change::Create { .. })))
+        );
+        let report = dataplane.apply(&Desired::default(), IN_SYNC, now + Duration::from_secs(1));
+        assert_eq!(
+            (
+                report.ops.iter().filter(|op| matches!(op, Op::Route(_))).count(),
+                report.failures.len()
+            ),
+            (5000, 0)
+        );
+    });
+}
