@@ -12,12 +12,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A named network namespace, removed when dropped, and every link in it with it.
-pub struct Namespace {
+pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = Self {
             name: format!("cal-agent-{}-{number}", std::process::id()),
@@ -36,17 +36,17 @@ impl Namespace {
     }
 
     /// Its name below `/run/netns`.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The namespace, held open.
-    pub fn open(&self) -> File {
+    pub(crate) fn open(&self) -> File {
         File::open(format!("/run/netns/{}", self.name)).unwrap()
     }
 
     /// Runs `work` in a thread inside the namespace.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = self.open();
         thread::scope(|scope| {
             let worker = scope.spawn(move || {
@@ -65,7 +65,7 @@ impl Namespace {
     }
 
     /// Runs a shell command inside, expects it to succeed and returns what it printed.
-    pub fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         let output = self.try_sh(command);
         let (out, err) = (
             String::from_utf8_lossy(&output.stdout),
@@ -81,18 +81,11 @@ impl Namespace {
     }
 
     /// Runs a shell command inside.
-    pub fn try_sh(&self, command: &str) -> Output {
+    pub(crate) fn try_sh(&self, command: &str) -> Output {
         Command::new("ip")
             .args(["netns", "exec", &self.name, "sh", "-c", command])
             .output()
             .unwrap()
-    }
-
-    /// A command that runs inside.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
-        command
     }
 
     /// All there is, for the message of a failed test.
@@ -109,7 +102,7 @@ impl Drop for Namespace {
 }
 
 /// Whether namespaces can be made here. If not, says so; with `CALIDRIS_NO_SKIP` set that is a failure.
-pub fn possible(test: &str) -> bool {
+pub(crate) fn possible(test: &str) -> bool {
     let output = Command::new("ip").args(["netns", "list"]).output();
     let is_possible =
         rustix::process::geteuid().is_root() && output.is_ok_and(|output| output.status.success());
