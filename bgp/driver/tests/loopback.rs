@@ -57,11 +57,12 @@ fn sides(net: u8) -> (Side, Side) {
 
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let wait = async {
+        let mut again = tokio::time::interval(Duration::from_millis(20));
         loop {
             if let Some(found) = look().await {
                 return found;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            again.tick().await;
         }
     };
     tokio::time::timeout(DEADLINE, wait)

@@ -1,0 +1,342 @@
+//! The tables against a model: random announcements, withdrawals and readers of every speed; a map of maps says what must be there.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use calidris_bgp::config::DecisionConfig;
+use calidris_bgp::family::{Ipv4Prefix, Ipv4Unicast};
+use calidris_bgp::policy::SourceKind;
+use calidris_bgp::rib::{
+    AdjRibOut, AttrId, AttrStore, Import, LocRib, Path, Refusal, Source, SourceId, Tables, Walk,
+};
+use calidris_bgp::wire::attr::Attributes;
+use proptest::prelude::*;
+
+const PEERS: u32 = 3;
+const READERS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Event {
+    Announce {
+        peer: u32,
+        prefix: u8,
+        med: u32,
+        refused: bool,
+    },
+    Withdraw {
+        peer: u32,
+        prefix: u8,
+    },
+    Clear {
+        peer: u32,
+    },
+    MarkStale {
+        peer: u32,
+    },
+    Sweep {
+        peer: u32,
+    },
+    Reimport {
+        peer: u32,
+        refused: bool,
+    },
+    Read {
+        reader: usize,
+        limit: usize,
+    },
+    Walk {
+        reader: usize,
+    },
+    Restart {
+        reader: usize,
+    },
+    Trim,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let peer = 0..PEERS;
+    let reader = 0..READERS;
+    prop_oneof![
+        6 => (peer.clone(), 0..12u8, 0..4u32, prop::bool::weighted(0.2))
+            .prop_map(|(peer, prefix, med, refused)| Event::Announce { peer, prefix, med, refused }),
+        4 => (peer.clone(), 0..12u8).prop_map(|(peer, prefix)| Event::Withdraw { peer, prefix }),
+        1 => peer.clone().prop_map(|peer| Event::Clear { peer }),
+        1 => peer.clone().prop_map(|peer| Event::MarkStale { peer }),
+        1 => peer.clone().prop_map(|peer| Event::Sweep { peer }),
+        1 => (peer, any::<bool>()).prop_map(|(peer, refused)| Event::Reimport { peer, refused }),
+        4 => (reader.clone(), 1..5usize).prop_map(|(reader, limit)| Event::Read { reader, limit }),
+        1 => reader.clone().prop_map(|reader| Event::Walk { reader }),
+        1 => reader.prop_map(|reader| Event::Restart { reader }),
+        2 => Just(Event::Trim),
+    ]
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct ModelPath {
+    med: u32,
+    refused: bool,
+    stale: bool,
+}
+
+/// The tables under test, three readers, and the model beside them.
+struct World {
+    attrs: AttrStore,
+    sources: Vec<Source>,
+    decision: DecisionConfig,
+    loc_rib: LocRib<Ipv4Unicast>,
+    outs: Vec<AdjRibOut>,
+    /// What each reader believes, from what it was told.
+    beliefs: Vec<BTreeMap<Ipv4Prefix, u32>>,
+    model: BTreeMap<u8, BTreeMap<u32, ModelPath>>,
+}
+
+fn prefix(number: u8) -> Ipv4Prefix {
+    Ipv4Prefix::new(Ipv4Addr::new(10, number, 0, 0), 16).expect("prefix")
+}
+
+fn import(refused: bool, id: AttrId) -> Import {
+    if refused {
+        Import::Refused(Refusal::NoPolicy)
+    } else {
+        Import::Accepted(id)
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let peer = |i: u32| Source {
+            kind: SourceKind::Ebgp,
+            weight: 0,
+            router_id: i.into(),
+            address: IpAddr::V4(i.into()),
+            reflector_client: false,
+        };
+        let loc_rib = LocRib::new(7);
+        Self {
+            attrs: AttrStore::new(3),
+            sources: std::iter::once(Source::ORIGINATED)
+                .chain((0..PEERS).map(peer))
+                .collect(),
+            decision: DecisionConfig {
+                always_compare_med: true,
+                ..DecisionConfig::default()
+            },
+            outs: (0..READERS).map(|_| AdjRibOut::new(&loc_rib)).collect(),
+            beliefs: vec![BTreeMap::new(); READERS],
+            model: BTreeMap::new(),
+            loc_rib,
+        }
+    }
+
+    fn with_tables(&mut self, edit: impl FnOnce(&mut LocRib<Ipv4Unicast>, &mut Tables<'_>)) {
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.decision,
+        };
+        edit(&mut self.loc_rib, &mut tables);
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Announce {
+                peer,
+                prefix: number,
+                med,
+                refused,
+            } => {
+                self.with_tables(|rib, tables| {
+                    let id = tables.attrs.intern(Attributes {
+                        med: Some(med),
+                        ..Attributes::default()
+                    });
+                    let source = SourceId::peer(peer);
+                    let path = Path {
+                        source,
+                        received: id,
+                        import: import(refused, id),
+                        learnt: 0,
+                        stale: false,
+                    };
+                    rib.announce(prefix(number), path, tables);
+                    tables.attrs.release(id);
+                });
+                self.model.entry(number).or_default().insert(
+                    peer,
+                    ModelPath {
+                        med,
+                        refused,
+                        stale: false,
+                    },
+                );
+            }
+            Event::Withdraw { peer, prefix: number } => {
+                self.with_tables(|rib, tables| rib.withdraw(prefix(number), SourceId::peer(peer), tables));
+                self.drop_paths(peer, |at, _| at == number);
+            }
+            Event::Clear { peer } => {
+                self.with_tables(|rib, tables| rib.clear_source(SourceId::peer(peer), tables));
+                self.drop_paths(peer, |_, _| true);
+            }
+            Event::Sweep { peer } => {
+                self.with_tables(|rib, tables| rib.sweep_stale(SourceId::peer(peer), tables));
+                self.drop_paths(peer, |_, path| path.stale);
+            }
+            Event::MarkStale { peer } => {
+                self.with_tables(|rib, tables| rib.mark_stale(SourceId::peer(peer), tables));
+                self.drop_paths(peer, |_, path| path.stale);
+                self.model
+                    .values_mut()
+                    .filter_map(|paths| paths.get_mut(&peer))
+                    .for_each(|path| path.stale = true);
+            }
+            Event::Reimport { peer, refused } => {
+                self.with_tables(|rib, tables| {
+                    rib.reimport(SourceId::peer(peer), tables, |_, received, attrs| {
+                        if !refused {
+                            attrs.retain(received);
+                        }
+                        import(refused, received)
+                    });
+                });
+                let paths = self.model.values_mut().filter_map(|paths| paths.get_mut(&peer));
+                paths.for_each(|path| path.refused = refused);
+            }
+            Event::Read { reader, limit } => {
+                self.read(reader, limit);
+            }
+            Event::Walk { reader } => self.outs[reader].start_walk(Walk::Everything),
+            Event::Restart { reader } => {
+                self.outs[reader].clear(&mut self.attrs);
+                self.outs[reader] = AdjRibOut::new(&self.loc_rib);
+                self.beliefs[reader].clear();
+            }
+            Event::Trim => {
+                let slowest = self.outs.iter().map(AdjRibOut::cursor).min().expect("readers");
+                self.loc_rib.trim(slowest);
+            }
+        }
+    }
+
+    fn drop_paths(&mut self, peer: u32, condemned: impl Fn(u8, &ModelPath) -> bool) {
+        for (number, paths) in &mut self.model {
+            if paths.get(&peer).is_some_and(|path| condemned(*number, path)) {
+                paths.remove(&peer);
+            }
+        }
+        self.model.retain(|_, paths| !paths.is_empty());
+    }
+
+    /// One batch for a reader, as the speaker does it; `false` when there was none.
+    fn read(&mut self, reader: usize, limit: usize) -> bool {
+        let mut dests = Vec::new();
+        let Some(batch) = self.outs[reader].next_batch(&self.loc_rib, limit, &mut dests) else {
+            return false;
+        };
+        for dest in dests {
+            let destination = self.loc_rib.get(dest);
+            let new = destination.best().and_then(Path::accepted);
+            let old = self.outs[reader].sent(dest);
+            match (old, new) {
+                (_, Some(id)) if batch.resend || old != new => {
+                    let med = self.attrs.get(id).med.expect("every path has one");
+                    self.beliefs[reader].insert(destination.prefix, med);
+                }
+                (Some(_), None) => {
+                    self.beliefs[reader].remove(&destination.prefix);
+                }
+                _ => {}
+            }
+            if old != new {
+                new.inspect(|id| self.attrs.retain(*id));
+                self.outs[reader].set_sent(dest, new, &mut self.attrs);
+            }
+        }
+        true
+    }
+
+    /// The model's best: lowest MED, then lowest peer.
+    fn expected(&self) -> BTreeMap<Ipv4Prefix, u32> {
+        let best = |paths: &BTreeMap<u32, ModelPath>| {
+            paths
+                .iter()
+                .filter(|(_, path)| !path.refused)
+                .map(|(peer, path)| (path.med, *peer))
+                .min()
+        };
+        self.model
+            .iter()
+            .filter_map(|(number, paths)| Some((prefix(*number), best(paths)?.0)))
+            .collect()
+    }
+
+    fn check(&self) {
+        let best: BTreeMap<Ipv4Prefix, u32> = self
+            .loc_rib
+            .iter()
+            .filter_map(|(_, dest)| Some((dest.prefix, self.attrs.get(dest.best()?.accepted()?).med?)))
+            .collect();
+        assert_eq!(best, self.expected());
+        assert_eq!(self.loc_rib.len(), self.model.len());
+        for peer in 0..PEERS {
+            let counts = self.loc_rib.count(SourceId::peer(peer));
+            let paths = self.model.values().filter_map(|paths| paths.get(&peer));
+            assert_eq!(counts.received, paths.clone().count());
+            assert_eq!(
+                counts.accepted,
+                paths.clone().filter(|path| !path.refused).count()
+            );
+            assert_eq!(counts.stale, paths.filter(|path| path.stale).count());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tables_and_readers_agree_with_the_model(events in prop::collection::vec(event(), 0..120)) {
+        let mut world = World::new();
+        for event in events {
+            world.apply(event);
+            world.check();
+        }
+        for reader in 0..READERS {
+            while world.read(reader, 3) {}
+            prop_assert_eq!(&world.beliefs[reader], &world.expected());
+            prop_assert_eq!(world.outs[reader].announced(), world.expected().len());
+        }
+        // Every reference is given back.
+        for peer in 0..PEERS {
+            world.apply(Event::Clear { peer });
+        }
+        for reader in 0..READERS {
+            while world.read(reader, 3) {}
+            prop_assert!(world.beliefs[reader].is_empty());
+        }
+        prop_assert!(world.attrs.is_empty(), "{} attribute sets are left", world.attrs.len());
+        world.apply(Event::Trim);
+        prop_assert_eq!(world.loc_rib.journal_len(), 0);
+    }
+}
+
+#[test]
+fn the_journal_stays_within_its_bound_for_a_reader_that_never_reads() {
+    let mut world = World::new();
+    for round in 0..20_000u32 {
+        let (prefix, med) = ((round % 12) as u8, round % 4);
+        world.apply(Event::Announce {
+            peer: 0,
+            prefix,
+            med,
+            refused: false,
+        });
+    }
+    assert!(
+        world.loc_rib.journal_len() <= 1024 + 2 * 12 + 1,
+        "{}",
+        world.loc_rib.journal_len()
+    );
+    assert!(world.read(0, 100));
+}
