@@ -425,7 +425,7 @@ proptest! {
         let accepted = rows.iter().filter(|row| !row.refused).count();
         prop_assert_eq!(usize::from(selection.accepted), accepted);
         prop_assert!(usize::from(selection.multipath) <= accepted.min(3));
-        let mut sorted = order.clone();
+        let mut sorted = order;
         sorted.sort_unstable();
         prop_assert_eq!(sorted, (0..rows.len()).collect::<Vec<_>>(), "no path is lost");
 

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 const PEERS: u32 = 3;
 const READERS: usize = 3;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Event {
     Announce {
         peer: u32,

@@ -71,6 +71,21 @@ fn ebgp_puts_its_as_in_front_and_itself_as_next_hop_at_every_hop() {
     assert_eq!(far.attributes.as_path, "65003 65002 65001");
     assert_eq!(far.attributes.next_hop, Some([10, 0, 0, 3].into()));
     assert_eq!(far.attributes.local_pref, None);
+    world.run_for(MINUTE);
+    let announced = |world: &mut World, node, peer| -> usize {
+        world
+            .peer(node, peer)
+            .families
+            .iter()
+            .map(|family| family.announced)
+            .sum()
+    };
+    assert_eq!(
+        announced(&mut world, 1, "n1"),
+        0,
+        "a route does not go back to where it is from"
+    );
+    assert_eq!(announced(&mut world, 1, "n3"), 1);
     // The sessions run over IPv4 and nobody said what our IPv6 address is: nothing that could be announced.
     assert!(world.route(3, "fd00:1::/64").is_none());
 }

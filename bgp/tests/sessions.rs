@@ -44,7 +44,13 @@ fn two_speakers_that_connect_to_each_other_end_with_one_session() {
         );
         assert_eq!(world.peer(0, "b").established_count, 1, "latency {latency} ms");
         assert_eq!(world.peer(1, "a").established_count, 1, "latency {latency} ms");
+        // RFC 4271 §6.8: node 1 has the higher identifier, so the connection it opened survives.
         let (ours, theirs) = world.peer(0, "b").transport.expect("transport");
+        assert_eq!(
+            (ours.port(), theirs.port() >= 40_000),
+            (179, true),
+            "latency {latency} ms"
+        );
         let (mirrored_theirs, mirrored_ours) = world.peer(1, "a").transport.expect("transport");
         assert_eq!(
             (ours, theirs),

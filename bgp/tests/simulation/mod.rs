@@ -77,6 +77,8 @@ pub(crate) struct World {
     /// Nodes that read nothing: what is sent to them is never taken by the transport.
     pub(crate) stuck: BTreeSet<usize>,
     next_port: u16,
+    /// Nodes that were added and have not acted yet.
+    fresh: Vec<usize>,
 }
 
 impl World {
@@ -92,10 +94,11 @@ impl World {
             held: BTreeMap::new(),
             stuck: BTreeSet::new(),
             next_port: 40_000,
+            fresh: Vec::new(),
         }
     }
 
-    /// Adds a speaker that starts now; its address is that of the first peer's `local_address` or the given one.
+    /// Adds a speaker that starts now.
     pub(crate) fn add(&mut self, address: &str, config: SpeakerConfig) -> usize {
         let index = self.nodes.len();
         let seed = 1000 + index as u64;
@@ -108,8 +111,15 @@ impl World {
             log: Vec::new(),
             seed,
         });
-        self.pump(index);
+        self.fresh.push(index);
         index
+    }
+
+    /// Lets the speakers added since the last step act: all of them at the same moment.
+    fn pump_fresh(&mut self) {
+        for node in std::mem::take(&mut self.fresh) {
+            self.pump(node);
+        }
     }
 
     pub(crate) fn speaker(&mut self, node: usize) -> &mut Speaker {
@@ -189,6 +199,7 @@ impl World {
 
     /// Moves to the next event anywhere. `false` when nothing will ever happen again.
     pub(crate) fn step(&mut self) -> bool {
+        self.pump_fresh();
         let flight = self.flights.keys().next().map(|(at, _)| *at);
         let timer = self
             .nodes
@@ -243,6 +254,7 @@ impl World {
 
     /// Steps for a time.
     pub(crate) fn run_for(&mut self, time: Duration) {
+        self.pump_fresh();
         let end = self.now + time;
         for _ in 0..MAX_STEPS {
             let flight = self.flights.keys().next().map(|(at, _)| *at);
