@@ -21,6 +21,9 @@ use crate::topology::{DEMO, Topology};
 /// How many lines of each log are shown when something fails.
 pub const LOG_LINES: usize = 12;
 
+/// How long routes may take to be everywhere.
+const ROUTES_WITHIN: Duration = Duration::from_secs(20);
+
 /// How long all BGP sessions may take to come up.
 const SESSIONS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -182,6 +185,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until every node has a route to every subnet that a router announces.
+    ///
+    /// # Errors
+    /// When a node does not get one; with the routes that it has.
+    pub fn wait_for_subnets(&self) -> anyhow::Result<()> {
+        let announced = self.topology.routers.iter().flat_map(|router| &router.announce);
+        let mut destinations = Vec::new();
+        for subnet in announced {
+            destinations.push(self.topology.subnet(subnet)?.cidr.to_string());
+        }
+        for node in &self.nodes {
+            eventually(&format!("{} has all routes", node.name()), ROUTES_WITHIN, || {
+                let known: Vec<String> = node.routes()?.into_iter().map(|route| route.dst).collect();
+                let missing: Vec<_> = destinations
+                    .iter()
+                    .filter(|subnet| !known.contains(subnet))
+                    .collect();
+                ensure!(missing.is_empty(), "no route to {missing:?} among {known:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Commands that a person can type to look inside.
     #[must_use]
     pub fn look_inside(&self) -> Vec<String> {
@@ -206,6 +233,8 @@ impl Cluster {
         self.start_nodes(progress)?;
         self.wait_for_sessions()?;
         progress.step("all BGP sessions are established");
+        self.wait_for_subnets()?;
+        progress.step("all nodes have learnt the routers' subnets");
         Ok(())
     }
 

@@ -102,18 +102,19 @@ impl RouteMonitor {
         Ok(monitor)
     }
 
-    /// What it heard so far, one change a line.
+    /// What it heard so far, one change a line, without what the kernel does by itself some time after a link came
+    /// up: IPv6 link-local and multicast routes.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn heard(&self) -> anyhow::Result<Vec<String>> {
         let log: PathBuf = self.process.log().to_owned();
         let text = std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
-        Ok(text
+        let by_itself = |line: &str| line.contains("fe80::") || line.contains("ff00::");
+        let lines = text
             .lines()
-            .filter(|line| !line.contains(PROBE))
-            .map(str::to_owned)
-            .collect())
+            .filter(|line| !line.contains(PROBE) && !by_itself(line));
+        Ok(lines.map(str::to_owned).collect())
     }
 
     /// Stops listening.

@@ -1,0 +1,103 @@
+//! `calidris lab run` as a user runs it: the whole proof, keeping, cleaning, interrupting.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use calidris_interop::binaries::Binaries;
+use calidris_interop::eventually::eventually;
+use calidris_interop::lab;
+use calidris_interop::netns;
+use calidris_interop::require;
+use calidris_interop::require::LAB;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn name(test: &str) -> String {
+    format!("{test}-{}", std::process::id())
+}
+
+/// Namespaces and directory of a lab.
+fn traces(name: &str) -> anyhow::Result<Vec<String>> {
+    let namespaces = netns::run(Command::new("ip").args(["netns", "list"]))?;
+    let mut traces: Vec<String> = namespaces
+        .lines()
+        .filter(|line| line.contains(&format!("cal-{name}-")))
+        .map(str::to_owned)
+        .collect();
+    traces.extend(lab::list()?.into_iter().filter(|lab| lab == name));
+    Ok(traces)
+}
+
+#[test]
+fn the_demo_s_proof_holds_and_nothing_is_left() -> anyhow::Result<()> {
+    require!(LAB);
+    let name = name("demo");
+    let binaries = Binaries::find()?;
+    let output = Command::new(binaries.agent)
+        .args(["lab", "run", "--name", &name, "-o", "json"])
+        .stdin(Stdio::null())
+        .output()?;
+    let progress = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}\n{progress}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).context("the report is JSON")?;
+    ensure!(
+        report["passed"] == report["total"] && report["total"].as_u64() > Some(60),
+        "{report}"
+    );
+    ensure!(
+        report["pods"].as_array().is_some_and(|pods| pods.len() == 6),
+        "{report}"
+    );
+    let left = traces(&name)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn a_kept_lab_stays_until_it_is_cleaned() -> anyhow::Result<()> {
+    require!(LAB);
+    let name = name("kept");
+    let binaries = Binaries::find()?;
+    let run = ["run", "--name", &name, "--nodes", "1", "--pods", "1", "--keep"];
+    let output = Command::new(&binaries.lab)
+        .args(run)
+        .stdin(Stdio::null())
+        .output()?;
+    let kept = traces(&name);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    netns::run(Command::new(&binaries.lab).args(["clean", "--name", &name]))?;
+    ensure!(output.status.success() && printed.contains("PASS"), "{printed}");
+    ensure!(
+        printed.contains("birdc -s ") && printed.contains("clean --name"),
+        "{printed}"
+    );
+    ensure!(kept?.len() > 5, "{printed}");
+    let left = traces(&name)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_lab_takes_itself_down() -> anyhow::Result<()> {
+    require!(LAB);
+    let name = name("interrupted");
+    let binaries = Binaries::find()?;
+    let mut run = Command::new(&binaries.lab)
+        .args(["run", "--name", &name, "--keep"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    eventually("the lab has namespaces", Duration::from_secs(20), || {
+        ensure!(traces(&name)?.len() > 3);
+        Ok(())
+    })?;
+    let pid = Pid::from_raw(i32::try_from(run.id())?).context("a process number")?;
+    kill_process(pid, Signal::INT)?;
+    let status = run.wait()?;
+    ensure!(!status.success(), "an interrupted lab succeeded");
+    let left = traces(&name)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
