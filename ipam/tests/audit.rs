@@ -6,7 +6,10 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use calidris_ipam::{Finding, Inventory, Ipam, MemoryStore, Running, audit, keys};
+use calidris_ipam::{
+    Finding, Inventory, Ipam, MemoryStore, ReleaseOnly, ReleaseRequest, Repair, Repaired, Running, audit,
+    keys,
+};
 use serde_json::{Value, json};
 use support::{clean, inventory, now_or_never, state};
 
@@ -437,6 +440,48 @@ fn nothing_in_a_block_that_cannot_be_read_is_judged() {
     );
 }
 
+#[test]
+fn what_can_be_repaired_is_gone_after_the_repair() {
+    let mut repaired = 0;
+    for fault in FAULTS {
+        let mut state = clean();
+        (fault.make)(&mut state);
+        let ipam = Ipam::new(store_of(&state));
+        for _ in 0..2 {
+            for finding in audit(&now_or_never(ipam.inventory()).unwrap(), &Running::new()) {
+                repaired += usize::from(repair(&ipam, &finding));
+            }
+        }
+        let left = audit(&now_or_never(ipam.inventory()).unwrap(), &Running::new());
+        let by_hand = |finding: &Finding| matches!(finding.repair(), Repair::ByHand(_));
+        assert!(left.iter().all(by_hand), "{}: {left:?}", fault.what);
+    }
+    assert_eq!(repaired, 9);
+}
+
+/// Carries out the repair of a finding, if there is one. Whether it changed anything.
+fn repair(ipam: &Ipam<MemoryStore>, finding: &Finding) -> bool {
+    match finding.repair() {
+        Repair::ByHand(_) => false,
+        Repair::Mend(request) => now_or_never(ipam.repair(&request)).unwrap() == Repaired::Done,
+        Repair::Release(allocation) => {
+            let request = ReleaseRequest {
+                handle_id: allocation.handle_id,
+                only: vec![ReleaseOnly {
+                    address: allocation.address,
+                    sequence_number: Some(allocation.sequence_number),
+                }],
+                ..ReleaseRequest::default()
+            };
+            now_or_never(ipam.release(&request)).unwrap().addresses.len() == 1
+        }
+    }
+}
+
+fn store_of(state: &State) -> MemoryStore {
+    MemoryStore::with(state.iter().map(|(k, v)| (k.clone(), v.clone().into_bytes())))
+}
+
 /// `problem address` of every finding, sorted.
 fn found(state: &State, running: &Running) -> Vec<String> {
     let mut found: Vec<String> = audit(&inventory(state), running)
@@ -494,8 +539,7 @@ fn second_block(state: &mut State, first_free: usize, handle_id: Option<&str>) {
 #[test]
 fn an_inventory_reads_everything_that_concerns_addresses() {
     let state = state(11);
-    let store = MemoryStore::with(state.iter().map(|(k, v)| (k.clone(), v.clone().into_bytes())));
-    let inventory: Inventory = now_or_never(Ipam::new(store).inventory()).unwrap();
+    let inventory: Inventory = now_or_never(Ipam::new(store_of(&state)).inventory()).unwrap();
     assert_eq!(
         (
             inventory.blocks.len(),

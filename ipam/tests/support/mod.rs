@@ -1,6 +1,7 @@
 //! What the tests of this package share: fixtures, a way to wait for a future that never waits, and the invariants.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub(crate) mod cluster;
 pub(crate) mod invariants;
 pub(crate) mod store_suite;
 
