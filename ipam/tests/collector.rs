@@ -124,29 +124,31 @@ const SIGNS: &[Sign] = &[
         what: "an address was given on another node",
         make: |cluster, _| {
             edit_attributes(cluster, |attribute| {
-                attribute["secondary"]["node"] = json!("node-b")
-            })
+                attribute["secondary"]["node"] = json!("node-b");
+            });
         },
     },
     Sign {
         what: "it is a tunnel's",
         make: |cluster, _| {
             edit_attributes(cluster, |attribute| {
-                attribute["secondary"]["type"] = json!("vxlanTunnelAddress")
+                attribute["secondary"]["type"] = json!("vxlanTunnelAddress");
             });
         },
     },
     Sign {
         what: "the owner is one that this program does not know",
         make: |cluster, _| {
-            edit_attributes(cluster, |attribute| attribute["secondary"]["vmi"] = json!("vm-1"))
+            edit_attributes(cluster, |attribute| {
+                attribute["secondary"]["vmi"] = json!("vm-1");
+            });
         },
     },
     Sign {
         what: "it has a second owner",
         make: |cluster, _| {
             edit_attributes(cluster, |attribute| {
-                attribute["alternateOwnerAttrs"] = json!({"pod": "p"})
+                attribute["alternateOwnerAttrs"] = json!({"pod": "p"});
             });
         },
     },
@@ -235,7 +237,7 @@ fn an_act_that_comes_too_late_does_nothing() {
     cluster.set(&key, Some(endpoint_value("node-a", "dead", text)));
     let before = cluster.dump();
     let refused = now_or_never(cluster.ipam.release(request)).unwrap_err();
-    assert_eq!(refused, ReleaseRefusal::ExtraConflict { key: key.clone() }.into());
+    assert_eq!(refused, ReleaseRefusal::ExtraConflict { key }.into());
     assert_eq!(cluster.dump(), before);
 
     // Or the same addresses are given to the same handle again.

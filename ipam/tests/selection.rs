@@ -332,7 +332,7 @@ fn a_release_that_names_an_earlier_allocation_is_refused() {
             address,
             sequence_number: Some(sequence_number),
         }],
-        extra_deletes: Vec::new(),
+        ..ReleaseRequest::default()
     };
     let error = now_or_never(cluster.ipam.release(&late(first))).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Reevaluate);
@@ -376,11 +376,11 @@ fn the_endpoint_is_written_and_deleted_with_the_addresses_or_nothing_is() {
     assert_eq!(dump(cluster.ipam.store()), before);
     let delete = |expect| ReleaseRequest {
         handle_id: "a".to_owned(),
-        only: Vec::new(),
         extra_deletes: vec![ExtraDelete {
             key: key.clone(),
             expect,
         }],
+        ..ReleaseRequest::default()
     };
     let error = now_or_never(cluster.ipam.release(&delete(Expect::Unchanged(1)))).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Reevaluate);
