@@ -1,5 +1,6 @@
 //! How etcd is reached.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where etcd is and how to be let in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EtcdConfig {
     /// URLs of the members, `http://10.0.0.1:2379` or `https://…`. At least one.
     pub endpoints: Vec<String>,
@@ -60,6 +61,19 @@ pub(crate) enum ConnectError {
         /// The limit.
         limit: Duration,
     },
+}
+
+impl fmt::Debug for EtcdConfig {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
 }
 
 impl EtcdConfig {

@@ -249,6 +249,33 @@ async fn a_wrong_password_is_refused_and_a_right_one_let_in() {
 }
 
 #[tokio::test]
+async fn certificates_are_used_and_replaced_ones_are_picked_up() {
+    let Some(mut etcd) = TestEtcd::start_with_tls().await else {
+        return;
+    };
+    let store = EtcdStore::new(etcd.config());
+    write(&store, "/a", "1").await.unwrap();
+    let mut without = etcd.config();
+    without.tls.as_mut().unwrap().identity_files = None;
+    let error = write(&EtcdStore::new(without), "/a", "2").await.unwrap_err();
+    assert!(!matches!(error, StoreError::PermissionDenied(_)), "{error}");
+    // A new authority, and all certificates anew: the old client cannot get in again with what it has read.
+    etcd.kill();
+    etcd.make_certificates();
+    etcd.run().await;
+    let mut tries = 0;
+    while let Err(error) = write(&store, "/a", "3").await {
+        // The first call finds the old connection dead; the next one reads the files again.
+        tries += 1;
+        assert!(tries < 4, "{error}");
+    }
+    assert_eq!(
+        store.read(&[Range::Key("/a".to_owned())]).await.unwrap().kvs[0].value,
+        b"3"
+    );
+}
+
+#[tokio::test]
 async fn a_missing_certificate_file_is_named() {
     let mut config = EtcdConfig::new(vec!["https://127.0.0.1:1".to_owned()]);
     let ca_file = "/nonexistent/ca.pem".into();

@@ -134,14 +134,14 @@ impl Assignment<'_> {
             if wanted.remaining == 0 {
                 break;
             }
-            if wanted.node_blocks >= limit {
-                let blocks = wanted.node_blocks;
-                return Ok(format!(
-                    "the node has {blocks} blocks, no more than {limit} are allowed (maxBlocksPerHost)"
-                ));
+            // At the limit the search goes on for blocks to borrow from only.
+            let limited = wanted.node_blocks >= limit;
+            if limited && (self.config.strict_affinity || wanted.borrowable.len() >= wanted.remaining) {
+                break;
             }
             require_ahead(view, sequence.blocks().skip(index), index)?;
             match self.draft.block(cidr)? {
+                Ok(None) if limited => {}
                 Ok(None) => {
                     if self.claim_and_take(pool, cidr, wanted)? {
                         wanted.node_blocks += 1;
@@ -151,23 +151,21 @@ impl Assignment<'_> {
                 Err(_) => {}
             }
         }
-        let looked_at = sequence.len();
-        let none_free = if sequence.is_exhaustive() {
-            "all"
-        } else {
-            "none is free of"
-        };
-        let outcome = if sequence.is_exhaustive() {
-            "are taken"
-        } else {
-            "looked at"
-        };
         let strict = if self.config.strict_affinity {
             ", and strict affinity forbids borrowing"
         } else {
             ""
         };
-        Ok(format!("{none_free} {looked_at} blocks {outcome}{strict}"))
+        let (blocks, looked_at) = (wanted.node_blocks, sequence.len());
+        Ok(if blocks >= limit {
+            format!(
+                "the node has {blocks} blocks, no more than {limit} are allowed (maxBlocksPerHost){strict}"
+            )
+        } else if sequence.is_exhaustive() {
+            format!("all {looked_at} blocks are taken{strict}")
+        } else {
+            format!("none of the {looked_at} blocks looked at is free{strict}")
+        })
     }
 
     /// A block met in the search that exists already.

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use calidris_ipam_etcd::EtcdConfig;
+use calidris_ipam::{Range, Store};
+use calidris_ipam_etcd::{EtcdConfig, EtcdStore, TlsFiles};
 use etcd_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -23,12 +24,42 @@ pub(crate) struct TestEtcd {
     client_port: u16,
     peer_port: u16,
     extra: Vec<&'static str>,
+    tls: Option<TlsFiles>,
     child: Option<Child>,
 }
 
 impl TestEtcd {
     /// Starts an etcd. `None`, with a loud line, if there is no etcd on this machine.
     pub(crate) async fn start(extra: &[&'static str]) -> Option<Self> {
+        let mut etcd = Self::prepare(extra)?;
+        etcd.run().await;
+        Some(etcd)
+    }
+
+    /// Starts an etcd that wants client certificates. `None`, with a loud line, without etcd or openssl.
+    pub(crate) async fn start_with_tls() -> Option<Self> {
+        if Command::new("openssl")
+            .arg("version")
+            .stdout(Stdio::null())
+            .status()
+            .is_err()
+        {
+            eprintln!("SKIPPED: no openssl in PATH (Debian: openssl)");
+            return None;
+        }
+        let mut etcd = Self::prepare(&[])?;
+        std::fs::create_dir_all(&etcd.directory).unwrap();
+        etcd.make_certificates();
+        let file = |name: &str| etcd.directory.join(name);
+        etcd.tls = Some(TlsFiles {
+            ca_file: file("ca.pem"),
+            identity_files: Some((file("c.pem"), file("c.key"))),
+        });
+        etcd.run().await;
+        Some(etcd)
+    }
+
+    fn prepare(extra: &[&'static str]) -> Option<Self> {
         if Command::new("etcd")
             .arg("--version")
             .stdout(Stdio::null())
@@ -42,26 +73,27 @@ impl TestEtcd {
         let name = format!("calidris-test-etcd-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let [client_port, peer_port] = free_ports();
-        let mut etcd = Self {
+        Some(Self {
             directory,
             client_port,
             peer_port,
             extra: extra.to_vec(),
+            tls: None,
             child: None,
-        };
-        etcd.run().await;
-        Some(etcd)
+        })
     }
 
     /// Where it listens, with time limits that let failures be seen soon.
     pub(crate) fn config(&self) -> EtcdConfig {
         let mut config = EtcdConfig::new(vec![self.endpoint()]);
         config.request_timeout = Duration::from_secs(3);
+        config.tls.clone_from(&self.tls);
         config
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// A plain client, for what the tested code does not do.
@@ -108,18 +140,20 @@ impl TestEtcd {
             ])
             .args(["--initial-cluster", &format!("t={peer_url}"), "--unsafe-no-fsync"])
             .args(&self.extra)
+            .args(self.tls_arguments())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         self.child = Some(child);
+        let mut asking = self.config();
+        asking.request_timeout = Duration::from_millis(500);
         let answering = async {
-            loop {
-                let mut client = self.client().await;
-                let asking = client.get("/", None);
-                if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(500), asking).await {
-                    return;
-                }
+            while EtcdStore::new(asking.clone())
+                .read(&[Range::Key("/".to_owned())])
+                .await
+                .is_err()
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -152,6 +186,50 @@ impl TestEtcd {
     /// Lets it run again.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    fn tls_arguments(&self) -> Vec<String> {
+        if self.tls.is_none() {
+            return Vec::new();
+        }
+        let file = |name: &str| self.directory.join(name).to_str().unwrap().to_owned();
+        let (ca, certificate, key) = (file("ca.pem"), file("s.pem"), file("s.key"));
+        [
+            "--trusted-ca-file",
+            &ca,
+            "--cert-file",
+            &certificate,
+            "--key-file",
+            &key,
+            "--client-cert-auth",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// An authority (`ca`) and what it signs: a server certificate for 127.0.0.1 (`s`) and a client's (`c`). Replaces what
+    /// was there.
+    pub(crate) fn make_certificates(&self) {
+        let script = "
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
+                -keyout ca.key -out ca.pem
+            for name in s c; do
+                openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$name -keyout $name.key \
+                    -out $name.csr
+                printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' > $name.ext
+                openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                    -extfile $name.ext -out $name.pem
+            done";
+        let output = Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(&self.directory)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn signal(&self, signal: Signal) {
