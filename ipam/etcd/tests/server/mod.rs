@@ -1,6 +1,7 @@
 //! An etcd of a test's own: on loopback, on free ports, in a temporary directory; gone with the test.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -44,7 +45,7 @@ impl TestEtcd {
             .status()
             .is_err()
         {
-            eprintln!("SKIPPED: no openssl in PATH (Debian: openssl)");
+            say_skipped("no openssl in PATH (Debian: openssl)");
             return None;
         }
         let mut etcd = Self::prepare(&[])?;
@@ -66,7 +67,7 @@ impl TestEtcd {
             .status()
             .is_err()
         {
-            eprintln!("SKIPPED: no etcd in PATH (Debian: etcd-server)");
+            say_skipped("no etcd in PATH (Debian: etcd-server)");
             return None;
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -246,6 +247,12 @@ impl Drop for TestEtcd {
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Past the test harness, which keeps what `eprintln!` says of a test that passes.
+fn say_skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {why}");
 }
 
 /// Two ports that nobody listens on now.
