@@ -349,4 +349,4 @@ impl fmt::Display for Failure {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Failure, Op, Subject};
 
@@ -52,7 +52,7 @@ impl Retry {
         if before.as_ref().is_some_and(|before| before.reason == reason) {
             debug!(%op, reason, "failed again");
         } else {
-            warn!(%op, reason, "could not be done, will be tried again");
+            debug!(%op, reason, "failed, will be tried again");
         }
         let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
         let retry_at = Some(now + delay(attempts));

@@ -184,4 +184,4 @@ impl fmt::Display for RoutePath {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -1,0 +1,216 @@
+//! What is wanted, as tables: facts of the model on the left, what follows on the right.
+
+use super::*;
+use crate::model::{Encapsulation, Endpoint, EndpointId, NextHop, Pool};
+
+fn prefix(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn pool(cidr: &str) -> Pool {
+    Pool {
+        cidr: prefix(cidr),
+        nat_outgoing: false,
+        encapsulation: Encapsulation::None,
+        disable_bgp_export: false,
+    }
+}
+
+/// A model from texts: own blocks, workloads as `interface address address…`, learned routes as `prefix next-hop…`.
+/// The links of all workloads exist, except those named `gone`.
+fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Model {
+    let mut model = Model::new("node-a".into());
+    model.own_blocks = blocks.iter().map(|block| prefix(block)).collect();
+    for workload in workloads {
+        let mut words = workload.split_whitespace();
+        let host_interface = words.next().unwrap().to_owned();
+        let id = EndpointId {
+            network: "n".into(),
+            container_id: (*workload).into(),
+            ifname: "eth0".into(),
+        };
+        if !host_interface.starts_with("gone") {
+            model.links.insert(host_interface.clone());
+        }
+        let addresses = words.map(|address| address.parse().unwrap()).collect();
+        let endpoint = Endpoint {
+            host_interface,
+            addresses,
+            mac: None,
+            namespace: None,
+            pod: None,
+        };
+        model.endpoints.insert(id, endpoint);
+    }
+    for line in learned {
+        let mut words = line.split_whitespace();
+        let destination = prefix(words.next().unwrap());
+        let hop = |address: &str| NextHop {
+            address: address.parse().unwrap(),
+            interface: None,
+        };
+        model.learned.insert(destination, words.map(hop).collect());
+    }
+    model
+}
+
+fn route_lines(model: &Model) -> Vec<String> {
+    compute(model)
+        .routes
+        .iter()
+        .map(|(key, route)| format!("{} {route}", key.destination))
+        .collect()
+}
+
+#[test]
+fn routes_follow_from_workloads_blocks_and_bgp() {
+    let model = model(
+        &["10.65.0.0/26", "10.65.9.9/32", "fd00::/122", "fd00:9::9/128"],
+        &["cali1 10.65.0.2 fd00::2", "gone1 10.65.0.3"],
+        &[
+            "10.65.1.0/26 192.0.2.2 192.0.2.3",
+            "fd00:1::/64 fe80::1",
+            "10.0.0.0/8 192.0.2.4",
+        ],
+    );
+    assert_eq!(
+        route_lines(&model),
+        [
+            "10.0.0.0/8 via 192.0.2.4 (bgp)",
+            "10.65.0.0/26 blackhole (local)",
+            "10.65.0.2/32 dev cali1 (local)",
+            "10.65.1.0/26 via 192.0.2.2 via 192.0.2.3 (bgp)",
+            "fd00::/122 blackhole (local)",
+            "fd00::2/128 dev cali1 (local)",
+            "fd00:1::/64 via fe80::1 (bgp)",
+        ]
+    );
+}
+
+#[test]
+fn of_own_blocks_only_borrowed_addresses_are_taken_from_peers() {
+    let rows = [
+        ("10.65.0.0/26", None, "the own block"),
+        ("10.65.0.0/27", None, "a part of it"),
+        ("10.65.0.64/26", Some("via 192.0.2.2 (bgp)"), "the block beside"),
+        ("10.65.0.0/25", Some("via 192.0.2.2 (bgp)"), "a range around it"),
+        (
+            "10.65.0.9/32",
+            Some("via 192.0.2.2 (bgp)"),
+            "an address that another node borrowed",
+        ),
+        (
+            "10.65.0.2/32",
+            Some("dev cali1 (local)"),
+            "an address of a workload here",
+        ),
+        ("10.66.0.1/32", None, "an own block of one address"),
+        ("0.0.0.0/0", Some("via 192.0.2.2 (bgp)"), "the default route"),
+    ];
+    for (learned, expected, case) in rows {
+        let model = model(
+            &["10.65.0.0/26", "10.66.0.1/32"],
+            &["cali1 10.65.0.2"],
+            &[&format!("{learned} 192.0.2.2")],
+        );
+        let found = compute(&model)
+            .routes
+            .get(&RouteKey::main(prefix(learned)))
+            .map(ToString::to_string);
+        let expected = match (expected, learned) {
+            (None, "10.65.0.0/26") => Some("blackhole (local)"),
+            (expected, _) => expected,
+        };
+        assert_eq!(found.as_deref(), expected, "{case}: {learned}");
+    }
+}
+
+#[test]
+fn a_learned_route_without_next_hop_is_none() {
+    assert!(route_lines(&model(&[], &[], &["10.65.1.0/26"])).is_empty());
+}
+
+#[test]
+fn announced_are_blocks_and_borrowed_addresses_unless_their_pool_forbids() {
+    let mut model = model(
+        &["10.65.0.0/26", "10.66.0.0/26", "10.77.0.0/26"],
+        &[
+            "cali1 10.65.0.2",
+            "cali2 10.65.3.3 10.66.3.3 10.99.0.1",
+            "gone1 10.65.4.4",
+        ],
+        &["10.65.5.0/26 192.0.2.2"],
+    );
+    model.pools.insert("open".into(), pool("10.64.0.0/14"));
+    model.pools.insert(
+        "closed".into(),
+        Pool {
+            disable_bgp_export: true,
+            ..pool("10.66.0.0/16")
+        },
+    );
+    let announced: Vec<String> = compute(&model)
+        .announcements
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    // 10.66.0.0/26: the more specific pool forbids. 10.77.0.0/26: its pool is gone. 10.99.0.1: in no pool at all.
+    assert_eq!(announced, ["10.65.0.0/26", "10.65.3.3/32", "10.77.0.0/26"]);
+}
+
+#[test]
+fn nat_sets_have_no_range_within_another() {
+    let mut model = model(&[], &[], &[]);
+    for cidr in [
+        "10.65.0.0/16",
+        "10.65.8.0/24",
+        "10.66.0.0/16",
+        "fd00::/48",
+        "fd00::/64",
+    ] {
+        model.pools.insert(
+            cidr.into(),
+            Pool {
+                nat_outgoing: cidr != "10.66.0.0/16",
+                ..pool(cidr)
+            },
+        );
+    }
+    let desired = compute(&model);
+    let texts = |ranges: &BTreeSet<IpNetwork>| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&desired.nat_sources), ["10.65.0.0/16", "fd00::/48"]);
+    assert_eq!(
+        texts(&desired.nat_exempt),
+        ["10.65.0.0/16", "10.66.0.0/16", "fd00::/48"]
+    );
+}
+
+#[test]
+fn ipv6_parameters_are_wanted_only_where_ipv6_is_used() {
+    let paths = |model: &Model| compute(model).sysctls.into_keys().collect::<Vec<_>>();
+    assert_eq!(
+        paths(&model(&[], &["gone1 fd00::1"], &[])),
+        ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+    );
+    let only_v4 = paths(&model(&[], &["cali1 10.65.0.2"], &[]));
+    assert!(
+        only_v4.iter().all(|path| path.starts_with("net/ipv4/")),
+        "{only_v4:?}"
+    );
+    assert!(
+        only_v4.contains(&"net/ipv4/neigh/cali1/proxy_delay".to_owned()),
+        "{only_v4:?}"
+    );
+    let both = paths(&model(&[], &["cali1 10.65.0.2 fd00::2"], &[]));
+    assert!(
+        both.contains(&"net/ipv6/conf/cali1/proxy_ndp".to_owned()),
+        "{both:?}"
+    );
+}
+
+#[test]
+fn host_ends_are_wanted_for_links_that_exist() {
+    let desired = compute(&model(&[], &["cali1 10.65.0.2", "gone1 10.65.0.3"], &[]));
+    assert_eq!(desired.links.keys().collect::<Vec<_>>(), ["cali1"]);
+    assert_eq!(desired.links["cali1"].to_string(), "up address ee:ee:ee:ee:ee:ee");
+}
