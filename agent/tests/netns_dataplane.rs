@@ -457,3 +457,99 @@ fn in_a_batch_of_thousands_each_failure_is_that_of_its_route() {
         );
     });
 }
+
+#[test]
+fn nat_sets_are_read_back_as_they_were_written() {
+    if !possible("nat_sets_are_read_back") {
+        return;
+    }
+    let node = node();
+    node.run(|| {
+        // Ranges that touch, single addresses, the ends of the address space.
+        let ranges = [
+            "10.64.0.0/17",
+            "10.64.128.0/17",
+            "10.65.0.0/32",
+            "10.65.0.1/32",
+            "0.0.0.0/8",
+            "255.255.255.255/32",
+            "128.0.0.0/2",
+            "fd00::/64",
+            "fd00:0:0:1::/64",
+            "fd00:0:0:2::/128",
+            "::/8",
+            "ff00::/8",
+        ];
+        let ranges: BTreeSet<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let desired = Desired {
+            nat_sources: ranges.clone(),
+            nat_exempt: ranges,
+            ..Desired::default()
+        };
+        let report = fresh().apply(&desired, IN_SYNC, now());
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+        let again = fresh().apply(&desired, IN_SYNC, now());
+        assert_eq!(again.ops, [], "{}", node.sh("nft list ruleset"));
+    });
+}
+
+#[test]
+fn a_dump_is_whole_while_the_tables_change() {
+    if !possible("a_dump_is_whole") {
+        return;
+    }
+    let node = node();
+    let routes = |third: std::ops::Range<u32>| -> Desired {
+        let gateways = BTreeSet::from([Gateway {
+            address: "192.0.2.2".parse().unwrap(),
+            interface: None,
+        }]);
+        let route = |number: u32| {
+            let destination = std::net::Ipv4Addr::from(0x0a00_0000 + (number << 8));
+            let key = RouteKey::main(ipnetwork::IpNetwork::new(destination.into(), 24).unwrap());
+            (
+                key,
+                Route {
+                    origin: RouteOrigin::Bgp,
+                    path: RoutePath::Via {
+                        gateways: gateways.clone(),
+                    },
+                },
+            )
+        };
+        Desired {
+            routes: third.map(route).collect(),
+            ..Desired::default()
+        }
+    };
+    let [steady, more] = [routes(1000..3000), routes(0..4000)];
+    node.run(|| fresh().apply(&steady, IN_SYNC, now()));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changer = scope.spawn(|| {
+            node.run(|| {
+                let mut dataplane = fresh();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    dataplane.apply(&more, IN_SYNC, now());
+                    dataplane.apply(&steady, IN_SYNC, now());
+                }
+            });
+        });
+        node.run(|| {
+            let mut kernel = Linux::open().unwrap();
+            for _ in 0..20 {
+                match calidris_agent::kernel::Kernel::routes(&mut kernel) {
+                    Ok(seen) => assert!(
+                        steady.routes.keys().all(|key| seen.contains_key(key)),
+                        "torn: {}",
+                        seen.len()
+                    ),
+                    // Torn every time: said, not hidden.
+                    Err(error) => assert!(error.to_string().contains("changed during each"), "{error}"),
+                }
+            }
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        changer.join().unwrap();
+    });
+}

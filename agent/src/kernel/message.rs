@@ -449,3 +449,6 @@ pub(crate) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
 fn string(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ fn text(body: &Value, field: &str) -> Result<String, String> {
         .map(str::to_owned)
         .ok_or_else(|| format!("no text \"{field}\" in {body}"))
 }
+
+#[cfg(test)]
+mod tests;
