@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::family::AfiSafi;
-use crate::policy::Policy;
+use crate::policy::{MAX_TERMS, Policy};
 
 /// Everything the speaker is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +190,10 @@ impl PeerConfig {
                 hold_time: self.hold_time,
             });
         }
+        let terms = |policy: &Option<Policy>| policy.as_ref().map_or(0, |policy| policy.terms.len());
+        if terms(&self.import) > MAX_TERMS || terms(&self.export) > MAX_TERMS {
+            return Err(ConfigError::TooManyTerms { name });
+        }
         if self.families.is_empty() {
             return Err(ConfigError::NoFamily { name });
         }
@@ -329,6 +333,12 @@ pub enum ConfigError {
         name: String,
         /// What was asked for.
         hold_time: u16,
+    },
+    /// A refused route stores the number of its term in 16 bits.
+    #[error("peer {name:?}: a policy has more than {MAX_TERMS} terms")]
+    TooManyTerms {
+        /// The peer.
+        name: String,
     },
     /// A session without a family carries nothing.
     #[error("peer {name:?}: no address family; expected at least one")]

@@ -467,6 +467,28 @@ fn a_stuck_peer_costs_no_queue_and_hears_only_the_last_state() {
 }
 
 #[test]
+fn a_stuck_peer_is_given_up_when_too_many_withdrawals_wait_for_it() {
+    let mut world = chain(3);
+    world.run_until(MINUTE, "up", |w| w.established(1, "n1") && w.established(1, "n3"));
+    world.run_for(MINUTE);
+    world.stuck.insert(2);
+    for round in 0..20u32 {
+        let prefixes: Vec<String> = (0..4096u32)
+            .map(|i| {
+                let number = round * 4096 + i;
+                format!("10.{}.{}.{}/32", number >> 16, number >> 8 & 255, number & 255)
+            })
+            .collect();
+        world.originate(0, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
+        world.run_for(TICK * 3);
+    }
+    let error = world.peer(1, "n3").last_error.expect("given up").text;
+    assert!(error.contains("Out of Resources"), "{error}");
+    assert!(world.established(1, "n1"), "nobody else is affected");
+    assert!(world.has_best(1, "10.1.63.255/32"), "the last round is there");
+}
+
+#[test]
 fn nothing_is_left_when_all_routes_are_gone() {
     let mut world = chain(3);
     world.originate(0, &["10.1.0.0/26", "10.2.0.0/26"]);

@@ -7,6 +7,8 @@
 //! Without a policy RFC 8212 holds: nothing passes an EBGP session in either direction; IBGP passes everything.
 
 mod evaluate;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 

@@ -104,6 +104,11 @@ impl<F: Family> LocRib<F> {
         self.reachable == 0
     }
 
+    /// How many destinations without paths keep their place until every reader has seen that they have none.
+    pub fn unread_withdrawals(&self) -> usize {
+        self.slots.len() - self.free.len() - self.reachable
+    }
+
     /// One past the largest [`DestId`] in use.
     pub fn slots(&self) -> usize {
         self.slots.len()

@@ -238,6 +238,7 @@ impl Speaker {
         if let Some(entry) = self.peers.get_mut(&conn.peer) {
             entry.peer.handle_data(conn, bytes);
             self.drain(conn.peer, now);
+            self.relieve(now);
         }
     }
 

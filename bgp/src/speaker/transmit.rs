@@ -11,11 +11,12 @@ use hashbrown::HashMap;
 use super::export::Exporter;
 use super::{FamilyTables, PeerEntry, Speaker};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
-use crate::rib::{AttrId, AttrStore, DestId, Source, SourceId};
+use crate::rib::{AdjRibOut, AttrId, AttrStore, DestId, Source, SourceId};
 use crate::session::{ConnId, State};
 use crate::time::Time;
 use crate::wire::context::EncodeContext;
 use crate::wire::nlri::Nlri;
+use crate::wire::notification::{CeaseError, Notification, NotificationCode};
 use crate::wire::update::{UpdateTemplate, encode_end_of_rib};
 
 /// Octets after which a chunk is full.
@@ -23,6 +24,10 @@ const CHUNK: usize = 48 * 1024;
 
 /// Destinations looked at together: enough to share attribute sets, few enough to bound a chunk.
 const BATCH: usize = 1024;
+
+/// Destinations without paths that are kept for slow peers, beyond as many as there are destinations with paths. A peer that
+/// needs more is given up: what is kept for it would grow as long as others announce and withdraw.
+const MAX_UNREAD_WITHDRAWALS: usize = 65_536;
 
 /// Journal entries from which trimming is worth a look at every reader.
 const TRIM_FROM: usize = 256;
@@ -108,6 +113,43 @@ impl Speaker {
         trim(&mut self.ipv4);
         trim(&mut self.ipv6);
     }
+
+    /// Ends the sessions of peers that read so slowly that withdrawals nobody else needs any more pile up for them.
+    pub(super) fn relieve(&mut self, now: Time) {
+        let mut slow = laggards(&self.ipv4);
+        slow.extend(laggards(&self.ipv6));
+        if slow.is_empty() {
+            return;
+        }
+        self.trim();
+        slow.retain(|index| laggards(&self.ipv4).contains(index) || laggards(&self.ipv6).contains(index));
+        let notification = Notification::bare(NotificationCode::Cease(CeaseError::OutOfResources));
+        for index in slow {
+            if let Some(entry) = self.peers.get_mut(&index) {
+                entry
+                    .peer
+                    .reset(&notification, "the peer takes UPDATEs too slowly");
+                self.drain(index, now);
+            }
+        }
+        self.trim();
+    }
+}
+
+/// The peers that are behind all others, when too much is kept for them.
+fn laggards<F: Family>(tables: &FamilyTables<F>) -> Vec<u32> {
+    if tables.loc_rib.unread_withdrawals() <= MAX_UNREAD_WITHDRAWALS + tables.loc_rib.len() {
+        return Vec::new();
+    }
+    let behind = |out: &AdjRibOut| tables.loc_rib.has_changes(out.cursor());
+    let cursors = tables.adj_ribs_out.iter().filter(|(_, out)| behind(out));
+    let Some(slowest) = cursors.clone().map(|(_, out)| out.cursor()).min() else {
+        return Vec::new();
+    };
+    cursors
+        .filter(|(_, out)| out.cursor() == slowest)
+        .map(|(index, _)| *index)
+        .collect()
 }
 
 impl Outlet<'_> {
