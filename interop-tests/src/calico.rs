@@ -50,6 +50,14 @@ pub fn put_pool(etcd: &Etcd, pool: &PoolSpec) -> anyhow::Result<()> {
     put_resource(etcd, ("IPPool", "ippools", &pool.name), &spec)
 }
 
+/// Deletes a pool, as `calicoctl delete` does.
+///
+/// # Errors
+/// When etcd does not answer.
+pub fn delete_pool(etcd: &Etcd, name: &str) -> anyhow::Result<()> {
+    etcd.delete_prefix(&format!("{RESOURCES}/ippools/{name}"))
+}
+
 /// The blocks whose affinity a node has confirmed.
 ///
 /// # Errors

@@ -304,6 +304,7 @@ impl Cluster {
                 hold_time: self.topology.hold_time,
                 router: (router.name.clone(), router_address, router.as_number),
                 etcd: self.etcd.endpoint().to_owned(),
+                read_back_interval: None,
             };
             let mut node = Node::prepare(&self.lab, &self.binaries, &namespace, settings)?;
             node.start_agent(&self.lab)?;

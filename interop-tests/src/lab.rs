@@ -1,7 +1,7 @@
 //! A lab: namespaces and processes with one name and one directory, which can always be taken down whole.
 //!
 //! Everything that a lab makes outside its directory is a network namespace or a process, and both are written to
-//! its journal. Links, addresses, routes and nftables live in the namespaces and go with them. Taking down works
+//! its journal; processes also carry the lab's name in their environment, and so do their children. Links, addresses, routes and nftables live in the namespaces and go with them. Taking down works
 //! from the journal alone, so the lab that ends and `calidris-lab clean` after a crash run the same code.
 //!
 //! Layout: `/run/calidris-lab/NAME/` holds the journal and a folder per namespace (configuration, sockets, logs);
@@ -20,6 +20,9 @@ use crate::signals;
 
 /// Where all labs of this machine keep their directories.
 pub const LABS: &str = "/run/calidris-lab";
+
+/// The environment variable that marks a lab's processes with its name.
+const MARK: &str = "CALIDRIS_LAB";
 
 /// The longest name of a lab; unix socket paths below its directory must stay under 108 bytes.
 const LONGEST_NAME: usize = 30;
@@ -118,7 +121,7 @@ impl Lab {
     ) -> anyhow::Result<Process> {
         let log = self.folder(member)?.join(format!("{program}.log"));
         let name = format!("{program} of {member}");
-        let process = Process::start(&name, namespace, command, &log)?;
+        let process = Process::start(&name, namespace, command.env(MARK, &self.name), &log)?;
         self.journal.record(&Entry::Process {
             id: process.id(),
             name,
@@ -210,6 +213,27 @@ pub fn clean(name: &str) -> anyhow::Result<()> {
     take_down(&Path::new(LABS).join(name))
 }
 
+/// Kills what the journal does not know of: children of the lab's processes, and what was started just before a crash.
+/// A shell that somebody opened in the namespace does not carry the mark and is left alone.
+fn kill_marked(namespace: &Namespace, lab: &str) -> anyhow::Result<()> {
+    if !namespace.exists() {
+        return Ok(());
+    }
+    let mark = format!("{MARK}={lab}").into_bytes();
+    for pid in namespace.processes()? {
+        // One that ends meanwhile has no environment any more.
+        let Ok(id) = ProcessId::of(pid) else { continue };
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark)
+        {
+            process::kill(&format!("process {pid} of lab {lab}"), id)?;
+        }
+    }
+    Ok(())
+}
+
 /// Ends the processes, then deletes the namespaces, then the directory: each newest first. Goes on after a failure;
 /// the directory stays when anything else does, so that it can be tried again.
 fn take_down(directory: &Path) -> anyhow::Result<()> {
@@ -222,11 +246,12 @@ fn take_down(directory: &Path) -> anyhow::Result<()> {
             failures.push(format!("{error:#}"));
         }
     }
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
     for entry in entries.iter().rev() {
-        if let Entry::Namespace(name) = entry
-            && let Err(error) = Namespace::named(name).delete()
-        {
-            failures.push(format!("{error:#}"));
+        if let Entry::Namespace(namespace) = entry {
+            let namespace = Namespace::named(namespace);
+            let gone = kill_marked(&namespace, &name).and_then(|()| namespace.delete());
+            failures.extend(gone.err().map(|error| format!("{error:#}")));
         }
     }
     if failures.is_empty() {

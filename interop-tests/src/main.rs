@@ -127,7 +127,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     topology.pods_per_node = args.pods.unwrap_or(topology.pods_per_node);
     if let Some(missing) = require::LAB.iter().find_map(|need| need.missing()) {
-        bail!("a lab needs {missing} (`make setup` as root installs what is missing)");
+        bail!("a lab needs {missing} (`make setup` installs programs that are missing)");
     }
     let binaries = Binaries::find()?;
     signals::catch();

@@ -55,6 +55,17 @@ impl Namespace {
         self.path().exists()
     }
 
+    /// The processes inside.
+    ///
+    /// # Errors
+    /// When `ip netns pids` fails.
+    pub fn processes(&self) -> anyhow::Result<Vec<u32>> {
+        let text = run(Command::new("ip").args(["netns", "pids", &self.name]))?;
+        text.split_ascii_whitespace()
+            .map(|pid| pid.parse().with_context(|| format!("ip netns pids: {pid:?}")))
+            .collect()
+    }
+
     /// Its full name, which `ip netns exec` takes.
     #[must_use]
     pub fn name(&self) -> &str {

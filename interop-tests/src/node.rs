@@ -2,12 +2,13 @@
 //! server that answers on the node's own address.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
+use rustix::process::Signal;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -39,6 +40,8 @@ pub struct NodeSettings {
     pub router: (String, IpAddr, u32),
     /// etcd's URL.
     pub etcd: String,
+    /// How often the agent reads the kernel back, such as `5s`; its default if nothing is said.
+    pub read_back_interval: Option<String>,
 }
 
 /// A node.
@@ -70,8 +73,7 @@ impl Node {
         let configurations = folder.join("net.d");
         let plugin = json!({ "type": PLUGIN, "socket": folder.join("cni.sock"), "timeout_seconds": 30 });
         cni::write_configuration(&configurations, NETWORK, &plugin)?;
-        let config = AgentConfig::new(&settings, &folder);
-        std::fs::write(folder.join("calidris.toml"), toml::to_string(&config)?)?;
+        write_agent_config(&settings, &folder)?;
         let runtime = Runtime {
             namespace: namespace.clone(),
             configurations,
@@ -98,6 +100,15 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.settings.address.ip()
+    }
+
+    /// Changes what the node is told; an agent that is started later reads it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut NodeSettings)) -> anyhow::Result<()> {
+        change(&mut self.settings);
+        write_agent_config(&self.settings, &self.folder)
     }
 
     /// Starts the agent, without waiting for anything.
@@ -129,6 +140,22 @@ impl Node {
         });
         self.agent = Some(agent);
         ready
+    }
+
+    /// Stops the agent in its tracks (SIGSTOP).
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn freeze_agent(&self) -> anyhow::Result<()> {
+        self.agent.as_ref().context("no agent runs")?.signal(Signal::STOP)
+    }
+
+    /// Lets the agent go on after [`Node::freeze_agent`].
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn thaw_agent(&self) -> anyhow::Result<()> {
+        self.agent.as_ref().context("no agent runs")?.signal(Signal::CONT)
     }
 
     /// Kills the agent with SIGKILL and waits until it is gone.
@@ -201,6 +228,12 @@ impl Node {
     }
 }
 
+fn write_agent_config(settings: &NodeSettings, folder: &Path) -> anyhow::Result<()> {
+    let text = toml::to_string(&AgentConfig::new(settings, folder))?;
+    let path = folder.join("calidris.toml");
+    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}
+
 /// The agent's configuration file, as far as the lab sets it; `deploy/calidris.toml` explains every key.
 #[derive(Serialize)]
 struct AgentConfig {
@@ -208,6 +241,7 @@ struct AgentConfig {
     datastore: DatastoreConfig,
     node: NodeConfig,
     bgp: BgpConfig,
+    dataplane: DataplaneConfig,
     cni: SocketConfig,
     status: SocketConfig,
     log: LogConfig,
@@ -246,6 +280,12 @@ struct PeerConfig {
 }
 
 #[derive(Serialize)]
+struct DataplaneConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_back_interval: Option<String>,
+}
+
+#[derive(Serialize)]
 struct SocketConfig {
     socket: PathBuf,
 }
@@ -256,7 +296,7 @@ struct LogConfig {
 }
 
 impl AgentConfig {
-    fn new(settings: &NodeSettings, folder: &std::path::Path) -> Self {
+    fn new(settings: &NodeSettings, folder: &Path) -> Self {
         let (name, address, as_number) = settings.router.clone();
         let peer = PeerConfig {
             name,
@@ -283,6 +323,9 @@ impl AgentConfig {
                 as_number: settings.as_number,
                 router_id: settings.address.ip(),
                 peers: vec![peer],
+            },
+            dataplane: DataplaneConfig {
+                read_back_interval: settings.read_back_interval.clone(),
             },
             cni: SocketConfig {
                 socket: folder.join("cni.sock"),

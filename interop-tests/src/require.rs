@@ -28,7 +28,7 @@ impl Need {
     pub fn missing(self) -> Option<String> {
         let programs: &[&str] = match self {
             Self::Root => {
-                return (!rustix::process::geteuid().is_root()).then(|| "root".to_owned());
+                return (!rustix::process::geteuid().is_root()).then(|| "to be root".to_owned());
             }
             Self::Iproute2 => &["ip"],
             Self::Bird => &["bird", "birdc"],

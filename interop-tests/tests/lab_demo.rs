@@ -29,6 +29,23 @@ fn traces(name: &str) -> anyhow::Result<Vec<String>> {
     Ok(traces)
 }
 
+/// The processes of a lab, found by the mark in their environment, wherever they are.
+fn processes_of(name: &str) -> anyhow::Result<Vec<String>> {
+    let mark = format!("CALIDRIS_LAB={name}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    Ok(found)
+}
+
 #[test]
 fn the_demo_s_proof_holds_and_nothing_is_left() -> anyhow::Result<()> {
     require!(LAB);
@@ -75,6 +92,31 @@ fn a_kept_lab_stays_until_it_is_cleaned() -> anyhow::Result<()> {
     ensure!(kept?.len() > 5, "{printed}");
     let left = traces(&name)?;
     ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn a_crashed_lab_is_cleaned_whole() -> anyhow::Result<()> {
+    require!(LAB);
+    let name = name("crashed");
+    let binaries = Binaries::find()?;
+    let mut run = Command::new(&binaries.lab)
+        .args(["run", "--name", &name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    eventually("the lab runs agents", Duration::from_secs(20), || {
+        ensure!(traces(&name)?.iter().any(|trace| trace.contains("node3")));
+        Ok(())
+    })?;
+    run.kill()?;
+    run.wait()?;
+    let marked = processes_of(&name)?;
+    netns::run(Command::new(&binaries.lab).args(["clean", "--name", &name]))?;
+    ensure!(marked.len() > 5, "only {marked:?} ran");
+    let left = (traces(&name)?, processes_of(&name)?);
+    ensure!(left.0.is_empty() && left.1.is_empty(), "{left:?}");
     Ok(())
 }
 

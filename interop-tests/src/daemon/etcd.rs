@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
+use serde::Deserialize;
 
 use super::READY_WITHIN;
 use crate::eventually::eventually;
@@ -106,6 +107,40 @@ impl Etcd {
     pub fn delete_prefix(&self, prefix: &str) -> anyhow::Result<()> {
         self.namespace
             .run(self.etcdctl().args(["del", "--prefix", prefix]))?;
+        Ok(())
+    }
+
+    /// Forgets the history up to now: who watches from an earlier revision must read everything anew.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn compact(&self) -> anyhow::Result<()> {
+        #[derive(Deserialize)]
+        struct Status {
+            #[serde(rename = "Status")]
+            status: Inner,
+        }
+        #[derive(Deserialize)]
+        struct Inner {
+            header: Header,
+        }
+        #[derive(Deserialize)]
+        struct Header {
+            revision: u64,
+        }
+        let text = self
+            .namespace
+            .run(self.etcdctl().args(["endpoint", "status", "-w", "json"]))?;
+        let all: Vec<Status> =
+            serde_json::from_str(&text).with_context(|| format!("etcdctl endpoint status: {text:?}"))?;
+        let revision = all
+            .first()
+            .context("etcdctl endpoint status: no endpoint")?
+            .status
+            .header
+            .revision;
+        self.namespace
+            .run(self.etcdctl().args(["compact", &revision.to_string()]))?;
         Ok(())
     }
 

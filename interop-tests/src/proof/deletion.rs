@@ -27,12 +27,19 @@ pub fn delete_one(cluster: &mut Cluster, progress: &Progress, proof: &mut Proof)
         .name
         .clone();
     let pod = cluster.delete_pod(&name)?;
-    progress.step(format_args!("deleted {name} {}", pod.address));
     check_gone(cluster, &pod, progress, proof);
     progress.step(format_args!(
-        "after its deletion: {} traces of {name} are gone",
+        "deleted {name} on {}: {} traces are gone",
+        pod.node,
         proof.score(GROUP)
     ));
+    for check in proof
+        .checks
+        .iter()
+        .filter(|check| check.group == GROUP && check.failure.is_none())
+    {
+        progress.line(format_args!("  {}", check.name));
+    }
     Ok(())
 }
 

@@ -39,6 +39,11 @@ pub(super) fn check(topology: &Topology) -> anyhow::Result<()> {
     for node in &topology.nodes {
         let who = format!("node {}", node.name);
         check_member(topology, &who, (&node.name, &node.subnet), node.address)?;
+        ensure!(
+            node.address.is_ipv4(),
+            "{who}: {}: expected an IPv4 address",
+            node.address
+        );
         topology.router_address(&node.router, &node.subnet).context(who)?;
     }
     for host in &topology.hosts {

@@ -1,4 +1,5 @@
-//! The agent dies without a word and comes back while pods talk: nothing is lost, nothing is touched.
+//! The agent ends, by SIGKILL or as it is told to for an update, and comes back while pods talk: nothing is lost,
+//! nothing is touched.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use calidris_interop::cluster::Cluster;
 use calidris_interop::daemon::ESTABLISHED;
 use calidris_interop::eventually::eventually;
 use calidris_interop::kernel::RouteMonitor;
+use calidris_interop::node::Node;
 use calidris_interop::pinger;
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
@@ -20,7 +22,17 @@ const SOON: Duration = Duration::from_secs(30);
 #[test]
 fn a_killed_agent_costs_no_packet_and_no_route_changes() -> anyhow::Result<()> {
     require!(LAB);
-    let mut cluster = Cluster::for_test("kill9", 3)?;
+    restart_agents("kill9", Node::kill_agent)
+}
+
+#[test]
+fn an_agent_restarted_by_sigterm_costs_no_packet_and_no_route_changes() -> anyhow::Result<()> {
+    require!(LAB);
+    restart_agents("sigterm", Node::terminate_agent)
+}
+
+fn restart_agents(test: &str, end: fn(&mut Node) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut cluster = Cluster::for_test(test, 3)?;
     cluster.topology.pods_per_node = 1;
     let progress = Progress::start(Stream::Error);
     let mut before = Proof::default();
@@ -33,7 +45,7 @@ fn a_killed_agent_costs_no_packet_and_no_route_changes() -> anyhow::Result<()> {
         let monitors = monitors(&cluster, victim)?;
         let pingers = pinger::between_all(&cluster.pods)?;
         let (node, _) = cluster.node_mut(victim)?;
-        node.kill_agent()?;
+        end(node)?;
         wait_until_the_router_noticed(&cluster, victim)?;
         let (node, lab) = cluster.node_mut(victim)?;
         node.start_agent(lab)?;
