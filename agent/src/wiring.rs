@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::clock;
@@ -34,6 +35,12 @@ const WORKERS: usize = 2;
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How long the status waits for the node's thread.
 const NODE_ANSWER: Duration = Duration::from_secs(3);
+
+/// The speaker, and the task between it and the node.
+struct Bgp {
+    speaker: BgpHandle,
+    source: JoinHandle<()>,
+}
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -85,7 +92,7 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     ));
     tokio::spawn(register_node(record(&config), Arc::clone(&ipam)));
 
-    let speaker = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
+    let bgp = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
     let server = Arc::new(CniServer::new(
         server_config(&config),
         ipam,
@@ -94,7 +101,7 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
     tokio::spawn({
-        let (server, speaker) = (Arc::clone(&server), speaker.clone());
+        let (server, speaker) = (Arc::clone(&server), bgp.as_ref().map(|bgp| bgp.speaker.clone()));
         let report = move || {
             let parts = (
                 node_name.clone(),
@@ -142,7 +149,8 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     if tokio::time::timeout(LAST_REQUESTS, idle).await.is_err() {
         warn!("ending although CNI requests are being worked on");
     }
-    if let Some(speaker) = speaker {
+    if let Some(Bgp { speaker, source }) = bgp {
+        source.abort();
         // Without NOTIFICATION: peers with graceful restart keep our routes for our successor (RFC 4724 §4).
         let _already_stopped = speaker.shutdown(Shutdown::ForRestart).await;
     }
@@ -197,7 +205,7 @@ async fn start_bgp(
     restarting: bool,
     to_announce: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
     inbox: mpsc::Sender<Message>,
-) -> anyhow::Result<Option<BgpHandle>> {
+) -> anyhow::Result<Option<Bgp>> {
     let (Some(bgp), Some(router_id)) = (&config.bgp, config.router_id()) else {
         // Nobody will send routes: those a predecessor learned are stale now.
         let _ending = inbox.send(Message::Input(Input::BgpInSync)).await;
@@ -210,8 +218,8 @@ async fn start_bgp(
         seed: clock::seed(),
     })
     .await?;
-    tokio::spawn(sources::bgp::run(speaker.clone(), to_announce, inbox));
-    Ok(Some(speaker))
+    let source = tokio::spawn(sources::bgp::run(speaker.clone(), to_announce, inbox));
+    Ok(Some(Bgp { speaker, source }))
 }
 
 fn etcd_config(datastore: &Datastore) -> anyhow::Result<EtcdConfig> {

@@ -1,0 +1,335 @@
+//! A cluster of one node: etcd and the agent's binary in a namespace of the test's own, and a runtime's calls.
+//!
+//! Nothing is waited for by sleeping: what a process says in its log is awaited, with a deadline.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use calidris_agent::report::StatusReport;
+use calidris_agent::status;
+use calidris_cni::args::CniArgs;
+use calidris_cni::contract::{Attachment, CONTRACT_VERSION, Operation, Reply, Request};
+use calidris_cni::error::CniError;
+use calidris_cni::result::AddResult;
+use calidris_cni::socket;
+use calidris_cni::spec::{AttachmentId, BadPrevResult, NetConf};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::namespaces::Namespace;
+
+/// How long anything may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Where etcd listens, in a namespace that nobody else uses.
+const ENDPOINT: &str = "http://127.0.0.1:2379";
+
+/// A node of its own, with an uplink and etcd.
+pub(crate) struct Cluster {
+    pub(crate) node: Namespace,
+    directory: PathBuf,
+    etcd: Option<Process>,
+}
+
+/// A child process whose log is read. Killed when dropped.
+pub(crate) struct Process {
+    name: &'static str,
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+/// A running agent.
+pub(crate) struct Agent {
+    process: Process,
+    directory: PathBuf,
+}
+
+/// A pod as a runtime sees it: a namespace and a container ID.
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
+    pub(crate) container_id: String,
+    pub(crate) name: String,
+}
+
+/// Whether etcd is installed. If not, says so; with `CALIDRIS_NO_SKIP` set that is a failure.
+pub(crate) fn has_etcd(test: &str) -> bool {
+    let has_etcd = ["etcd", "etcdctl"].iter().all(|program| {
+        Command::new(program)
+            .arg("--help")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok()
+    });
+    if !has_etcd {
+        assert!(
+            std::env::var_os("CALIDRIS_NO_SKIP").is_none(),
+            "{test} needs etcd-server and etcd-client"
+        );
+        eprintln!("SKIPPED {test}: needs etcd-server and etcd-client");
+    }
+    has_etcd
+}
+
+impl Cluster {
+    /// A node with one pool of the given JSON spec.
+    pub(crate) fn new(pool_spec: &str) -> Self {
+        let node = Namespace::new();
+        node.sh("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up");
+        node.sh("ip addr add 192.0.2.11/24 dev up0");
+        let directory = std::env::temp_dir().join(node.name());
+        fs::create_dir_all(&directory).unwrap();
+        let mut cluster = Self {
+            node,
+            directory,
+            etcd: None,
+        };
+        cluster.start_etcd();
+        cluster.put(
+            "/calico/resources/v3/projectcalico.org/ippools/pool",
+            &format!(r#"{{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{{"name":"pool"}},"spec":{pool_spec}}}"#),
+        );
+        cluster
+    }
+
+    pub(crate) fn start_etcd(&mut self) {
+        let command = format!(
+            "etcd --data-dir {}/etcd --unsafe-no-fsync --listen-client-urls {ENDPOINT} --advertise-client-urls {ENDPOINT} --log-outputs stderr --logger zap",
+            self.directory.display()
+        );
+        let mut etcd = Process::start("etcd", &self.node, &command);
+        etcd.wait_for("serving client traffic insecurely");
+        self.etcd = Some(etcd);
+    }
+
+    /// kill -9
+    pub(crate) fn kill_etcd(&mut self) {
+        self.etcd = None;
+    }
+
+    /// Starts the agent and waits until it knows the datastore.
+    pub(crate) fn start_agent(&self) -> Agent {
+        let mut agent = self.start_agent_without_waiting();
+        agent.wait_for("sources in sync\",\"datastore\":true");
+        agent
+    }
+
+    pub(crate) fn start_agent_without_waiting(&self) -> Agent {
+        let directory = self.directory.clone();
+        let config = directory.join("calidris.toml");
+        let text = format!(
+            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n[status]\nsocket = \"{0}/status.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
+            directory.display()
+        );
+        fs::write(&config, text).unwrap();
+        let command = format!(
+            "{} agent --config {}",
+            env!("CARGO_BIN_EXE_calidris"),
+            config.display()
+        );
+        Agent {
+            process: Process::start("agent", &self.node, &command),
+            directory,
+        }
+    }
+
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        self.node.sh(&format!(
+            "ETCDCTL_API=3 etcdctl --endpoints {ENDPOINT} put '{key}' '{value}'"
+        ));
+    }
+
+    /// Keys below `/calico` that hold what a pod has: its handle and its WorkloadEndpoint.
+    pub(crate) fn keys_of_pods(&self) -> Vec<String> {
+        let keys = self.node.sh(&format!(
+            "ETCDCTL_API=3 etcdctl --endpoints {ENDPOINT} get --prefix /calico --keys-only"
+        ));
+        keys.lines()
+            .filter(|key| key.contains("/handle/") || key.contains("/workloadendpoints/"))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.etcd = None;
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Process {
+    /// Runs `command` in the namespace. Should the test be killed, the kernel ends it too.
+    pub(crate) fn start(name: &'static str, namespace: &Namespace, command: &str) -> Self {
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "ip", "netns", "exec", namespace.name()])
+            .args(command.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ];
+        for stream in streams {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self {
+            name,
+            child,
+            lines,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Waits until a line not looked at yet contains `text`, and returns it.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!(
+                    "{} did not say {text:?} ({error}); it said:\n{}",
+                    self.name,
+                    self.seen.join("\n")
+                ),
+            }
+        }
+    }
+
+    /// Whether it has said something with `text` in it by now; waits a moment for it.
+    pub(crate) fn hears(&mut self, text: &str) -> bool {
+        self.lines
+            .recv_timeout(Duration::from_millis(200))
+            .is_ok_and(|line| line.contains(text))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What it said that was not looked at yet, after its end.
+    pub(crate) fn rest(mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().unwrap();
+        (status, self.lines.iter().collect())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Agent {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        self.process.wait_for(text)
+    }
+
+    /// kill -9
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.process.signal(Signal::TERM);
+        self.process.rest().0
+    }
+
+    pub(crate) fn status(&self) -> StatusReport {
+        status::fetch(&self.directory.join("status.sock")).unwrap()
+    }
+
+    pub(crate) fn add(&self, pod: &Pod) -> Result<AddResult, CniError> {
+        match self.call(pod, &Operation::Add(pod.attachment()), None) {
+            Reply::Added { result } => Ok(result),
+            Reply::Failed { error } => Err(error),
+            Reply::Done => panic!("ADD was answered like DEL"),
+        }
+    }
+
+    pub(crate) fn del(&self, pod: &Pod) -> Result<(), CniError> {
+        done(self.call(pod, &Operation::Del(pod.attachment()), None))
+    }
+
+    pub(crate) fn check(&self, pod: &Pod, previous: &AddResult) -> Result<(), CniError> {
+        done(self.call(pod, &Operation::Check(pod.attachment()), Some(previous)))
+    }
+
+    pub(crate) fn collect(&self, pod: &Pod, valid: &[&Pod]) -> Result<(), CniError> {
+        let valid_attachments = valid.iter().map(|pod| pod.attachment().id).collect();
+        done(self.call(pod, &Operation::Gc { valid_attachments }, None))
+    }
+
+    fn call(&self, pod: &Pod, operation: &Operation, previous: Option<&AddResult>) -> Reply {
+        let config = br#"{"cniVersion":"1.1.0","name":"net","type":"calidris-cni"}"#;
+        let mut config = NetConf::parse(config, BadPrevResult::Refuse).unwrap();
+        config.prev_result = previous.cloned();
+        let request = Request {
+            contract: CONTRACT_VERSION,
+            operation: operation.clone(),
+            config,
+            timeout_ms: 30_000,
+            trace_parent: None,
+        };
+        let namespace = pod.namespace.open();
+        let netns = operation.attachment().is_some().then_some(namespace.as_fd());
+        socket::call(&self.directory.join("cni.sock"), &request, netns, LIMIT).unwrap()
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(name: &str, container_id: &str) -> Self {
+        Self {
+            namespace: Namespace::new(),
+            container_id: container_id.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn attachment(&self) -> Attachment {
+        Attachment {
+            id: AttachmentId {
+                container_id: self.container_id.clone(),
+                ifname: "eth0".to_owned(),
+            },
+            netns_path: format!("/run/netns/{}", self.namespace.name()),
+            args: CniArgs {
+                pod_namespace: "shop".to_owned(),
+                pod_name: self.name.clone(),
+                ..CniArgs::default()
+            },
+        }
+    }
+}
+
+fn done(reply: Reply) -> Result<(), CniError> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Failed { error } => Err(error),
+        Reply::Added { .. } => panic!("answered like ADD"),
+    }
+}
