@@ -7,13 +7,15 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::NetlinkBuffer;
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::desired::ROUTE_PRIORITY;
 use crate::input::{Input, KernelChange};
+use crate::kernel::message;
 use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
 use crate::turn::Message;
 
@@ -117,7 +119,8 @@ impl Changes {
                 RTM_NEWLINK | RTM_DELLINK if !is_own => self.links = true,
                 RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
                     let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
-                    self.routes |= [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP].contains(&protocol);
+                    self.routes |= [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP].contains(&protocol)
+                        || may_have_replaced_ours(message.flags(), message.payload());
                 }
                 _ => {}
             }
@@ -138,6 +141,14 @@ impl Changes {
         let routes = self.routes.then_some(KernelChange::Routes);
         links.into_iter().chain(routes).collect()
     }
+}
+
+/// Whether a route of somebody else took the place of another one, and that may have been ours: the kernel does not say
+/// that the replaced one is gone. Ours all have one metric.
+fn may_have_replaced_ours(flags: u16, payload: &[u8]) -> bool {
+    flags & NLM_F_REPLACE != 0
+        && message::parse_route(payload, &mut |_| String::new())
+            .is_ok_and(|route| route.is_some_and(|route| route.key.priority == ROUTE_PRIORITY))
 }
 
 #[cfg(test)]
@@ -206,6 +217,23 @@ mod tests {
         for (messages, expected) in rows {
             assert_eq!(changes(&messages), expected, "{messages:?}");
         }
+    }
+
+    #[test]
+    fn a_foreign_route_that_takes_the_place_of_one_of_ours_counts() {
+        let replacing = |priority: u32, flags: u16| {
+            let mut bytes = message(RTM_NEWROUTE, 5, 4);
+            // RTA_PRIORITY.
+            bytes.extend(8_u16.to_ne_bytes());
+            bytes.extend(6_u16.to_ne_bytes());
+            bytes.extend(priority.to_ne_bytes());
+            bytes[0..4].copy_from_slice(&36_u32.to_ne_bytes());
+            bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+            bytes
+        };
+        assert!(changes(&[replacing(ROUTE_PRIORITY, NLM_F_REPLACE)]).routes);
+        assert!(!changes(&[replacing(20, NLM_F_REPLACE)]).routes);
+        assert!(!changes(&[replacing(ROUTE_PRIORITY, 0)]).routes);
     }
 
     #[test]
