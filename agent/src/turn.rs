@@ -304,3 +304,6 @@ impl<K: Kernel> Node<K> {
             .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;
