@@ -6,12 +6,13 @@
 //! Dumps: a dump during which the table changed (`NLM_F_DUMP_INTR`) is torn, and repeated.
 //! See the kernel's Documentation/userspace-api/netlink/intro.rst.
 
+mod answer;
+
 use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -19,6 +20,9 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{RecvFlags, recv};
 
 use super::KernelError;
+use answer::{
+    Completeness, Dump, Failure, Flow, NLMSG_ERROR, Received, align, copy_of, parse_error, split_message,
+};
 
 /// Largest datagram sent. The kernel accepts more; errors of one datagram must fit into the receive buffer.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -30,12 +34,6 @@ const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often a torn dump is repeated.
 const DUMP_ATTEMPTS: u32 = 16;
-
-// linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const HEADER_BYTES: usize = 16;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// A blocking rtnetlink socket in the network namespace of the thread that opened it.
 pub struct NetlinkSocket {
@@ -51,14 +49,6 @@ pub struct Request {
     pub message: RouteNetlinkMessage,
     /// Its flags besides `NLM_F_REQUEST` and `NLM_F_ACK`.
     pub flags: u16,
-}
-
-/// Header of a received message, and its payload.
-struct Received<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
 }
 
 impl NetlinkSocket {
@@ -124,7 +114,7 @@ impl NetlinkSocket {
             let (datagram, count, first_sequence) = self.pack(&requests[first..]);
             let answers = self.exchange(&datagram, count, first_sequence);
             results.extend(answers.into_iter().enumerate().map(|(position, answer)| {
-                answer.map_err(|failure| failure.into_error(action(first + position)))
+                answer.map_err(|failure| failure.into_error(action(first + position), ANSWER_LIMIT))
             }));
         }
         results
@@ -149,7 +139,7 @@ impl NetlinkSocket {
             match self.dump_once(message, &mut parse) {
                 Ok(Completeness::Whole) => return Ok(()),
                 Ok(Completeness::Torn) => {}
-                Err(failure) => return Err(failure.into_error(action.to_owned())),
+                Err(failure) => return Err(failure.into_error(action.to_owned(), ANSWER_LIMIT)),
             }
         }
         Err(KernelError::Interrupted {
@@ -183,7 +173,7 @@ impl NetlinkSocket {
                 Ok(Flow::Continue)
             });
         }
-        outcome.map_err(|failure| failure.into_error(action.to_owned()))?;
+        outcome.map_err(|failure| failure.into_error(action.to_owned(), ANSWER_LIMIT))?;
         found.ok_or_else(|| KernelError::Malformed {
             action: action.to_owned(),
             reason: "no answer".to_owned(),
@@ -267,34 +257,12 @@ impl NetlinkSocket {
         let request = self.serialize(message, NLM_F_REQUEST | NLM_F_DUMP);
         let sequence = self.sequence;
         self.send(&request).map_err(Failure::Io)?;
-        let mut completeness = Completeness::Whole;
-        // The dump is read to its end even if a message is not understood: until then the kernel starts no other.
-        let mut not_understood = None;
+        let mut dump = Dump::of(sequence);
         loop {
-            let outcome = self.receive(|received| {
-                if received.sequence != sequence {
-                    return Ok(Flow::Continue);
-                }
-                if received.flags & NLM_F_DUMP_INTR != 0 {
-                    completeness = Completeness::Torn;
-                }
-                match received.kind {
-                    NLMSG_ERROR => parse_error(&received).map(|()| Flow::End),
-                    // Carries an error number where the dump broke off.
-                    NLMSG_DONE => parse_done(&received).map(|()| Flow::End),
-                    _ => {
-                        if let Err(reason) = parse(Some(received.payload)) {
-                            not_understood.get_or_insert(reason);
-                        }
-                        Ok(Flow::Continue)
-                    }
-                }
-            });
+            let outcome = self.receive(|received| dump.take(&received, parse));
             match outcome {
                 Ok(Flow::Continue) => {}
-                Ok(Flow::End) => {
-                    return not_understood.map_or(Ok(completeness), |r| Err(Failure::Malformed(r)));
-                }
+                Ok(Flow::End) => return dump.end(),
                 Err(failure @ Failure::Refused { .. }) => return Err(failure),
                 Err(failure) => {
                     self.reopen();
@@ -350,136 +318,4 @@ impl NetlinkSocket {
         }
         Ok(Flow::Continue)
     }
-}
-
-#[derive(PartialEq, Eq)]
-enum Flow {
-    Continue,
-    End,
-}
-
-enum Completeness {
-    Whole,
-    Torn,
-}
-
-enum Failure {
-    Refused { errno: i32, message: Option<String> },
-    Io(io::Error),
-    Timeout,
-    Malformed(String),
-}
-
-impl Failure {
-    fn into_error(self, action: String) -> KernelError {
-        match self {
-            Self::Refused { errno, message } => KernelError::Refused {
-                action,
-                errno,
-                message,
-            },
-            Self::Io(source) => KernelError::Io { action, source },
-            Self::Timeout => KernelError::Timeout {
-                action,
-                limit: ANSWER_LIMIT,
-            },
-            Self::Malformed(reason) => KernelError::Malformed { action, reason },
-        }
-    }
-
-    fn copy(&self) -> Self {
-        match self {
-            Self::Refused { errno, message } => Self::Refused {
-                errno: *errno,
-                message: message.clone(),
-            },
-            Self::Io(error) => Self::Io(copy_of(error)),
-            Self::Timeout => Self::Timeout,
-            Self::Malformed(reason) => Self::Malformed(reason.clone()),
-        }
-    }
-}
-
-fn copy_of(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
-fn align(length: usize) -> usize {
-    length.next_multiple_of(4)
-}
-
-/// The first message of a datagram, and what follows it.
-fn split_message(bytes: &[u8]) -> Option<(Received<'_>, &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
-    let received = Received {
-        kind: u16::from_ne_bytes([header[4], header[5]]),
-        flags: u16::from_ne_bytes([header[6], header[7]]),
-        sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
-        payload: bytes.get(HEADER_BYTES..length)?,
-    };
-    Some((received, bytes.get(align(length)..).unwrap_or_default()))
-}
-
-/// `NLMSG_ERROR`: error number, the header of the request (the whole request unless capped), then attributes.
-fn parse_error(received: &Received<'_>) -> Result<(), Failure> {
-    let errno = leading_i32(received.payload)?;
-    if errno == 0 {
-        return Ok(());
-    }
-    let request = received.payload.get(4..).unwrap_or_default();
-    let echoed = if received.flags & NLM_F_CAPPED != 0 {
-        HEADER_BYTES
-    } else {
-        request
-            .first_chunk()
-            .map_or(0, |length| align(u32::from_ne_bytes(*length) as usize))
-    };
-    let attributes = request.get(echoed..).unwrap_or_default();
-    Err(Failure::Refused {
-        errno: errno.saturating_neg(),
-        message: extended_message(received.flags, attributes),
-    })
-}
-
-/// `NLMSG_DONE`: an error number, then attributes.
-fn parse_done(received: &Received<'_>) -> Result<(), Failure> {
-    if received.payload.is_empty() {
-        return Ok(());
-    }
-    match leading_i32(received.payload)? {
-        errno if errno < 0 => {
-            let attributes = received.payload.get(4..).unwrap_or_default();
-            let message = extended_message(received.flags, attributes);
-            Err(Failure::Refused {
-                errno: errno.saturating_neg(),
-                message,
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn leading_i32(payload: &[u8]) -> Result<i32, Failure> {
-    let bytes = payload
-        .first_chunk()
-        .ok_or_else(|| Failure::Malformed("no error number".to_owned()))?;
-    Ok(i32::from_ne_bytes(*bytes))
-}
-
-fn extended_message(flags: u16, attributes: &[u8]) -> Option<String> {
-    if flags & NLM_F_ACK_TLVS == 0 {
-        return None;
-    }
-    NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|attribute| {
-            String::from_utf8_lossy(attribute.value())
-                .trim_end_matches('\0')
-                .to_owned()
-        })
 }
