@@ -73,7 +73,8 @@ fn a_route_not_announced_again_goes_with_end_of_rib() {
     world.run_for(Duration::from_secs(5));
     world.restart(0);
     world.run_until(MINUTE, "session", |w| w.established(1, "a"));
-    world.run_for(Duration::from_secs(20));
+    // Longer than the wait for peers.
+    world.run_for(Duration::from_secs(200));
     assert_eq!(
         stale(&mut world),
         2,

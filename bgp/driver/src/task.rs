@@ -24,6 +24,12 @@ const TURN: usize = 32;
 /// Changed routes handed out at a time.
 const CHANGES: usize = 8192;
 
+/// Timers that fire later than this were held up by something other than load.
+const STALL: Duration = Duration::from_secs(1);
+
+/// How long readers may read after a stall.
+const CATCH_UP: Duration = Duration::from_millis(200);
+
 /// How long a shutdown waits for the last words to go out.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -87,19 +93,15 @@ impl Task {
         let stop = loop {
             let until_timeout = self.until_timeout();
             tokio::select! {
-                // What peers sent counts before a timer says that they sent nothing.
-                biased;
                 Some(event) = self.events.recv() => self.handle_events(event).await,
                 command = inbox.recv() => match command {
                     Some(Command::Shutdown(how, done)) => break Some((how, done)),
                     Some(command) => self.handle_command(command),
                     None => break None,
                 },
-                () = tokio::time::sleep(until_timeout) => {
-                    let now = self.now();
-                    self.speaker.handle_timeout(now);
-                }
+                () = tokio::time::sleep(until_timeout) => {}
             }
+            self.fire_timers().await;
             self.settle();
         };
         // Without a handle nobody can say anything any more: peers may keep the routes for a successor.
@@ -117,6 +119,27 @@ impl Task {
             }
         }
         tokio::task::yield_now().await;
+    }
+
+    /// Fires timers that are due. What peers sent counts before a timer says that they sent nothing, so what has arrived is handled first, up
+    /// to one turn. After a stall of the whole process the readers get a moment, or every session would end for our own silence.
+    async fn fire_timers(&mut self) {
+        let now = self.now();
+        let Some((due, _)) = self.speaker.poll_timeout().filter(|(at, _)| *at <= now) else {
+            return;
+        };
+        if now.since(due) > STALL {
+            warn!(late = ?now.since(due), "this process was stalled; reading what peers sent before any timer counts");
+            tokio::time::sleep(CATCH_UP).await;
+        }
+        for _ in 0..TURN {
+            let Ok(event) = self.events.try_recv() else {
+                break;
+            };
+            self.handle_event(event);
+        }
+        let now = self.now();
+        self.speaker.handle_timeout(now);
     }
 
     fn handle_event(&mut self, event: Event) {

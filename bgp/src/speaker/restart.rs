@@ -4,7 +4,8 @@
 //! until it announces them again, its End-of-RIB says that the rest is gone, or a timer ends.
 //!
 //! *We restarted* (§4.1): OPENs carry the R bit, and End-of-RIB is held back until our own routes are known and every peer that
-//! has not restarted itself has sent its table, or until a deadline. Routes are announced as soon as they are known, not only then:
+//! has not restarted itself has sent its table, or until a deadline. Our own routes have no deadline: End-of-RIB without them would make peers drop
+//! what they still keep for us. Routes are announced as soon as they are known, not only then:
 //! a node's own routes must not wait for a neighbour that is down, and nothing that peers hold as stale is removed before End-of-RIB.
 
 use std::time::Duration;
@@ -228,8 +229,8 @@ impl Speaker {
             terms.is_some_and(|restart| restart.restarting)
         };
         let ready = |entry: &PeerEntry| entry.is_synced() || restarted_too(entry);
-        self.sync.is_done()
-            || self.sync.originated && (!self.sync.restarting() || self.peers.values().all(ready))
+        let complete = self.sync.is_done() || !self.sync.restarting() || self.peers.values().all(ready);
+        self.sync.originated && complete
     }
 
     /// Looks whether the wait for peers is over.
