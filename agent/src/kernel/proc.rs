@@ -18,6 +18,16 @@ pub(crate) fn read(path: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
+/// Makes a parameter have a value. What is right already is not written: some parameters take the lock of the whole
+/// network configuration to be written (`forwarding`, `disable_ipv6`), none to be read.
+pub(crate) fn set(path: &str, value: &str) -> Result<(), KernelError> {
+    if read(path)?.as_deref() == Some(value) {
+        Ok(())
+    } else {
+        write(path, value)
+    }
+}
+
 /// Writes a parameter.
 pub(crate) fn write(path: &str, value: &str) -> Result<(), KernelError> {
     file(path)

@@ -9,7 +9,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use super::{GATEWAY_V6, PodLink, PodLinkError, pod_end};
 use crate::desired::sysctl;
 use crate::kernel::netlink::{NetlinkSocket, Request};
-use crate::kernel::{KernelError, linux, proc};
+use crate::kernel::{KernelError, Link, linux, proc};
 use crate::model::EndpointId;
 use crate::ours;
 
@@ -28,14 +28,14 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &PodLink) -> Result<(), Ker
     };
     host.request(request, &format!("set the alias of {name}"))?;
     for (path, value) in sysctl::of_host_interface_ipv4(name) {
-        proc::write(&path, &value)?;
+        proc::set(&path, &value)?;
     }
     if link.has_ipv6() {
         for (path, value) in sysctl::of_host_interface_ipv6(name) {
-            proc::write(&path, &value)?;
+            proc::set(&path, &value)?;
         }
         // 1: no link-local address of the kernel's choice. The pods' gateway is given by hand, just below.
-        proc::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
+        proc::set(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
     }
     host.request(
         Request {
@@ -57,22 +57,24 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &PodLink) -> Result<(), Ker
 
 /// As [`remove`], if it is that of the attachment `id`, or half made.
 pub(super) fn remove_of(host: &mut NetlinkSocket, name: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
-    let alias = linux::link(host, name)?.and_then(|link| link.alias);
-    let is_of_another =
-        alias.is_some_and(|alias| alias.starts_with(ours::ALIAS_PREFIX) && alias != ours::alias(id));
-    if is_of_another {
-        Ok(false)
-    } else {
-        remove(host, name)
+    match linux::link(host, name)? {
+        Some(link) if ours::is_our_link(name, &link) && link.alias != Some(ours::alias(id)) => Ok(false),
+        Some(link) => delete(host, name, &link),
+        None => Ok(false),
     }
 }
 
 /// Removes a host end of ours, and with it the pod's end. Returns whether there was one.
 pub(super) fn remove(host: &mut NetlinkSocket, name: &str) -> Result<bool, PodLinkError> {
-    let Some(link) = linux::link(host, name)? else {
-        return Ok(false);
-    };
-    if !ours::is_our_link(name, &link) && !ours::is_half_made(name, &link) {
+    match linux::link(host, name)? {
+        Some(link) => delete(host, name, &link),
+        None => Ok(false),
+    }
+}
+
+/// Deletes by index: a link of the same name that somebody makes at this moment is another one.
+fn delete(host: &mut NetlinkSocket, name: &str, link: &Link) -> Result<bool, PodLinkError> {
+    if !ours::is_our_link(name, link) && !ours::is_half_made(name, link) {
         return Err(PodLinkError::NameTaken(name.to_owned()));
     }
     let request = Request {

@@ -112,10 +112,10 @@ fn configure(pod: &mut NetlinkSocket, link: &PodLink, index: u32) -> Result<[u8;
     if link.has_ipv6() {
         // Some runtimes switch IPv6 off in new namespaces.
         for interface in ["all", "default", "lo", ifname] {
-            proc::write(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")?;
+            proc::set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")?;
         }
         // The address was given by the allocator: nobody else has it, and detection would hold the first packet back.
-        proc::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0")?;
+        proc::set(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0")?;
     }
     let mut steps = vec![("set lo up".to_owned(), up(linux::index_of(pod, "lo")?), 0)];
     for address in &link.addresses {

@@ -66,10 +66,7 @@ fn a_dump_is_torn_if_any_message_of_it_says_so() {
             vec![torn(24, b"aaaa"), b.clone(), done.clone()],
             Completeness::Torn,
         ),
-        (
-            vec![a.clone(), b, torn(NLMSG_DONE, &[0; 4])],
-            Completeness::Torn,
-        ),
+        (vec![a.clone(), b, torn(NLMSG_DONE, &[0; 4])], Completeness::Torn),
     ];
     for (messages, expected) in rows {
         let (objects, end) = dump(&messages);
