@@ -9,6 +9,10 @@ use ipnetwork::IpNetwork;
 use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath};
 use crate::model::{Model, NextHop};
 
+/// Gateways of one route, at most; the lowest addresses are taken. More than any peer count in use, and few enough for
+/// one netlink attribute of 64 KiB.
+const MAX_GATEWAYS: usize = 128;
+
 pub(super) fn routes(model: &Model) -> BTreeMap<RouteKey, Route> {
     let mut routes = BTreeMap::new();
     for (destination, next_hops) in &model.learned {
@@ -69,6 +73,7 @@ pub(super) fn contains(outer: IpNetwork, inner: IpNetwork) -> bool {
 fn learned(next_hops: &BTreeSet<NextHop>) -> Route {
     let gateways = next_hops
         .iter()
+        .take(MAX_GATEWAYS)
         .map(|next_hop| Gateway {
             address: next_hop.address,
             interface: next_hop.interface.clone(),

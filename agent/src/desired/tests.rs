@@ -131,6 +131,15 @@ fn a_learned_route_without_next_hop_is_none() {
 }
 
 #[test]
+fn a_route_has_a_bounded_number_of_gateways() {
+    let hops: Vec<String> = (0..1000)
+        .map(|n| format!("10.9.{}.{}", n / 250, n % 250))
+        .collect();
+    let lines = route_lines(&model(&[], &[], &[&format!("10.65.1.0/26 {}", hops.join(" "))]));
+    assert_eq!(lines[0].matches("via").count(), 128);
+}
+
+#[test]
 fn announced_are_blocks_and_borrowed_addresses_unless_their_pool_forbids() {
     let mut model = model(
         &["10.65.0.0/26", "10.66.0.0/26", "10.77.0.0/26"],
