@@ -5,6 +5,11 @@
 mod cluster;
 mod namespaces;
 
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::thread;
+
 use calidris_cni::error::ErrorCode;
 use cluster::{Cluster, Pod, Process, has_etcd};
 use namespaces::possible;
@@ -233,4 +238,103 @@ fn a_second_agent_on_the_same_sockets_is_refused() {
     let mut second = cluster.start_agent_without_waiting();
     second.wait_for("is an agent running already?");
     assert_eq!(first.status().node, "node1");
+}
+
+#[test]
+fn pods_added_all_at_once_have_addresses_of_their_own() {
+    require!("pods_added_all_at_once");
+    let cluster = Cluster::new(POOL);
+    let process = cluster.start_agent();
+    let agent = process.runtime();
+    let pods: Vec<Pod> = (0..20)
+        .map(|n| Pod::new(&format!("web-{n}"), &format!("c0ffee{n:02}")))
+        .collect();
+    let addresses: BTreeSet<String> = thread::scope(|scope| {
+        let adding: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| address(&agent.add(pod).unwrap())))
+            .collect();
+        adding.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(addresses.len(), pods.len());
+    for address in &addresses {
+        cluster.node.sh(&format!("ping -c1 -W5 {address}"));
+    }
+    thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(|| agent.del(pod).unwrap());
+        }
+    });
+    assert_eq!(cluster.keys_of_pods(), [""; 0]);
+    assert!(!cluster.node.sh("ip link; ip route").contains("cali"));
+    assert_eq!(agent.status().cni.in_progress, 0);
+}
+
+#[test]
+fn requests_beyond_the_bound_are_told_to_come_again() {
+    require!("requests_beyond_the_bound");
+    let mut cluster = Cluster::new(POOL);
+    let process = cluster.start_agent_with("max_concurrent = 1\nmax_waiting = 1");
+    let agent = process.runtime();
+    // While etcd is frozen, nothing that was begun ends.
+    cluster.freeze_etcd();
+    let pods: Vec<Pod> = (0..6)
+        .map(|n| Pod::new(&format!("web-{n}"), &format!("c0ffee{n:02}")))
+        .collect();
+    let errors: Vec<_> = thread::scope(|scope| {
+        let adding: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(|| agent.add(pod).unwrap_err()))
+            .collect();
+        adding.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(
+        errors
+            .iter()
+            .all(|error| error.code == ErrorCode::TRY_AGAIN_LATER),
+        "{errors:?}"
+    );
+    let refused = errors
+        .iter()
+        .filter(|error| error.msg.contains("takes no more now"))
+        .count();
+    assert_eq!(refused, 4, "{errors:?}");
+    cluster.kill_etcd();
+}
+
+#[test]
+fn nonsense_on_the_socket_is_answered_and_forgotten() {
+    require!("nonsense_on_the_socket");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let framed = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat();
+    for (nonsense, expected) in [
+        (framed(b"not json"), "malformed"),
+        (framed(b"{\"contract\":99}"), "contract version"),
+        (
+            framed(b"{\"contract\":1,\"operation\":{\"command\":\"FLY\"}}"),
+            "malformed",
+        ),
+        (u32::MAX.to_be_bytes().to_vec(), "exceeds the limit"),
+    ] {
+        let mut stream = agent.connect();
+        stream.write_all(&nonsense).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.contains(expected),
+            "{:?}: {answer:?}",
+            String::from_utf8_lossy(&nonsense)
+        );
+    }
+    // Connections that say nothing, or stop half way, do not keep others from being served.
+    let mut silent: Vec<_> = (0..8).map(|_| agent.connect()).collect();
+    for stream in silent.iter_mut().take(4) {
+        stream.write_all(&[0, 0, 1]).unwrap();
+    }
+    let pod = Pod::new("web-1", "c0ffee01");
+    agent.add(&pod).unwrap();
+    agent.del(&pod).unwrap();
 }

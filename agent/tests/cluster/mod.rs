@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -45,10 +46,23 @@ pub(crate) struct Process {
     seen: Vec<String>,
 }
 
-/// A running agent.
+/// A running agent, and the runtime that calls it.
 pub(crate) struct Agent {
     process: Process,
+    runtime: Runtime,
+}
+
+/// Calls the agent as a plugin does; several threads may.
+pub(crate) struct Runtime {
     directory: PathBuf,
+}
+
+impl std::ops::Deref for Agent {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        &self.runtime
+    }
 }
 
 /// A pod as a runtime sees it: a namespace and a container ID.
@@ -109,6 +123,11 @@ impl Cluster {
         self.etcd = Some(etcd);
     }
 
+    /// Stops it without its connections noticing.
+    pub(crate) fn freeze_etcd(&mut self) {
+        self.etcd.as_ref().unwrap().signal(Signal::STOP);
+    }
+
     /// kill -9
     pub(crate) fn kill_etcd(&mut self) {
         self.etcd = None;
@@ -116,16 +135,25 @@ impl Cluster {
 
     /// Starts the agent and waits until it knows the datastore.
     pub(crate) fn start_agent(&self) -> Agent {
-        let mut agent = self.start_agent_without_waiting();
+        self.start_agent_with("")
+    }
+
+    pub(crate) fn start_agent_without_waiting(&self) -> Agent {
+        self.spawn_agent("")
+    }
+
+    /// As [`Self::start_agent`], with more keys in the section `[cni]`.
+    pub(crate) fn start_agent_with(&self, cni_keys: &str) -> Agent {
+        let mut agent = self.spawn_agent(cni_keys);
         agent.wait_for("sources in sync\",\"datastore\":true");
         agent
     }
 
-    pub(crate) fn start_agent_without_waiting(&self) -> Agent {
+    fn spawn_agent(&self, cni_keys: &str) -> Agent {
         let directory = self.directory.clone();
         let config = directory.join("calidris.toml");
         let text = format!(
-            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n[status]\nsocket = \"{0}/status.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
+            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n{cni_keys}\n[status]\nsocket = \"{0}/status.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
             directory.display()
         );
         fs::write(&config, text).unwrap();
@@ -136,7 +164,7 @@ impl Cluster {
         );
         Agent {
             process: Process::start("agent", &self.node, &command),
-            directory,
+            runtime: Runtime { directory },
         }
     }
 
@@ -257,6 +285,20 @@ impl Agent {
     pub(crate) fn terminate(self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         self.process.rest().0
+    }
+
+    /// To be shared between threads.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+}
+
+impl Runtime {
+    /// A connection to the CNI socket, to say anything on it.
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.directory.join("cni.sock")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
     }
 
     pub(crate) fn status(&self) -> StatusReport {
