@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::progress::Progress;
 
 mod deletion;
+mod matrix;
 mod pods;
 mod reachability;
 mod routes;

@@ -1,53 +1,48 @@
 //! Who reaches whom, and with which address the server sees the client.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use anyhow::ensure;
 
 use super::Proof;
+use super::matrix::Matrix;
 use crate::cluster::Cluster;
 use crate::netns::Namespace;
 use crate::pod::{Pod, ask};
 use crate::progress::Progress;
 
+/// How many pods still fit as columns on a screen; more are shown by node.
+const WIDEST: usize = 12;
+
 /// Every pod asks every other, and every server must see the client's own address.
 pub fn pod_to_pod(cluster: &Cluster, progress: &Progress, proof: &mut Proof) {
     const GROUP: &str = "pod to pod";
-    let pods = &cluster.pods;
-    let width = pods.iter().map(|pod| pod.name.len()).max().unwrap_or(0);
-    let mut table = String::new();
-    for client in pods {
-        let _ = write!(
-            table,
-            "  {:width$} {:15}",
-            client.name,
-            client.address.to_string()
-        );
-        for server in pods {
-            if client.name == server.name {
-                let _ = write!(table, " {:^width$}", "-");
-                continue;
-            }
+    let by_node = cluster.pods.len() > WIDEST;
+    let label = |pod: &Pod| {
+        if by_node {
+            pod.node.clone()
+        } else {
+            pod.name.clone()
+        }
+    };
+    let mut labels: Vec<String> = cluster.pods.iter().map(label).collect();
+    labels.dedup();
+    let mut matrix = Matrix::new(labels);
+    for client in &cluster.pods {
+        for server in cluster.pods.iter().filter(|server| server.name != client.name) {
             let result = expect(&client.namespace, server, client.address);
-            let mark = if result.is_ok() { "yes" } else { "NO" };
-            let _ = write!(table, " {mark:^width$}");
+            matrix.record(&label(client), &label(server), result.is_ok());
             let name = format!("{} asks {}, seen as {}", client.name, server.name, client.address);
             proof.check(progress, (GROUP, name), result);
         }
-        table.push('\n');
     }
-    let names: String = pods.iter().map(|pod| format!(" {:^width$}", pod.name)).collect();
     progress.step(format_args!(
         "pod to pod: {} clients (rows) got an answer from the server (columns), which saw their own address",
         proof.score(GROUP)
     ));
-    progress.line(format_args!(
-        "  {:width$} {:15}{names}\n{}",
-        "",
-        "",
-        table.trim_end()
-    ));
+    for line in matrix.lines() {
+        progress.line(format_args!("  {line}"));
+    }
 }
 
 /// Pods and nodes ask each other, pods ask the outside and the outside asks pods. What leaves the pools is seen with
