@@ -226,6 +226,13 @@ pub(crate) fn link(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Link
     }
 }
 
+/// Whether a link of the socket's namespace passes packets. Since Linux 6.8 the kernel brings what it answers, and what
+/// it does, up to date before it answers.
+pub(crate) fn is_operational(socket: &mut NetlinkSocket, name: &str) -> Result<bool, KernelError> {
+    let action = format!("get the state of link {name}");
+    socket.ask(&message::get_link(name), &action, message::parse_operational)
+}
+
 /// The route that the kernel takes to an address, as the tables have it; `None`: there is none.
 pub(crate) fn route_to(
     socket: &mut NetlinkSocket,

@@ -40,6 +40,8 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_OPERSTATE: u16 = 16;
+const IF_OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
@@ -409,6 +411,17 @@ pub(crate) fn parse_link(payload: &[u8]) -> Result<(String, Link), String> {
     } else {
         Ok((name, link))
     }
+}
+
+/// Whether a link passes packets: its operational state is "up" (RFC 2863), not just its administrative one.
+pub(crate) fn parse_operational(payload: &[u8]) -> Result<bool, String> {
+    for attribute in NlasIterator::new(payload.get(LINK_HEADER_BYTES..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|error| error.to_string())?;
+        if attribute.kind() == IFLA_OPERSTATE {
+            return Ok(attribute.value() == [IF_OPER_UP]);
+        }
+    }
+    Err("link without an operational state".to_owned())
 }
 
 /// Describes a route of somebody else for people, in the words of `ip route`.

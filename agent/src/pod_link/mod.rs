@@ -2,7 +2,8 @@
 //!
 //! The pair is created from inside the pod's namespace with the host end placed directly into the host's, so that no
 //! link is moved (Calico, `dataplane_linux.go`). Order: pod end with addresses and routes; then the host end's alias
-//! (the mark that it is ours), its parameters, and only then up: no packet flows before all is right. The host's route
+//! (the mark that it is ours), its parameters, and only then up: no packet flows before all is right. The pair is ready
+//! when both ends pass packets. The host's route
 //! to the pod is not made here but by the dataplane, the one writer of routes.
 //!
 //! Addressing as Calico's: the pod has a /32 (/128), and a default route through 169.254.1.1, which no host has but every
@@ -16,6 +17,7 @@ mod inspect;
 mod name;
 mod namespace;
 mod pod_end;
+mod settle;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -93,8 +95,11 @@ pub fn create(pod_namespace: BorrowedFd<'_>, link: &PodLink) -> Result<Created, 
     namespace::must_differ(pod_namespace, host_namespace.as_fd())?;
     let mut host = NetlinkSocket::open()?;
     host_end::remove(&mut host, &link.host_interface)?;
-    let pod_mac = in_pod(pod_namespace, || pod_end::create(link, &host_namespace))?;
-    if let Err(error) = host_end::set_up(&mut host, link) {
+    let (pod_mac, mut pod) = in_pod(pod_namespace, || pod_end::create(link, &host_namespace))?;
+    let result = host_end::set_up(&mut host, link)
+        .and_then(|()| settle::settle(&mut host, &link.host_interface))
+        .and_then(|()| settle::settle(&mut pod, &link.id.ifname));
+    if let Err(error) = result {
         // Both ends go with one of them. If even that fails, the next ADD of the pod, or its namespace's end, removes it.
         let _ = host_end::remove(&mut host, &link.host_interface);
         return Err(error.into());

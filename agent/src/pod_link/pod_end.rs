@@ -22,8 +22,9 @@ use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::{KernelError, linux, message, proc};
 use crate::ours::HOST_MAC;
 
-/// Creates the pair, then gives this end its addresses and routes. On failure the pair is deleted.
-pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<[u8; 6], KernelError> {
+/// Creates the pair, then gives this end its addresses and routes. On failure the pair is deleted. Returns this end's
+/// MAC address, and the socket, which stays in the pod's namespace.
+pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<([u8; 6], NetlinkSocket), KernelError> {
     let mut pod = NetlinkSocket::open()?;
     let action = format!(
         "create the pair {} (pod) and {} (host)",
@@ -47,7 +48,7 @@ pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<[u8; 6], K
             "delete the pair again",
         );
     }
-    result
+    result.map(|mac| (mac, pod))
 }
 
 /// A request to delete a link.
