@@ -68,7 +68,11 @@ mod tests {
         matrix.record("longer", "a", false);
         matrix.record("longer", "longer", true);
         matrix.record("longer", "longer", false);
-        let expected = ["          a    longer", "a         -     yes", "longer    NO    1/2"];
+        let expected = [
+            "          a    longer",
+            "a         -     yes",
+            "longer    NO    1/2",
+        ];
         assert_eq!(matrix.lines(), expected);
     }
 }
