@@ -153,6 +153,7 @@ fn a_new_connection_of_a_vanished_speaker_replaces_the_dead_session() {
     world.restart(0);
     world.originate(0, &[ROUTE, "10.1.0.64/26"]);
     world.run_until(Duration::from_secs(30), "replaced", |w| {
+        assert!(w.has_best(1, ROUTE), "the routes outlive the dead session");
         w.peer(1, "a").established_count == 2 && w.established(0, "b") && stale(w) == 0
     });
     assert!(world.has_best(2, ROUTE));

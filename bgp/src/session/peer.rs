@@ -498,9 +498,7 @@ impl Peer {
                         .negotiated()
                         .is_some_and(|n| n.graceful_restart.is_some());
                     if restarts && direction == Direction::Incoming && age >= RESTART_GUARD {
-                        other
-                            .connection
-                            .close_silently("the peer restarted: it opened a new connection");
+                        other.connection.supersede();
                     } else {
                         keep = false;
                     }
