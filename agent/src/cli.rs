@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config};
 use crate::report::StatusReport;
 use crate::{logging, status, wiring};
 
@@ -146,7 +146,6 @@ pub fn run(cli: Cli) -> Exit {
 fn agent(args: &AgentArgs) -> Exit {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
-        Err(error @ ConfigError::Read { .. }) if !args.check => return complain(&error, Exit::Failed),
         Err(error) => return complain(&error, Exit::Usage),
     };
     if let Err(error) = config.read_secrets() {

@@ -30,6 +30,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
+use crate::config::Config;
 use crate::input::Input;
 use crate::model::EndpointId;
 use crate::report::{CniReport, DatastoreReport};
@@ -55,6 +56,18 @@ pub struct ServerConfig {
     pub max_waiting: usize,
     /// Longest time for a request.
     pub request_timeout: Duration,
+}
+
+impl From<&Config> for ServerConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            node: config.node_name.as_str().to_owned(),
+            mtu: config.cni.mtu,
+            max_concurrent: usize::from(config.cni.max_concurrent),
+            max_waiting: usize::from(config.cni.max_waiting),
+            request_timeout: config.cni.request_timeout,
+        }
+    }
 }
 
 /// The server: what its requests share.

@@ -1,7 +1,7 @@
 //! The status socket: whoever connects is sent the [`StatusReport`] as JSON, and the connection closes.
 //!
-//! Invariants: the server keeps no state and sends from the latest snapshots; at most [`MAX_CLIENTS`] at a time, more wait
-//! in the kernel's backlog; a client that does not read is dropped after [`SEND_TIMEOUT`].
+//! Invariants: the server keeps no state and sends from the latest snapshots; at most eight clients at a time,
+//! more wait in the kernel's backlog; a client that does not read is dropped after five seconds.
 
 use std::future::Future;
 use std::io::{self, Read as _};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
-use calidris_ipam_etcd::{EtcdConfig, EtcdStore, TlsFiles};
+use calidris_ipam_etcd::EtcdStore;
 use ipnetwork::IpNetwork;
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Handle};
@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::cni_server::{CniServer, ServerConfig};
-use crate::config::{Config, Datastore};
+use crate::config::Config;
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::input::Input;
 use crate::kernel::{Kernel, Linux};
@@ -82,7 +82,7 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     spawn_monitor(monitor, kernel.port_id(), inbox.clone());
     let mut node_thread = spawn_node(&config, kernel, announcements, messages, runtime)?;
 
-    let etcd = etcd_config(&config.datastore)?;
+    let etcd = config.datastore.etcd()?;
     let ipam = Arc::new(Ipam::new(EtcdStore::new(etcd.clone())));
     tokio::spawn(sources::datastore::run(
         etcd,
@@ -90,11 +90,11 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         inbox.clone(),
         datastore_state,
     ));
-    tokio::spawn(register_node(record(&config), Arc::clone(&ipam)));
+    tokio::spawn(register_node(NodeRecord::from(&config), Arc::clone(&ipam)));
 
     let bgp = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
     let server = Arc::new(CniServer::new(
-        server_config(&config),
+        ServerConfig::from(&config),
         ipam,
         inbox.clone(),
         datastore.clone(),
@@ -220,43 +220,6 @@ async fn start_bgp(
     .await?;
     let source = tokio::spawn(sources::bgp::run(speaker.clone(), to_announce, inbox));
     Ok(Some(Bgp { speaker, source }))
-}
-
-fn etcd_config(datastore: &Datastore) -> anyhow::Result<EtcdConfig> {
-    let tls = datastore.tls.as_ref().map(|tls| TlsFiles {
-        ca_file: tls.ca_file.clone(),
-        identity_files: tls.cert_file.clone().zip(tls.key_file.clone()),
-    });
-    let user = match &datastore.auth {
-        Some(auth) => Some((auth.user.clone(), auth.password()?)),
-        None => None,
-    };
-    Ok(EtcdConfig {
-        tls,
-        user,
-        connect_timeout: datastore.connect_timeout,
-        request_timeout: datastore.request_timeout,
-        ..EtcdConfig::new(datastore.endpoints.clone())
-    })
-}
-
-fn server_config(config: &Config) -> ServerConfig {
-    ServerConfig {
-        node: config.node_name.as_str().to_owned(),
-        mtu: config.cni.mtu,
-        max_concurrent: usize::from(config.cni.max_concurrent),
-        max_waiting: usize::from(config.cni.max_waiting),
-        request_timeout: config.cni.request_timeout,
-    }
-}
-
-fn record(config: &Config) -> NodeRecord {
-    NodeRecord {
-        name: config.node_name.as_str().to_owned(),
-        ipv4_address: config.node.ipv4_address,
-        ipv6_address: config.node.ipv6_address,
-        as_number: config.bgp.as_ref().map(|bgp| bgp.as_number),
-    }
 }
 
 /// Writes the Node resource, until it is written.

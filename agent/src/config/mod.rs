@@ -5,6 +5,7 @@
 
 mod bgp;
 mod duration;
+mod etcd;
 mod policy;
 mod secret;
 mod speaker;

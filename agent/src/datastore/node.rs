@@ -6,6 +6,8 @@ use calidris_ipam::{CommitOutcome, Guard, KeyValue, Range, Store, StoreError, Tx
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde_json::{Map, Value, json};
 
+use crate::config::Config;
+
 /// How often somebody else may be faster before we try again later.
 const MAX_ATTEMPTS: u32 = 10;
 
@@ -50,6 +52,17 @@ pub struct Creation<'a> {
     pub uid: &'a str,
     /// The time.
     pub now: UnixNanos,
+}
+
+impl From<&Config> for NodeRecord {
+    fn from(config: &Config) -> Self {
+        Self {
+            name: config.node_name.as_str().to_owned(),
+            ipv4_address: config.node.ipv4_address,
+            ipv6_address: config.node.ipv6_address,
+            as_number: config.bgp.as_ref().map(|bgp| bgp.as_number),
+        }
+    }
 }
 
 /// Creates or updates the resource; writes nothing if it is right already.
