@@ -27,7 +27,19 @@ pub fn eventually<T>(
     within: Duration,
     attempt: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    wait(what, within, attempt, signals::interrupted)
+    wait((what, within, LONGEST_PAUSE), attempt, signals::interrupted)
+}
+
+/// As [`eventually`], but tries every few milliseconds to the end: to measure when it came true.
+///
+/// # Errors
+/// As [`eventually`].
+pub fn closely<T>(
+    what: &str,
+    within: Duration,
+    attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    wait((what, within, FIRST_PAUSE), attempt, signals::interrupted)
 }
 
 /// As [`eventually`], but goes on when the user interrupts: for taking things down.
@@ -39,7 +51,7 @@ pub fn eventually_uninterrupted<T>(
     within: Duration,
     attempt: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    wait(what, within, attempt, || false)
+    wait((what, within, LONGEST_PAUSE), attempt, || false)
 }
 
 /// The error of an attempt after which no other can succeed, such as the end of the process that is waited for.
@@ -80,8 +92,7 @@ pub fn pace(pause: Duration) {
 }
 
 fn wait<T>(
-    what: &str,
-    within: Duration,
+    (what, within, longest_pause): (&str, Duration, Duration),
     mut attempt: impl FnMut() -> anyhow::Result<T>,
     interrupted: impl Fn() -> bool,
 ) -> anyhow::Result<T> {
@@ -102,7 +113,7 @@ fn wait<T>(
             bail!("not within {within:?}: {what}; last state: {state:#}");
         }
         pace(pause);
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        pause = (pause * 3 / 2).min(longest_pause);
     }
 }
 

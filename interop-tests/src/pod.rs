@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::binaries::Binaries;
 use crate::cni::{Added, Attachment, Runtime};
-use crate::eventually::{Stopwatch, eventually};
+use crate::eventually::{Stopwatch, closely, eventually};
 use crate::http::{self, Answer};
 use crate::lab::Lab;
 use crate::netns::Namespace;
@@ -93,7 +93,7 @@ pub fn ask(from: &Namespace, address: IpAddr) -> anyhow::Result<Answer> {
 pub fn time_until_answer(from: &Namespace, address: IpAddr, within: Duration) -> anyhow::Result<Duration> {
     let watch = Stopwatch::start();
     let what = format!("{address} answers {}", from.name());
-    from.enter(|| eventually(&what, within, || http::ask(address, TRY_FOR)))??;
+    from.enter(|| closely(&what, within, || http::ask(address, TRY_FOR)))??;
     Ok(watch.elapsed())
 }
 
