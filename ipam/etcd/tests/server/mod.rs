@@ -150,12 +150,14 @@ impl TestEtcd {
         let mut asking = self.config();
         asking.request_timeout = Duration::from_millis(500);
         let answering = async {
+            let mut attempts = tokio::time::interval(Duration::from_millis(20));
+            attempts.tick().await;
             while EtcdStore::new(asking.clone())
                 .read(&[Range::Key("/".to_owned())])
                 .await
                 .is_err()
             {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                attempts.tick().await;
             }
         };
         tokio::time::timeout(START_LIMIT, answering)
