@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Config};
+use crate::ipam_cli::{self, IpamArgs};
 use crate::report::StatusReport;
 use crate::{logging, status, wiring};
 
@@ -23,10 +24,11 @@ pub struct Cli {
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  it failed
+  1  it failed; findings (calidris ipam check)
   2  wrong usage or wrong configuration; trying again will not help
   3  the agent runs but is not ready (calidris status)
-  4  no agent answers (calidris status)";
+  4  no agent answers (calidris status)
+  5  the datastore does not answer or refuses (calidris ipam)";
 
 #[derive(Debug, Subcommand)]
 enum Task {
@@ -46,6 +48,14 @@ Examples:
   calidris status -o json
   calidris status --socket /run/calidris/status.sock")]
     Status(StatusArgs),
+    /// Show, check and release addresses, blocks and handles in the datastore
+    #[command(after_help = "\
+Examples:
+  calidris ipam show --blocks
+  calidris ipam check
+  calidris ipam release --ip 10.244.0.11
+  calidris ipam check --help")]
+    Ipam(IpamArgs),
     /// Run clusters in network namespaces on this machine
     #[command(
         disable_help_flag = true,
@@ -90,16 +100,17 @@ struct LabArgs {
     arguments: Vec<std::ffi::OsString>,
 }
 
+/// How to print.
 #[derive(Debug, Args)]
-struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    pub(crate) output: Output,
 }
 
 /// Form of what a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// One JSON document.
@@ -119,6 +130,8 @@ pub enum Exit {
     NotReady,
     /// 4
     NoAgent,
+    /// 5
+    Unavailable,
 }
 
 impl From<Exit> for ExitCode {
@@ -129,6 +142,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::NotReady => 3,
             Exit::NoAgent => 4,
+            Exit::Unavailable => 5,
         })
     }
 }
@@ -138,6 +152,7 @@ pub fn run(cli: Cli) -> Exit {
     match cli.command {
         Task::Agent(args) => agent(&args),
         Task::Status(args) => show_status(&args),
+        Task::Ipam(args) => ipam_cli::run(&args),
         Task::Lab(args) => lab(&args),
         Task::Version(args) => version(args.output),
     }

@@ -3,7 +3,7 @@
 //! Invariants: the JSON form only grows ([`StatusReport::FORMAT`] changes otherwise); ages and counts, no internal state.
 
 mod compose;
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -27,7 +27,8 @@ impl Visitor<'_> for DurationVisitor {
     }
 }
 
-fn parse(text: &str) -> Option<Duration> {
+/// Reads a duration; `None` for anything else.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let unit_at = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
     let number: u64 = number.parse().ok()?;

@@ -22,6 +22,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 pub use bgp::{Bgp, NextHop, Peer, PeerFamily};
+pub(crate) use duration::parse as parse_duration;
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
 use secret::read_secret;
@@ -460,7 +461,7 @@ fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, 
     }
 }
 
-fn is_endpoint(url: &str) -> bool {
+pub(crate) fn is_endpoint(url: &str) -> bool {
     let rest = url
         .strip_prefix("http://")
         .or_else(|| url.strip_prefix("https://"));

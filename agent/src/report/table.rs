@@ -157,7 +157,7 @@ fn write_bgp(f: &mut fmt::Formatter<'_>, bgp: &BgpReport, in_sync: bool) -> fmt:
 }
 
 /// Nothing for no rows; otherwise an empty line, the titles and the rows, each column as wide as its widest cell.
-fn write_table(f: &mut fmt::Formatter<'_>, titles: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
+pub(crate) fn write_table(f: &mut impl fmt::Write, titles: &[&str], rows: Vec<Vec<String>>) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());
     }
