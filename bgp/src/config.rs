@@ -145,6 +145,21 @@ pub struct PeerConfig {
     pub weight: u16,
     /// How often our own AS may occur in a path of the peer.
     pub allow_own_as: u8,
+    /// Another AS than the speaker's that we are to this peer (RFC 7705). Makes the session EBGP.
+    pub local_as: Option<LocalAs>,
+    /// Puts our AS in place of the peer's own in what we announce to it, so that sites of one AS hear of each other through us.
+    /// EBGP only.
+    pub as_override: bool,
+    /// What becomes of private AS numbers (RFC 6996) in what we announce to the peer; `None` leaves them. The peer's own stays, or loops
+    /// would go unseen. EBGP only.
+    pub remove_private_as: Option<PrivateAs>,
+    /// Refuse paths of an EBGP peer that do not begin with its AS (RFC 4271 §6.3). Off for route servers (RFC 7947 §2.2.2.1).
+    pub enforce_first_as: bool,
+    /// The session will go down soon (RFC 8326): what we announce is marked GRACEFUL_SHUTDOWN (EBGP) or gets LOCAL_PREF 0 (IBGP), and what we
+    /// take gets LOCAL_PREF 0.
+    pub graceful_shutdown: bool,
+    /// BLACKHOLE is agreed on with this EBGP peer (RFC 7999 §3.3): routes that carry it get NO_EXPORT. Without it the community means nothing.
+    pub blackhole: bool,
     /// Graceful restart; `None` switches it off (RFC 4724).
     pub graceful_restart: Option<GracefulRestartConfig>,
     /// What the TCP connection needs.
@@ -174,13 +189,29 @@ impl PeerConfig {
             export: None,
             weight: 0,
             allow_own_as: 0,
+            local_as: None,
+            as_override: false,
+            remove_private_as: None,
+            enforce_first_as: true,
+            graceful_shutdown: false,
+            blackhole: false,
             graceful_restart: Some(GracefulRestartConfig::default()),
             transport: TransportConfig::default(),
         }
     }
 
+    /// The AS we are to this peer, when the speaker's own is `speaker_as`.
+    pub fn local_as(&self, speaker_as: u32) -> u32 {
+        self.local_as.map_or(speaker_as, |local| local.asn)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let name = self.name.clone();
+        if let Some(asn) = self.local_as.map(|local| local.asn)
+            && (asn == 0 || asn == self.remote_as)
+        {
+            return Err(ConfigError::LocalAs { name, asn });
+        }
         if self.remote_as == 0 {
             return Err(ConfigError::RemoteAsZero { name });
         }
@@ -217,6 +248,34 @@ impl PeerConfig {
 
 /// Longest TCP-MD5 key in bytes (`TCP_MD5SIG_MAXKEYLEN` of the kernel).
 const MAX_MD5_PASSWORD: usize = 80;
+
+/// An AS we pretend to be to one peer (RFC 7705).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalAs {
+    /// The AS: neither 0 nor the peer's.
+    pub asn: u32,
+    /// Whether the peer sees the speaker's own AS behind it.
+    pub shown: OwnAs,
+}
+
+/// Whether a peer to which we are another AS sees our own in paths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OwnAs {
+    /// Behind the one we pretend to be.
+    #[default]
+    Shown,
+    /// Not at all ("Replace Old AS", RFC 7705 §3.3).
+    Hidden,
+}
+
+/// What becomes of a private AS number in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivateAs {
+    /// It is left out.
+    Remove,
+    /// Ours stands in its place, so that the path keeps its length.
+    Replace,
+}
 
 /// Who opens the TCP connection of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -325,6 +384,14 @@ pub enum ConfigError {
     RemoteAsZero {
         /// The peer.
         name: String,
+    },
+    /// To be the peer's own AS would make the session IBGP.
+    #[error("peer {name:?}: local AS {asn}; expected neither 0 nor the AS of the peer")]
+    LocalAs {
+        /// The peer.
+        name: String,
+        /// What was asked for.
+        asn: u32,
     },
     /// RFC 4271 §4.2.
     #[error("peer {name:?}: hold time {hold_time} s; expected 0 or at least 3")]

@@ -83,6 +83,28 @@ pub struct Peer {
     /// How long it keeps our routes while we restart; zero: not at all.
     #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
     pub restart_time: Duration,
+    /// Another AS than ours that we are to it.
+    pub local_as: Option<u32>,
+    /// Whether it then does not see our own AS at all.
+    #[serde(default)]
+    pub hide_own_as: bool,
+    /// How often our AS may be in a path it sends.
+    #[serde(default)]
+    pub allow_own_as: u8,
+    /// Whether paths it sends must begin with its AS.
+    #[serde(default = "yes")]
+    pub enforce_first_as: bool,
+    /// Whether our AS stands in place of its own in paths we send.
+    #[serde(default)]
+    pub as_override: bool,
+    /// What becomes of private AS numbers in paths we send.
+    pub remove_private_as: Option<PrivateAs>,
+    /// Whether the session will go down soon.
+    #[serde(default)]
+    pub graceful_shutdown: bool,
+    /// Whether its BLACKHOLE community is honoured.
+    #[serde(default)]
+    pub blackhole: bool,
     /// What we take from it.
     pub import: Option<RoutePolicy>,
     /// What we announce to it.
@@ -111,6 +133,16 @@ pub enum NextHop {
     Itself,
     /// As received.
     Keep,
+}
+
+/// What becomes of private AS numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivateAs {
+    /// They are left out.
+    Remove,
+    /// Ours stands in their place.
+    Replace,
 }
 
 impl Bgp {
@@ -170,6 +202,9 @@ impl Peer {
         if self.as_number == 0 {
             return refuse("as_number is 0; expected 1 to 4294967295".to_owned());
         }
+        if self.local_as.is_some_and(|asn| asn == 0 || asn == self.as_number) {
+            return refuse("local_as: expected neither 0 nor the AS of the peer".to_owned());
+        }
         if self.port == 0 {
             return refuse("port is 0; expected 1 to 65535".to_owned());
         }
@@ -218,6 +253,10 @@ impl<'de> Deserialize<'de> for Peer {
         peer.check().map_err(D::Error::custom)?;
         Ok(peer)
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn bgp_port() -> u16 {

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
-    ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, NextHopMode, PeerConfig, SpeakerConfig,
-    TransportConfig,
+    ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, NextHopMode, OwnAs, PeerConfig,
+    PrivateAs, SpeakerConfig, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
@@ -56,6 +56,23 @@ impl Peer {
                 NextHop::Itself => NextHopMode::Itself,
                 NextHop::Keep => NextHopMode::Keep,
             },
+            local_as: self.local_as.map(|asn| LocalAs {
+                asn,
+                shown: if self.hide_own_as {
+                    OwnAs::Hidden
+                } else {
+                    OwnAs::Shown
+                },
+            }),
+            allow_own_as: self.allow_own_as,
+            enforce_first_as: self.enforce_first_as,
+            as_override: self.as_override,
+            remove_private_as: self.remove_private_as.map(|private| match private {
+                super::PrivateAs::Remove => PrivateAs::Remove,
+                super::PrivateAs::Replace => PrivateAs::Replace,
+            }),
+            graceful_shutdown: self.graceful_shutdown,
+            blackhole: self.blackhole,
             import: self.import.as_ref().map(RoutePolicy::to_policy),
             export: self.export.as_ref().map(RoutePolicy::to_policy),
             graceful_restart: (restart_time > 0).then(|| GracefulRestartConfig {

@@ -337,7 +337,7 @@ impl Peer {
 
     /// Whether the peer is in our AS.
     pub fn kind(&self) -> PeerKind {
-        if self.config.remote_as == self.local.asn {
+        if self.config.remote_as == self.local_as() {
             PeerKind::Ibgp
         } else {
             PeerKind::Ebgp
@@ -427,6 +427,11 @@ impl Peer {
         self.links.iter().map(|link| link.id)
     }
 
+    /// The AS we are to this peer.
+    fn local_as(&self) -> u32 {
+        self.config.local_as(self.local.asn)
+    }
+
     fn add_link(&mut self, id: ConnId, direction: Direction, ends: (SocketAddr, SocketAddr), now: Time) {
         let settings = ConnectionSettings {
             open: self.open(),
@@ -452,7 +457,7 @@ impl Peer {
         }
         capabilities.push(Capability::RouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
-        capabilities.push(Capability::FourOctetAs(self.local.asn));
+        capabilities.push(Capability::FourOctetAs(self.local_as()));
         if let Some(restart) = &self.config.graceful_restart {
             let family = |family: &_| GracefulRestartFamily {
                 family: *family,
@@ -466,7 +471,7 @@ impl Peer {
             }));
         }
         Open::new(
-            self.local.asn,
+            self.local_as(),
             self.config.hold_time,
             self.local.router_id,
             capabilities,
@@ -483,7 +488,7 @@ impl Peer {
             return;
         };
         let winner = winner(
-            (self.local.router_id.into(), self.local.asn),
+            (self.local.router_id.into(), self.local_as()),
             (theirs.router_id.into(), theirs.remote_as),
         );
         let age = now.since(self.since);

@@ -67,10 +67,8 @@ impl Speaker {
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
-        let import = before.import != after.import || before.allow_own_as != after.allow_own_as;
-        let export = before.export != after.export
-            || before.next_hop != after.next_hop
-            || before.route_reflector_client != after.route_reflector_client;
+        let import = !same_import(before, &after);
+        let export = !same_export(before, &after);
         let ranking = before.weight != after.weight;
         let reflection = before.route_reflector_client != after.route_reflector_client;
         entry.peer.set_config(after);
@@ -217,11 +215,40 @@ fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
             peer.scope_id,
             peer.port,
             peer.remote_as,
+            peer.local_as.map(|local| local.asn),
             peer.local_address,
             peer.transport.distance,
         )
     };
     identity(before) != identity(after)
+}
+
+/// Whether routes of the peer fare alike under both.
+fn same_import(before: &PeerConfig, after: &PeerConfig) -> bool {
+    let of = |peer: &PeerConfig| {
+        (
+            peer.allow_own_as,
+            peer.enforce_first_as,
+            peer.graceful_shutdown,
+            peer.blackhole,
+        )
+    };
+    before.import == after.import && of(before) == of(after)
+}
+
+/// Whether the peer is told the same under both.
+fn same_export(before: &PeerConfig, after: &PeerConfig) -> bool {
+    let of = |peer: &PeerConfig| {
+        (
+            peer.next_hop,
+            peer.route_reflector_client,
+            peer.local_as,
+            peer.as_override,
+            peer.remove_private_as,
+            peer.graceful_shutdown,
+        )
+    };
+    before.export == after.export && of(before) == of(after)
 }
 
 /// Whether a change is told to the peer only when the next session begins.

@@ -1,12 +1,12 @@
 //! From the tables to what a peer is told: who may hear of a route, export policy, and what becomes of its attributes.
 //!
 //! RFC 4271 §5.1 and §9.1.3 (attributes by attribute), §9.2 (IBGP routes are not passed on to IBGP), RFC 4456 (except by a reflector), RFC 1997
-//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy).
+//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 8326 (graceful shutdown).
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::PeerEntry;
-use crate::config::{NextHopMode, PeerConfig, SpeakerConfig};
+use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
 use crate::rib::{Source, SourceId};
@@ -141,7 +141,10 @@ impl<'a> Exporter<'a> {
     }
 
     fn to_ebgp(&self, attributes: &mut Attributes) {
-        attributes.as_path = leaving_as(&attributes.as_path, self.local_as);
+        attributes.as_path = self.leaving_as(&attributes.as_path);
+        if self.peer.graceful_shutdown {
+            attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
+        }
         attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list = Box::default();
@@ -151,8 +154,41 @@ impl<'a> Exporter<'a> {
             .retain(|community| community.is_transitive());
     }
 
+    /// The path as it leaves our AS: what we were asked to hide hidden, ourselves in front.
+    fn leaving_as(&self, path: &AsPath) -> AsPath {
+        let (front, theirs) = (self.peer.local_as(self.local_as), self.peer.remote_as);
+        let mut path = path.without_confederation();
+        if let Some(private) = self.peer.remove_private_as {
+            let instead = match private {
+                PrivateAs::Remove => None,
+                PrivateAs::Replace => Some(front),
+            };
+            path = path.map_asns(|asn| {
+                if is_private(asn) && asn != theirs {
+                    instead
+                } else {
+                    Some(asn)
+                }
+            });
+        }
+        if self.peer.as_override {
+            path = path.map_asns(|asn| Some(if asn == theirs { front } else { asn }));
+        }
+        if self
+            .peer
+            .local_as
+            .is_some_and(|local| local.shown == OwnAs::Shown)
+        {
+            path = path.prepend(self.local_as, 1);
+        }
+        path.prepend(front, 1)
+    }
+
     fn to_ibgp(&self, source: &Source, attributes: &mut Attributes) {
         attributes.local_pref.get_or_insert(self.default_local_pref);
+        if self.peer.graceful_shutdown {
+            attributes.local_pref = Some(0);
+        }
         if source.kind == SourceKind::Ibgp {
             attributes.originator_id.get_or_insert(source.router_id);
             let mut clusters = vec![self.cluster_id];
@@ -162,6 +198,7 @@ impl<'a> Exporter<'a> {
     }
 }
 
-fn leaving_as(path: &AsPath, local_as: u32) -> AsPath {
-    path.without_confederation().prepend(local_as, 1)
+/// Whether an AS number is for private use (RFC 6996 §5).
+fn is_private(asn: u32) -> bool {
+    matches!(asn, 64_512..=65_534 | 4_200_000_000..=4_294_967_294)
 }

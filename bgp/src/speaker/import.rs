@@ -1,16 +1,17 @@
 //! From an UPDATE to the tables: loop checks, import policy, Adj-RIB-In (RFC 4271 §9.1, RFC 4456 §8, RFC 8212).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{LogEvent, PeerEntry, Speaker};
 use crate::config::{PeerConfig, SpeakerConfig};
-use crate::family::{AfiSafi, Family};
+use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
 use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
 use crate::session::Body;
 use crate::time::Time;
-use crate::wire::attr::{AttributeAction, Attributes};
+use crate::wire::attr::{AttributeAction, Attributes, Community};
 use crate::wire::error::WireError;
 use crate::wire::nlri::{FamilyNlri, NlriField};
 use crate::wire::update::Update;
@@ -56,28 +57,55 @@ impl<'a> Importer<'a> {
         if let Some(refusal) = self.check(attrs.get(received)) {
             return Import::Refused(refusal);
         }
+        match self.apply_policy(prefix.into(), attrs.get(received)) {
+            Err(refusal) => Import::Refused(refusal),
+            Ok(accepted) => match self.honour_communities(accepted) {
+                Cow::Borrowed(_) => {
+                    attrs.retain(received);
+                    Import::Accepted(received)
+                }
+                Cow::Owned(changed) => Import::Accepted(attrs.intern(changed)),
+            },
+        }
+    }
+
+    fn apply_policy<'b>(
+        &self,
+        prefix: Prefix,
+        attributes: &'b Attributes,
+    ) -> Result<Cow<'b, Attributes>, Refusal> {
         let Some(policy) = &self.peer.import else {
-            if self.kind == PeerKind::Ebgp {
-                return Import::Refused(Refusal::NoPolicy);
-            }
-            attrs.retain(received);
-            return Import::Accepted(received);
+            return match self.kind {
+                PeerKind::Ebgp => Err(Refusal::NoPolicy),
+                PeerKind::Ibgp => Ok(Cow::Borrowed(attributes)),
+            };
         };
         let view = RouteView {
-            prefix: prefix.into(),
+            prefix,
             source: SourceKind::from(self.kind),
             peer: &self.peer.name,
             peer_kind: self.kind,
         };
-        let changed = match evaluate(policy, &view, attrs.get(received)) {
-            Outcome::Reject { term } => return Import::Refused(Refusal::Policy(term)),
-            Outcome::Accept(std::borrow::Cow::Borrowed(_)) => {
-                attrs.retain(received);
-                return Import::Accepted(received);
-            }
-            Outcome::Accept(std::borrow::Cow::Owned(changed)) => changed,
-        };
-        Import::Accepted(attrs.intern(changed))
+        match evaluate(policy, &view, attributes) {
+            Outcome::Reject { term } => Err(Refusal::Policy(term)),
+            Outcome::Accept(accepted) => Ok(accepted),
+        }
+    }
+
+    /// What well-known communities ask of the one who receives them. After the policy, which may take them off.
+    fn honour_communities<'b>(&self, mut attributes: Cow<'b, Attributes>) -> Cow<'b, Attributes> {
+        let ebgp = self.kind == PeerKind::Ebgp;
+        let has = |community| ebgp && attributes.communities.contains(community);
+        let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);
+        // RFC 8326 §4.1, and §4.2 for the side that goes away.
+        if self.peer.graceful_shutdown || has(Community::GRACEFUL_SHUTDOWN) {
+            attributes.to_mut().local_pref = Some(0);
+        }
+        // RFC 7999 §3.2: not beyond our AS.
+        if blackhole {
+            attributes.to_mut().communities.insert(Community::NO_EXPORT);
+        }
+        attributes
     }
 
     /// Whether all prefixes of an attribute set fare alike.
@@ -90,10 +118,14 @@ impl<'a> Importer<'a> {
 
     /// The checks no policy can switch off.
     fn check(&self, attributes: &Attributes) -> Option<Refusal> {
-        if attributes.as_path.count(self.local_as) > usize::from(self.peer.allow_own_as) {
+        let allowed = usize::from(self.peer.allow_own_as);
+        // Both are us: the speaker's AS, and the one this peer knows us by.
+        let own = [self.local_as, self.peer.local_as(self.local_as)];
+        if own.iter().any(|asn| attributes.as_path.count(*asn) > allowed) {
             return Some(Refusal::OwnAsInPath);
         }
-        if self.kind == PeerKind::Ebgp && attributes.as_path.neighbor_as() != Some(self.peer.remote_as) {
+        let enforced = self.kind == PeerKind::Ebgp && self.peer.enforce_first_as;
+        if enforced && attributes.as_path.neighbor_as() != Some(self.peer.remote_as) {
             return Some(Refusal::FirstAsIsNotThePeers);
         }
         if attributes.originator_id == Some(self.router_id) {

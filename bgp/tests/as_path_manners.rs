@@ -1,0 +1,193 @@
+//! What becomes of AS_PATH and of communities that ask for something, on the way in and out.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod raw_peer;
+mod simulation;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use calidris_bgp::config::{ConfigError, LocalAs, OwnAs, PrivateAs};
+use calidris_bgp::family::Ipv4Unicast;
+use calidris_bgp::rib::Refusal;
+use calidris_bgp::route::Origination;
+use calidris_bgp::status::{CandidateStatus, RouteFilter, Standing};
+use calidris_bgp::wire::attr::{AsPath, Attributes, Community, NextHop};
+use calidris_bgp::wire::nlri::Nlri;
+use calidris_bgp::wire::update::UpdateTemplate;
+use raw_peer::{RawPeer, encode_context, open, peer_config};
+use simulation::{World, open_peer, speaker};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const ROUTE: &str = "10.1.0.0/26";
+
+/// Three speakers in a row with these ASes; the middle one's peers are `one` and `far`.
+fn row(ases: [u32; 3]) -> World {
+    let mut world = World::new(Duration::from_millis(5));
+    world.add(
+        "10.0.0.1",
+        speaker(ases[0], 1, vec![open_peer("mid", "10.0.0.2", ases[1])]),
+    );
+    let mid = vec![
+        open_peer("one", "10.0.0.1", ases[0]),
+        open_peer("far", "10.0.0.3", ases[2]),
+    ];
+    world.add("10.0.0.2", speaker(ases[1], 2, mid));
+    world.add(
+        "10.0.0.3",
+        speaker(ases[2], 3, vec![open_peer("mid", "10.0.0.2", ases[1])]),
+    );
+    world.originate(0, &[ROUTE]);
+    world
+}
+
+/// Changes how the middle one treats `peer`.
+fn treat(world: &mut World, peer: usize, change: impl FnOnce(&mut calidris_bgp::PeerConfig)) {
+    let mut config = world.nodes[1].config.clone();
+    change(&mut config.peers[peer]);
+    world.nodes[1].config = config.clone();
+    world
+        .call(1, |speaker, now| speaker.configure(config, now))
+        .expect("configure");
+}
+
+fn only(world: &mut World, node: usize) -> CandidateStatus {
+    let mut candidates = world.route(node, ROUTE).expect("route").candidates;
+    assert_eq!(candidates.len(), 1);
+    candidates.remove(0)
+}
+
+#[test]
+fn another_local_as_is_seen_by_its_peer_only() {
+    for (shown, path) in [
+        (OwnAs::Shown, "64999 65002 65001"),
+        (OwnAs::Hidden, "64999 65001"),
+    ] {
+        let mut world = row([65001, 65002, 65003]);
+        let mut far = world.nodes[2].config.clone();
+        far.peers[0].remote_as = 64999;
+        world
+            .call(2, |speaker, now| speaker.configure(far, now))
+            .expect("configure");
+        treat(&mut world, 1, |peer| {
+            peer.local_as = Some(LocalAs { asn: 64999, shown });
+        });
+        world.run_until(2 * MINUTE, "route", |w| w.has_best(2, ROUTE));
+        assert_eq!(only(&mut world, 2).attributes.as_path, path);
+        assert!(world.established(1, "one"), "the other session is as before");
+    }
+    let mut world = row([65001, 65002, 65003]);
+    let mut config = world.nodes[1].config.clone();
+    config.peers[1].local_as = Some(LocalAs {
+        asn: 65003,
+        shown: OwnAs::Shown,
+    });
+    let refused = world.call(1, |speaker, now| speaker.configure(config, now));
+    assert!(matches!(refused, Err(ConfigError::LocalAs { asn: 65003, .. })));
+}
+
+#[test]
+fn an_overridden_as_lets_sites_of_one_as_hear_of_each_other() {
+    let mut world = row([65001, 65002, 65001]);
+    world.run_until(MINUTE, "route", |w| w.route(2, ROUTE).is_some());
+    let refused = Standing::Refused {
+        reason: Refusal::OwnAsInPath,
+        term: None,
+    };
+    assert_eq!(only(&mut world, 2).standing, refused);
+    treat(&mut world, 1, |peer| peer.as_override = true);
+    world.run_until(MINUTE, "route", |w| w.has_best(2, ROUTE));
+    assert_eq!(only(&mut world, 2).attributes.as_path, "65002 65002");
+    assert_eq!(world.peer(1, "far").established_count, 1, "without a reset");
+}
+
+#[test]
+fn private_as_numbers_are_removed_or_replaced() {
+    let mut world = row([65001, 100, 200]);
+    world.run_until(MINUTE, "route", |w| w.has_best(2, ROUTE));
+    assert_eq!(only(&mut world, 2).attributes.as_path, "100 65001");
+    for (private, path) in [(PrivateAs::Remove, "100"), (PrivateAs::Replace, "100 100")] {
+        treat(&mut world, 1, |peer| peer.remove_private_as = Some(private));
+        world.run_for(MINUTE);
+        assert_eq!(only(&mut world, 2).attributes.as_path, path);
+    }
+    // The peer's own stays: it must see the loop.
+    let mut world = row([65001, 100, 65001]);
+    treat(&mut world, 1, |peer| {
+        peer.remove_private_as = Some(PrivateAs::Remove);
+    });
+    world.run_until(MINUTE, "route", |w| w.route(2, ROUTE).is_some());
+    assert!(!world.has_best(2, ROUTE));
+}
+
+#[test]
+fn a_route_server_need_not_put_itself_in_front() {
+    let attributes = Attributes {
+        as_path: AsPath::from_sequence(&[65009]),
+        next_hop: Some(NextHop::V4([10, 0, 0, 9].into())),
+        ..Attributes::default()
+    };
+    let mut update = Vec::new();
+    UpdateTemplate::<Ipv4Unicast>::announce(&attributes, &encode_context())
+        .expect("attributes")
+        .encode_all([Nlri::new(ROUTE.parse().expect("prefix"))], &mut update);
+    for enforced in [true, false] {
+        let mut config = peer_config();
+        config.enforce_first_as = enforced;
+        let mut raw = RawPeer::new(config);
+        raw.connect(&open(Vec::new()));
+        raw.send(&update);
+        let routes = raw.speaker.routes(&RouteFilter::default(), raw.now);
+        let expected = if enforced {
+            Standing::Refused {
+                reason: Refusal::FirstAsIsNotThePeers,
+                term: None,
+            }
+        } else {
+            Standing::Best
+        };
+        assert_eq!(routes[0].candidates[0].standing, expected);
+    }
+}
+
+#[test]
+fn a_session_that_will_go_down_is_used_last_on_both_sides() {
+    let mut world = row([65001, 65002, 65003]);
+    world.originate(2, &["10.3.0.0/26"]);
+    world.run_until(MINUTE, "routes", |w| {
+        w.has_best(2, ROUTE) && w.has_best(1, "10.3.0.0/26")
+    });
+    treat(&mut world, 1, |peer| peer.graceful_shutdown = true);
+    world.run_for(MINUTE);
+    let told = only(&mut world, 2);
+    assert_eq!(told.attributes.communities, ["65535:0"]);
+    assert_eq!(told.attributes.local_pref, Some(0), "the receiver honours it");
+    let taken = world.route(1, "10.3.0.0/26").expect("route").candidates.remove(0);
+    assert_eq!(taken.attributes.local_pref, Some(0));
+    treat(&mut world, 1, |peer| peer.graceful_shutdown = false);
+    world.run_for(MINUTE);
+    assert_eq!(only(&mut world, 2).attributes.local_pref, None);
+
+    // To a peer of our own AS it is LOCAL_PREF that says so.
+    let mut world = row([65001, 65002, 65002]);
+    treat(&mut world, 1, |peer| peer.graceful_shutdown = true);
+    world.run_until(MINUTE, "route", |w| w.has_best(2, ROUTE));
+    assert_eq!(only(&mut world, 2).attributes.local_pref, Some(0));
+}
+
+#[test]
+fn blackhole_stays_inside_where_it_is_agreed_on() {
+    for agreed in [true, false] {
+        let mut world = row([65001, 65002, 65003]);
+        treat(&mut world, 0, |peer| peer.blackhole = agreed);
+        let origination = Origination {
+            communities: vec![Community::BLACKHOLE],
+            ..Origination::default()
+        };
+        let routes = BTreeMap::from([(ROUTE.parse().expect("prefix"), origination)]);
+        world.call(0, |speaker, now| speaker.originate(routes, now));
+        world.run_for(MINUTE);
+        assert!(world.has_best(1, ROUTE));
+        assert_eq!(world.has_best(2, ROUTE), !agreed);
+    }
+}
