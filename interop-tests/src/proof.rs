@@ -18,7 +18,7 @@ mod reachability;
 mod routes;
 
 pub use deletion::{delete_one, delete_the_rest};
-pub use pods::add_pods;
+pub use pods::{add_pods, runtimes_check};
 pub use reachability::{nodes_and_outside, pod_to_pod};
 pub use routes::routes_everywhere;
 
@@ -123,6 +123,7 @@ impl Proof {
 /// When a pod cannot be added.
 pub fn prove_running(cluster: &mut Cluster, progress: &Progress, proof: &mut Proof) -> anyhow::Result<()> {
     add_pods(cluster, progress, proof)?;
+    runtimes_check(cluster, progress, proof);
     routes_everywhere(cluster, progress, proof)?;
     pod_to_pod(cluster, progress, proof);
     nodes_and_outside(cluster, progress, proof);

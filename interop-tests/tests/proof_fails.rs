@@ -10,7 +10,7 @@ use calidris_interop::require;
 use calidris_interop::require::LAB;
 
 #[test]
-fn a_pulled_cable_fails_what_went_through_it_and_nothing_else() -> anyhow::Result<()> {
+fn a_pulled_cable_fails_what_went_through_it_until_it_is_back() -> anyhow::Result<()> {
     require!(LAB);
     let mut cluster = Cluster::for_test("cable", 2)?;
     let progress = Progress::start(Stream::Error);
@@ -27,6 +27,13 @@ fn a_pulled_cable_fails_what_went_through_it_and_nothing_else() -> anyhow::Resul
         "{}",
         proof.verdict()
     );
+
+    cluster.fabric.replug("node2", "rack1")?;
+    cluster.wait_for_sessions()?;
+    let mut again = Proof::default();
+    proof::routes_everywhere(&cluster, &progress, &mut again)?;
+    proof::pod_to_pod(&cluster, &progress, &mut again);
+    again.into_result()?;
     cluster.lab.take_down()
 }
 

@@ -56,6 +56,25 @@ pub fn add_pods(cluster: &mut Cluster, progress: &Progress, proof: &mut Proof) -
     Ok(())
 }
 
+/// Has every runtime check its pods, as it may at any time.
+pub fn runtimes_check(cluster: &Cluster, progress: &Progress, proof: &mut Proof) {
+    const GROUP: &str = "CNI CHECK";
+    for pod in &cluster.pods {
+        let checked = cluster
+            .node(&pod.node)
+            .and_then(|node| node.runtime.check(&pod.attachment, &pod.added.result));
+        proof.check(
+            progress,
+            (GROUP, format!("{} is as ADD left it", pod.name)),
+            checked,
+        );
+    }
+    progress.step(format_args!(
+        "CNI CHECK: {} pods are as ADD left them",
+        proof.score(GROUP)
+    ));
+}
+
 /// The namespace of the node after this one; a host's if there is only one node.
 fn namespace_elsewhere(cluster: &Cluster, node: usize) -> Option<Namespace> {
     let count = cluster.nodes.len();
