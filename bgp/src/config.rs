@@ -8,8 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+pub use limit::{BeyondLimit, PrefixLimit};
+
+pub(crate) use limit::Level;
+
 use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
+
+mod limit;
 
 /// Everything the speaker is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +166,12 @@ pub struct PeerConfig {
     pub graceful_shutdown: bool,
     /// BLACKHOLE is agreed on with this EBGP peer (RFC 7999 §3.3): routes that carry it get NO_EXPORT. Without it the community means nothing.
     pub blackhole: bool,
+    /// How many prefixes the peer may announce; any number when `None`.
+    pub prefix_limit_in: Option<PrefixLimit>,
+    /// How many prefixes of each family the peer is told at most; more are held back until others go.
+    pub prefix_limit_out: Option<u32>,
+    /// Keeps the session down; the peer is told so in these words (RFC 9003), which may be empty.
+    pub shutdown: Option<String>,
     /// Graceful restart; `None` switches it off (RFC 4724).
     pub graceful_restart: Option<GracefulRestartConfig>,
     /// What the TCP connection needs.
@@ -195,6 +207,9 @@ impl PeerConfig {
             enforce_first_as: true,
             graceful_shutdown: false,
             blackhole: false,
+            prefix_limit_in: None,
+            prefix_limit_out: None,
+            shutdown: None,
             graceful_restart: Some(GracefulRestartConfig::default()),
             transport: TransportConfig::default(),
         }
@@ -214,6 +229,10 @@ impl PeerConfig {
         }
         if self.remote_as == 0 {
             return Err(ConfigError::RemoteAsZero { name });
+        }
+        let percent = self.prefix_limit_in.map_or(100, |limit| limit.warn_percent);
+        if !(1..=100).contains(&percent) {
+            return Err(ConfigError::WarnPercent { name, percent });
         }
         if matches!(self.hold_time, 1 | 2) {
             return Err(ConfigError::HoldTime {
@@ -400,6 +419,14 @@ pub enum ConfigError {
         name: String,
         /// What was asked for.
         hold_time: u16,
+    },
+    /// A part of the limit.
+    #[error("peer {name:?}: warning at {percent} percent of the prefix limit; expected 1 to 100")]
+    WarnPercent {
+        /// The peer.
+        name: String,
+        /// What was asked for.
+        percent: u8,
     },
     /// A refused route stores the number of its term in 16 bits.
     #[error("peer {name:?}: a policy has more than {MAX_TERMS} terms")]

@@ -138,6 +138,8 @@ pub struct FamilyStatus {
     pub accepted: usize,
     /// Of these, routes kept from before the peer's restart.
     pub stale: usize,
+    /// How often a route was not stored because of the prefix limit.
+    pub beyond_limit: u64,
     /// Routes in the Adj-RIB-Out.
     pub announced: usize,
     /// Whether the peer's End-of-RIB came.

@@ -105,6 +105,18 @@ pub struct Peer {
     /// Whether its BLACKHOLE community is honoured.
     #[serde(default)]
     pub blackhole: bool,
+    /// How many prefixes of each family it may send.
+    pub max_prefixes: Option<u32>,
+    /// What becomes of more.
+    #[serde(default)]
+    pub beyond_max_prefixes: BeyondMaxPrefixes,
+    /// When a stopped session may come back; never by itself when absent.
+    #[serde(default, deserialize_with = "duration::deserialize_optional")]
+    pub max_prefixes_retry: Option<Duration>,
+    /// How many prefixes of each family it is sent at most.
+    pub max_prefixes_out: Option<u32>,
+    /// Why the session is kept down.
+    pub shutdown: Option<String>,
     /// What we take from it.
     pub import: Option<RoutePolicy>,
     /// What we announce to it.
@@ -143,6 +155,19 @@ pub enum PrivateAs {
     Remove,
     /// Ours stands in their place.
     Replace,
+}
+
+/// What becomes of prefixes beyond `max_prefixes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BeyondMaxPrefixes {
+    /// They are used; the log says so.
+    Warn,
+    /// They are ignored.
+    Discard,
+    /// The session ends.
+    #[default]
+    Stop,
 }
 
 impl Bgp {

@@ -21,7 +21,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-pub use bgp::{Bgp, NextHop, Peer, PeerFamily, PrivateAs};
+pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs};
 pub(crate) use duration::parse as parse_duration;
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;

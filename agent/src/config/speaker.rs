@@ -3,14 +3,14 @@
 use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
-    ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, NextHopMode, OwnAs, PeerConfig,
-    PrivateAs, SpeakerConfig, TransportConfig,
+    BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, NextHopMode, OwnAs,
+    PeerConfig, PrefixLimit, PrivateAs, SpeakerConfig, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
 
 use super::secret::{SecretError, read_secret};
-use super::{Action, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy};
+use super::{Action, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy};
 
 impl Bgp {
     /// The speaker's configuration. Reads the password files.
@@ -73,6 +73,19 @@ impl Peer {
             }),
             graceful_shutdown: self.graceful_shutdown,
             blackhole: self.blackhole,
+            prefix_limit_in: self.max_prefixes.map(|max| PrefixLimit {
+                max,
+                warn_percent: 80,
+                beyond: match self.beyond_max_prefixes {
+                    BeyondMaxPrefixes::Warn => BeyondLimit::Warn,
+                    BeyondMaxPrefixes::Discard => BeyondLimit::Discard,
+                    BeyondMaxPrefixes::Stop => BeyondLimit::Stop {
+                        retry_after: self.max_prefixes_retry,
+                    },
+                },
+            }),
+            prefix_limit_out: self.max_prefixes_out,
+            shutdown: self.shutdown.clone(),
             import: self.import.as_ref().map(RoutePolicy::to_policy),
             export: self.export.as_ref().map(RoutePolicy::to_policy),
             graceful_restart: (restart_time > 0).then(|| GracefulRestartConfig {

@@ -337,6 +337,12 @@ fn log(event: LogEvent) {
         }
         LogEvent::Down { peer, closed } => debug!(peer, reason = %closed.reason, "connection ended"),
         LogEvent::UpdateErrors { peer, text } => warn!(peer, error = text, "malformed UPDATE survived"),
+        LogEvent::PrefixLimit {
+            peer,
+            family,
+            held,
+            max,
+        } => warn!(peer, %family, held, max, "the peer is near its prefix limit, or beyond"),
         LogEvent::StaleRoutesRemoved { peer } => {
             warn!(peer, "the peer did not come back in time: its routes are gone");
         }

@@ -56,9 +56,16 @@ impl<F: Family> LocRib<F> {
                 None => paths.push(path),
             }
         });
-        if let Some(old) = old {
-            Self::release(&old, tables.attrs);
+        match old {
+            Some(old) => Self::release(&old, tables.attrs),
+            None => *self.held_mut(path.source) += 1,
         }
+    }
+
+    /// Whether a source has a path to `prefix`.
+    pub fn has_path(&self, prefix: F::Prefix, source: SourceId) -> bool {
+        self.find(prefix)
+            .is_some_and(|dest| self.get(dest).paths().iter().any(|path| path.source == source))
     }
 
     /// A source withdraws `prefix`. Nothing happens when it had not announced it.
@@ -148,6 +155,7 @@ impl<F: Family> LocRib<F> {
             }
         });
         if let Some(old) = old {
+            *self.held_mut(source) -= 1;
             Self::release(&old, tables.attrs);
         }
     }

@@ -23,6 +23,8 @@ pub struct AdjRibOut {
     announced: usize,
     cursor: u64,
     walk: Option<(usize, Walk)>,
+    /// Something was not told for want of room.
+    held_back: bool,
 }
 
 /// What is to be looked at next for a peer.
@@ -40,6 +42,19 @@ impl AdjRibOut {
             announced: 0,
             cursor: loc_rib.journal_end(),
             walk: Some((0, Walk::Differences)),
+            held_back: false,
+        }
+    }
+
+    /// Notes that a destination was not told because the peer knows as many as it may.
+    pub fn hold_back(&mut self) {
+        self.held_back = true;
+    }
+
+    /// Looks again at everything if something was held back: there is room now.
+    pub fn note_room(&mut self) {
+        if std::mem::take(&mut self.held_back) {
+            self.start_walk(Walk::Differences);
         }
     }
 

@@ -79,6 +79,8 @@ pub struct LocRib<F: Family> {
     journal: Journal,
     /// Destinations that have a path.
     reachable: usize,
+    /// How many paths each source has, by [`SourceId`].
+    held: Vec<usize>,
 }
 
 impl<F: Family> LocRib<F> {
@@ -91,7 +93,21 @@ impl<F: Family> LocRib<F> {
             hasher: FixedState::with_seed(seed),
             journal: Journal::default(),
             reachable: 0,
+            held: Vec::new(),
         }
+    }
+
+    /// How many paths a source has, accepted or not.
+    pub fn held(&self, source: SourceId) -> usize {
+        self.held.get(source.index()).copied().unwrap_or(0)
+    }
+
+    /// How many paths a source has, to count one more or less.
+    pub(super) fn held_mut(&mut self, source: SourceId) -> &mut usize {
+        if self.held.len() <= source.index() {
+            self.held.resize(source.index() + 1, 0);
+        }
+        &mut self.held[source.index()]
     }
 
     /// How many destinations have a path, accepted or not.

@@ -117,6 +117,8 @@ struct Link {
 enum Administration {
     Up,
     Down,
+    /// Down until the configuration changes: the peer broke a limit.
+    Suspended,
 }
 
 /// A peer: its configuration, its connections, its timers.
@@ -127,6 +129,8 @@ pub struct Peer {
     config: PeerConfig,
     local: LocalSpeaker,
     administration: Administration,
+    /// What follows when the last connection is closed, if not the usual wait: Idle for a time, or until the configuration changes.
+    suspension: Option<Option<Duration>>,
     links: Vec<Link>,
     connecting: Option<ConnId>,
     timers: TimerTable,
@@ -151,6 +155,7 @@ impl Peer {
             config,
             local,
             administration: Administration::Up,
+            suspension: None,
             links: Vec::new(),
             connecting: None,
             timers: TimerTable::default(),
@@ -163,6 +168,9 @@ impl Peer {
             past: Counters::default(),
             actions: VecDeque::new(),
         };
+        if peer.config.shutdown.is_some() {
+            peer.administration = Administration::Down;
+        }
         peer.connect(now);
         peer.note_state(now);
         peer
@@ -206,7 +214,7 @@ impl Peer {
         remote: SocketAddr,
         now: Time,
     ) -> Result<ConnId, RefusedConnection> {
-        if self.administration == Administration::Down || self.timers.deadline(Timer::IdleHold).is_some() {
+        if self.administration != Administration::Up || self.timers.deadline(Timer::IdleHold).is_some() {
             return Err(RefusedConnection::Idle);
         }
         let under_way = |link: &Link| {
@@ -306,6 +314,13 @@ impl Peer {
         }
     }
 
+    /// Ends all connections with `notification` and stays Idle for `pause`, or until the configuration changes.
+    pub fn suspend(&mut self, notification: &Notification, detail: &str, pause: Option<Duration>) {
+        self.suspension = Some(pause);
+        self.abort_connecting();
+        self.reset(notification, detail);
+    }
+
     /// Ends all connections for good: with `notification`, or without a word when there is none. Poll events and actions afterwards.
     pub fn stop(&mut self, notification: Option<&Notification>, detail: &'static str, now: Time) {
         self.administration = Administration::Down;
@@ -320,9 +335,24 @@ impl Peer {
         self.note_state(now);
     }
 
-    /// Takes a configuration that differs in nothing that needs a new session.
-    pub fn set_config(&mut self, config: PeerConfig) {
-        self.config = config;
+    /// Takes a configuration that differs in nothing that needs a new session, except whether there is to be one. Poll events and actions
+    /// afterwards.
+    pub fn set_config(&mut self, config: PeerConfig, now: Time) {
+        let before = std::mem::replace(&mut self.config, config);
+        match (&before.shutdown, self.config.shutdown.clone()) {
+            (None, Some(text)) => {
+                let cease = Notification::cease_with_text(CeaseError::AdministrativeShutdown, &text);
+                self.stop(Some(&cease), "shut down by configuration", now);
+            }
+            (Some(_), None) => self.start(now),
+            (None, None) if self.administration == Administration::Suspended => self.start(now),
+            _ => {}
+        }
+    }
+
+    /// Whether the peer is kept from having a session.
+    pub fn is_stopped(&self) -> bool {
+        self.administration != Administration::Up
     }
 
     /// Takes what changed about the speaker; later OPENs say so.
@@ -425,6 +455,13 @@ impl Peer {
     /// All connections that are up.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.links.iter().map(|link| link.id)
+    }
+
+    fn start(&mut self, now: Time) {
+        self.administration = Administration::Up;
+        self.failures = 0;
+        self.connect(now);
+        self.note_state(now);
     }
 
     /// The AS we are to this peer.
@@ -549,7 +586,13 @@ impl Peer {
         if alone || closed.was_established {
             self.last_error = Some((closed.clone(), now));
         }
-        if alone && self.connecting.is_none() && self.administration == Administration::Up {
+        if alone && let Some(pause) = self.suspension.take() {
+            self.timers.stop_all();
+            match pause {
+                Some(pause) => self.timers.set(Timer::IdleHold, now + pause),
+                None => self.administration = Administration::Suspended,
+            }
+        } else if alone && self.connecting.is_none() && self.administration == Administration::Up {
             self.failures = if lasted {
                 1
             } else {
@@ -591,7 +634,7 @@ impl Peer {
             .iter()
             .any(|link| link.connection.state() >= State::OpenConfirm);
         let passive = self.config.connect == ConnectMode::Passive;
-        if passive || outgoing || self.connecting.is_some() || self.administration == Administration::Down {
+        if passive || outgoing || self.connecting.is_some() || self.is_stopped() {
             return;
         }
         if settled {
@@ -630,9 +673,7 @@ impl Peer {
             .map(|link| link.connection.state())
             .max()
             .unwrap_or(State::Idle);
-        let waiting = if self.administration == Administration::Down
-            || self.timers.deadline(Timer::IdleHold).is_some()
-        {
+        let waiting = if self.is_stopped() || self.timers.deadline(Timer::IdleHold).is_some() {
             State::Idle
         } else if self.connecting.is_some() {
             State::Connect

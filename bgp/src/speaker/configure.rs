@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::import::Importer;
 use super::{Speaker, each_family, source_of};
-use crate::config::{ConfigError, Impact, PeerConfig, SpeakerConfig};
+use crate::config::{ConfigError, Impact, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Prefix};
 use crate::rib::{Import, Path, SourceId, Tables, Walk};
 use crate::route::Origination;
@@ -47,7 +47,7 @@ impl Speaker {
                         impact.next_session.push(after.name.clone());
                     }
                     impact.applied.push(after.name.clone());
-                    self.change_peer(index, &before, after);
+                    self.change_peer(index, &before, after, now);
                 }
                 Some(_) => {}
             }
@@ -63,7 +63,7 @@ impl Speaker {
         Ok(impact)
     }
 
-    fn change_peer(&mut self, index: u32, before: &PeerConfig, after: PeerConfig) {
+    fn change_peer(&mut self, index: u32, before: &PeerConfig, after: PeerConfig, now: Time) {
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
@@ -71,11 +71,16 @@ impl Speaker {
         let export = !same_export(before, &after);
         let ranking = before.weight != after.weight;
         let reflection = before.route_reflector_client != after.route_reflector_client;
-        entry.peer.set_config(after);
+        let limit = before.prefix_limit_in != after.prefix_limit_in;
+        entry.peer.set_config(after, now);
         if let Some(source) = self.sources.get_mut(SourceId::peer(index).index()) {
             let router_id = source.router_id;
             *source = source_of(&entry.peer);
             source.router_id = router_id;
+        }
+        self.drain(index, now);
+        if limit {
+            self.forget_limit(index, now);
         }
         if import {
             self.reimport(index);
@@ -88,6 +93,26 @@ impl Speaker {
             self.reexport_all();
         } else if export {
             self.reexport(index);
+        }
+    }
+
+    /// Judges a peer by its new prefix limit; what the old one kept out is asked for again.
+    fn forget_limit(&mut self, index: u32, now: Time) {
+        let Some(entry) = self.peers.get_mut(&index) else {
+            return;
+        };
+        let name = entry.peer.config().name.clone();
+        let mut again = Vec::new();
+        for (family, progress) in &mut entry.progress {
+            progress.level = Level::Low;
+            if std::mem::take(&mut progress.discarded) > 0 {
+                again.push(*family);
+            }
+        }
+        self.check_prefix_limit(index, &[], now);
+        self.drain(index, now);
+        for family in again {
+            self.request_refresh(&name, family);
         }
     }
 
@@ -246,6 +271,7 @@ fn same_export(before: &PeerConfig, after: &PeerConfig) -> bool {
             peer.as_override,
             peer.remove_private_as,
             peer.graceful_shutdown,
+            peer.prefix_limit_out,
         )
     };
     before.export == after.export && of(before) == of(after)

@@ -59,6 +59,12 @@ impl<'a> Exporter<'a> {
             .is_none_or(|policy| !policy.depends_on_prefix())
     }
 
+    /// How many prefixes of a family the peer is told at most.
+    pub(super) fn limit(&self) -> usize {
+        let limit = self.peer.prefix_limit_out;
+        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
     /// What the peer is told of a best route with `attributes` from `source`; `None` for nothing.
     pub(super) fn export<F: Family>(
         &self,

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
-use super::{LogEvent, PeerEntry, Speaker};
+use super::{LogEvent, PeerEntry, REPORT_INTERVAL, Speaker};
 use crate::config::{PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
@@ -15,9 +14,6 @@ use crate::wire::attr::{AttributeAction, Attributes, Community};
 use crate::wire::error::WireError;
 use crate::wire::nlri::{FamilyNlri, NlriField};
 use crate::wire::update::Update;
-
-/// At most one report of UPDATE errors a peer in this time.
-const ERROR_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What import has to know of a peer and of us.
 pub(super) struct Importer<'a> {
@@ -149,6 +145,8 @@ struct Applied {
     end_of_rib: Option<AfiSafi>,
     treated_as_withdraw: u64,
     discarded: u64,
+    /// Prefixes beyond the limit, which were not stored.
+    beyond_limit: Vec<(AfiSafi, u64)>,
     first_error: Option<String>,
 }
 
@@ -171,6 +169,7 @@ impl Speaker {
         if let Some(text) = applied.first_error {
             self.note_update_errors(index, (applied.treated_as_withdraw, applied.discarded), text, now);
         }
+        self.check_prefix_limit(index, &applied.beyond_limit, now);
         if let Some(family) = applied.end_of_rib {
             self.handle_end_of_rib(index, family, now);
         }
@@ -196,6 +195,7 @@ impl Speaker {
             }
         }
         let importer = Importer::new(entry, &self.config);
+        let mut beyond_limit = Vec::new();
         for reach in update.reach {
             let received = tables.attrs.intern(reach.attributes);
             let import = Import::Refused(Refusal::NoPolicy);
@@ -206,13 +206,16 @@ impl Speaker {
                 learnt: now.seconds(),
                 stale: false,
             };
-            match reach.nlri {
+            let beyond = match reach.nlri {
                 FamilyNlri::Ipv4(field) => {
-                    announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables);
+                    announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables)
                 }
                 FamilyNlri::Ipv6(field) => {
-                    announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables);
+                    announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables)
                 }
+            };
+            if beyond > 0 {
+                beyond_limit.push((reach.nlri.family(), beyond));
             }
             tables.attrs.release(received);
         }
@@ -225,6 +228,7 @@ impl Speaker {
             end_of_rib: update.end_of_rib,
             treated_as_withdraw: update.treat_as_withdraw.into(),
             discarded: discarded as u64,
+            beyond_limit,
             first_error: update.errors.first().map(ToString::to_string),
         }))
     }
@@ -237,7 +241,7 @@ impl Speaker {
             connection.note_update_errors(counts.0, counts.1);
         }
         if now >= entry.quiet_until {
-            entry.quiet_until = now + ERROR_REPORT_INTERVAL;
+            entry.quiet_until = now + REPORT_INTERVAL;
             let peer = entry.peer.config().name.clone();
             self.log(LogEvent::UpdateErrors { peer, text });
         }
@@ -255,16 +259,24 @@ fn withdraw<F: Family>(
     }
 }
 
+/// Stores a path to each prefix, and returns for how many there was no room.
 fn announce<F: Family>(
     loc_rib: &mut LocRib<F>,
     field: NlriField<'_, F>,
     mut path: Path,
     importer: &Importer<'_>,
     tables: &mut Tables<'_>,
-) {
+) -> u64 {
     let uniform = importer.is_uniform();
+    let stored = importer.peer.prefix_limit_in.and_then(|limit| limit.stored());
+    let mut beyond = 0;
     let mut done = false;
     for nlri in field {
+        let full = stored.is_some_and(|stored| loc_rib.held(path.source) >= stored);
+        if full && !loc_rib.has_path(nlri.prefix, path.source) {
+            beyond += 1;
+            continue;
+        }
         if !(uniform && done) {
             release(path.import, tables.attrs);
             path.import = importer.import::<F>(nlri.prefix, path.received, tables.attrs);
@@ -273,6 +285,7 @@ fn announce<F: Family>(
         loc_rib.announce(nlri.prefix, path, tables);
     }
     release(path.import, tables.attrs);
+    beyond
 }
 
 fn release(import: Import, attrs: &mut AttrStore) {

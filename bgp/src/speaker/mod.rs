@@ -9,6 +9,7 @@
 mod configure;
 mod export;
 mod import;
+mod limit;
 mod restart;
 mod routes;
 mod status;
@@ -16,8 +17,9 @@ mod transmit;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use crate::config::{ConfigError, PeerConfig, SpeakerConfig};
+use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};
 use crate::jitter::Jitter;
 use crate::policy::{PeerKind, SourceKind};
@@ -33,6 +35,9 @@ use crate::wire::refresh::{RefreshSubtype, RouteRefresh};
 
 /// Log events kept for a driver that does not fetch them; the oldest go first.
 const MAX_EVENTS: usize = 256;
+
+/// At most one report of the same kind a peer in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the driver is to do with sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +82,17 @@ pub enum LogEvent {
         /// The first of them.
         text: String,
     },
+    /// A peer comes near its prefix limit, or beyond. Reported at most once in ten seconds a peer.
+    PrefixLimit {
+        /// The peer.
+        peer: String,
+        /// The family.
+        family: AfiSafi,
+        /// How many prefixes of it there are.
+        held: usize,
+        /// The limit.
+        max: u32,
+    },
     /// Routes kept through a restart of the peer are gone.
     StaleRoutesRemoved {
         /// The peer.
@@ -120,6 +136,10 @@ impl<F: Family> FamilyTables<F> {
 struct FamilyProgress {
     end_of_rib_received: bool,
     end_of_rib_sent: bool,
+    /// What the operator was told about the prefix limit.
+    level: Level,
+    /// Prefixes not stored because of it.
+    discarded: u64,
 }
 
 #[derive(Debug)]
@@ -132,6 +152,8 @@ struct PeerEntry {
     timers: TimerTable,
     /// When UPDATE errors may be reported again.
     quiet_until: Time,
+    /// When the prefix limit may be reported again.
+    limit_quiet_until: Time,
 }
 
 /// A BGP speaker. See the module for the order of calls.
@@ -388,6 +410,7 @@ impl Speaker {
             progress: BTreeMap::new(),
             timers,
             quiet_until: now,
+            limit_quiet_until: now,
         };
         self.peers.insert(index, entry);
         self.drain(index, now);
@@ -510,8 +533,11 @@ impl PeerEntry {
             .min()
     }
 
-    /// Whether the peer has sent its table.
+    /// Whether the peer has sent its table, or is not to be waited for.
     fn is_synced(&self) -> bool {
+        if self.peer.config().shutdown.is_some() {
+            return true;
+        }
         self.session.is_some()
             && self
                 .progress

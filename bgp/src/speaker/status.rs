@@ -109,6 +109,7 @@ impl Speaker {
                 received: counts.received,
                 accepted: counts.accepted,
                 stale: counts.stale,
+                beyond_limit: progress.map_or(0, |progress| progress.discarded),
                 announced,
                 end_of_rib_received: progress.is_some_and(|progress| progress.end_of_rib_received),
                 end_of_rib_sent: progress.is_some_and(|progress| progress.end_of_rib_sent),

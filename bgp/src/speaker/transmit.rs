@@ -171,8 +171,14 @@ impl Outlet<'_> {
         let mut places: BTreeMap<AttrId, usize> = BTreeMap::new();
         let resend = batch.is_some_and(|batch| batch.resend);
         for dest in dests {
-            let new = self.wanted(tables, dest, &mut cache);
+            let mut new = self.wanted(tables, dest, &mut cache);
             let old = adj_rib_out.sent(dest);
+            let over = adj_rib_out.announced() + usize::from(old.is_none()) > self.exporter.limit();
+            if let Some(id) = new.filter(|_| over) {
+                self.attrs.release(id);
+                new = None;
+                adj_rib_out.hold_back();
+            }
             let prefix = tables.loc_rib.get(dest).prefix;
             match new {
                 Some(id) if resend || old != Some(id) => {
@@ -207,6 +213,9 @@ impl Outlet<'_> {
             }
         }
         if !withdrawn.is_empty() {
+            if adj_rib_out.announced() < self.exporter.limit() {
+                adj_rib_out.note_room();
+            }
             let nlri = withdrawn.into_iter().map(Nlri::new);
             *updates += UpdateTemplate::<F>::withdraw(&self.context).encode_all(nlri, out) as u64;
         }
