@@ -174,6 +174,12 @@ impl Node {
         self.agent.take().context("no agent runs")?.terminate()
     }
 
+    /// The agent's process, if one runs.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(|agent| agent.id().pid)
+    }
+
     /// What the agent says of itself, ready or not: the JSON of `calidris status`.
     ///
     /// # Errors

@@ -1,0 +1,225 @@
+//! CNI beside the reference plugins: pods added and deleted, some at a time.
+//!
+//! Every subject does the same in namespaces made beforehand: a runtime runs the plugin for ADD on all pods, then for
+//! DEL on all pods, `parallel` at a time. Ours is the plugin with the agent, a real etcd and a BGP session to a BIRD
+//! router; the others are `ptp` and `bridge` with `host-local`, which write files. A time is from the execution of the
+//! plugin to its exit.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::report::{Report, percentile};
+use super::usage;
+use crate::binaries::Binaries;
+use crate::cluster::Cluster;
+use crate::cni::{self, Attachment, Runtime};
+use crate::eventually::Stopwatch;
+use crate::lab::Lab;
+use crate::netns;
+use crate::pod::attachment;
+use crate::progress::{Progress, Stream};
+use crate::topology::{DEMO, Topology};
+
+/// Where Debian puts the reference plugins.
+const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
+/// The reference plugins measured, with what each needs beside its address management.
+const REFERENCES: [&str; 2] = ["ptp", "bridge"];
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Pods added and deleted in each run.
+    pub pods: usize,
+    /// How many at a time: one series each.
+    pub parallel: Vec<usize>,
+    /// Counted runs of each subject in each series.
+    pub rounds: usize,
+}
+
+/// Who is measured.
+struct Subject {
+    name: &'static str,
+    version: String,
+    runtime: Runtime,
+}
+
+/// What one run showed; times in milliseconds, ascending.
+struct Outcome {
+    adds: Vec<f64>,
+    dels: Vec<f64>,
+    pairs_per_second: f64,
+}
+
+/// Measures everything and returns the rows.
+///
+/// # Errors
+/// When the cluster does not come up, or a plugin refuses.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let mut topology = Topology::parse(DEMO)?;
+    topology.scale(1)?;
+    let lab = Lab::create(&format!("bench-cni-{}", std::process::id()))?;
+    let cluster = Cluster::start(lab, topology, Binaries::find()?, &Progress::start(Stream::Error))?;
+    let result = measure(options, &cluster);
+    cluster.lab.take_down()?;
+    result
+}
+
+fn measure(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
+    let mut report = Report::new("cni");
+    let node = cluster.node("node1")?;
+    let mut subjects = vec![Subject {
+        name: "calidris",
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime: node.runtime.clone(),
+    }];
+    for plugin in REFERENCES {
+        subjects.push(reference(&cluster.lab, plugin)?);
+    }
+    let mut pods = Vec::new();
+    for number in 0..options.pods {
+        let name = format!("pod{number}");
+        let namespace = cluster.lab.namespace(&name)?;
+        pods.push((name, namespace));
+    }
+    let agent = node.agent_pid().context("the agent runs")?;
+    let cpu_before = usage::cpu_seconds(agent)?;
+    for &parallel in &options.parallel {
+        let mut outcomes: Vec<Vec<Outcome>> = subjects.iter().map(|_| Vec::new()).collect();
+        for round in 0..options.rounds {
+            // In turn, and each time another one first: a drifting machine drifts for all.
+            for turn in 0..subjects.len() {
+                let at = (turn + round) % subjects.len();
+                let (Some(subject), Some(outcomes)) = (subjects.get(at), outcomes.get_mut(at)) else {
+                    continue;
+                };
+                let attachments = pods
+                    .iter()
+                    .map(|(name, namespace)| attachment(name, namespace))
+                    .collect::<anyhow::Result<Vec<_>>>()?;
+                let outcome = run_once(&subject.runtime, &attachments, parallel)
+                    .with_context(|| format!("{} with {parallel} at a time", subject.name))?;
+                eprintln!(
+                    "{:>9}: {parallel} at a time: ADD p50 {:.2} ms, {:.0} ADD+DEL/s",
+                    subject.name,
+                    percentile(&outcome.adds, 50),
+                    outcome.pairs_per_second
+                );
+                outcomes.push(outcome);
+            }
+        }
+        for (subject, outcomes) in subjects.iter().zip(&outcomes) {
+            add_rows(&mut report, subject, parallel, outcomes);
+        }
+    }
+    let pairs = (options.pods * options.parallel.len() * options.rounds) as f64;
+    let version = env!("CARGO_PKG_VERSION");
+    let cpu = (usage::cpu_seconds(agent)? - cpu_before) / pairs * 1000.0;
+    report.add(("calidris", version), ("agent-cpu-per-add-and-del", "ms"), &[cpu]);
+    report.add(
+        ("calidris", version),
+        ("agent-peak-memory", "MiB"),
+        &[usage::peak_mib(agent)?],
+    );
+    Ok(report)
+}
+
+fn add_rows(report: &mut Report, subject: &Subject, parallel: usize, outcomes: &[Outcome]) {
+    let mut add = |metric: &str, unit: &str, value: &dyn Fn(&Outcome) -> f64| {
+        let values: Vec<f64> = outcomes.iter().map(value).collect();
+        let metric = format!("{metric}-{parallel}-at-a-time");
+        report.add((subject.name, &subject.version), (&metric, unit), &values);
+    };
+    add("add-p50", "ms", &|outcome| percentile(&outcome.adds, 50));
+    add("add-p99", "ms", &|outcome| percentile(&outcome.adds, 99));
+    add("del-p50", "ms", &|outcome| percentile(&outcome.dels, 50));
+    add("del-p99", "ms", &|outcome| percentile(&outcome.dels, 99));
+    add("add-and-del", "1/s", &|outcome| outcome.pairs_per_second);
+}
+
+fn run_once(runtime: &Runtime, attachments: &[Attachment], parallel: usize) -> anyhow::Result<Outcome> {
+    let watch = Stopwatch::start();
+    let added = in_parallel(attachments, parallel, |attachment| runtime.add(attachment))?;
+    let dels = in_parallel(attachments, parallel, |attachment| {
+        let watch = Stopwatch::start();
+        runtime.del(attachment, None)?;
+        Ok(watch.elapsed())
+    })?;
+    let seconds = watch.elapsed().as_secs_f64();
+    Ok(Outcome {
+        adds: sorted(added.iter().map(|added| added.took)),
+        dels: sorted(dels.into_iter()),
+        pairs_per_second: attachments.len() as f64 / seconds,
+    })
+}
+
+/// Does `work` for all attachments, `parallel` at a time.
+fn in_parallel<T: Send>(
+    attachments: &[Attachment],
+    parallel: usize,
+    work: impl Fn(&Attachment) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let worker = || {
+            let mut done = Vec::new();
+            while let Some(attachment) = attachments.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push(work(attachment)?);
+            }
+            Ok(done)
+        };
+        let workers: Vec<_> = (0..parallel.max(1)).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::with_capacity(attachments.len());
+        for worker in workers {
+            let done: anyhow::Result<Vec<T>> =
+                worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+            all.extend(done?);
+        }
+        Ok(all)
+    })
+}
+
+fn sorted(times: impl Iterator<Item = Duration>) -> Vec<f64> {
+    let mut times: Vec<f64> = times.map(|time| time.as_secs_f64() * 1000.0).collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// A reference plugin with `host-local`, on a node of its own.
+fn reference(lab: &Lab, plugin: &'static str) -> anyhow::Result<Subject> {
+    let namespace = lab.namespace(plugin)?;
+    let folder = lab.folder(plugin)?;
+    let configurations = folder.join("net.d");
+    cni::write_configuration(&configurations, plugin, &reference_configuration(plugin, &folder))?;
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${Version}", "containernetworking-plugins"]);
+    Ok(Subject {
+        name: plugin,
+        version: netns::run(&mut query).unwrap_or_else(|_| "unknown".to_owned()),
+        runtime: Runtime {
+            namespace,
+            configurations,
+            plugins: REFERENCE_PLUGINS.into(),
+        },
+    })
+}
+
+fn reference_configuration(plugin: &str, folder: &Path) -> Value {
+    let mut configuration = json!({
+        "type": plugin,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{ "subnet": "10.250.0.0/16" }]],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+            "dataDir": folder.join("addresses"),
+        },
+    });
+    if plugin == "bridge" {
+        configuration["isGateway"] = Value::Bool(true);
+    }
+    configuration
+}

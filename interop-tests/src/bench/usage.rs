@@ -1,0 +1,37 @@
+//! What a running process has used so far, from `/proc`.
+
+use anyhow::Context;
+
+/// Clock ticks a second in `/proc/PID/stat`: `USER_HZ`, 100 on every architecture that Linux runs us on.
+const TICKS: f64 = 100.0;
+
+/// Processor time of the process so far, user and system, in seconds.
+///
+/// # Errors
+/// When there is no such process.
+pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which may hold anything: state is the first field, utime and stime the 12th and 13th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |at: usize| {
+        fields
+            .split_ascii_whitespace()
+            .nth(at)
+            .and_then(|text| text.parse::<f64>().ok())
+    };
+    let (user, system) = ticks(11)
+        .zip(ticks(12))
+        .with_context(|| format!("/proc/{pid}/stat: {stat:?}"))?;
+    Ok((user + system) / TICKS)
+}
+
+/// The most memory the process ever had resident (`VmHWM`), in MiB.
+///
+/// # Errors
+/// When there is no such process.
+pub(super) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("no VmHWM in {status:?}"))? / 1024.0)
+}
