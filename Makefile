@@ -46,7 +46,7 @@ clippy: ## Lint everything, warnings are errors
 
 .PHONY: doc
 doc: ## Build the documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 .PHONY: deny
 deny: ## Check licences, bans and sources of all dependencies
