@@ -15,6 +15,8 @@ mod lock;
 mod refusal;
 mod request;
 
+pub(crate) use request::handle_id;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as BlockingStream;

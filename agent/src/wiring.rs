@@ -21,6 +21,7 @@ use crate::cni_server::{CniServer, ServerConfig};
 use crate::config::Config;
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::input::Input;
+use crate::ipam_collector;
 use crate::kernel::{Kernel, Linux};
 use crate::listen::listen;
 use crate::model::Model;
@@ -91,6 +92,15 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         datastore_state,
     ));
     tokio::spawn(register_node(NodeRecord::from(&config), Arc::clone(&ipam)));
+
+    if let Some(settings) = ipam_collector::Settings::of(&config) {
+        tokio::spawn(ipam_collector::run(
+            settings,
+            Arc::clone(&ipam),
+            inbox.clone(),
+            datastore.clone(),
+        ));
+    }
 
     let bgp = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
     let server = Arc::new(CniServer::new(

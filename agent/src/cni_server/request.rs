@@ -95,7 +95,7 @@ pub(super) fn subject(config: &NetConf, attachment: &Attachment) -> Result<Subje
 
 /// Handle of an attachment's addresses: Calico's `NETWORK.CONTAINER` for `eth0`; further interfaces of the container have
 /// handles of their own.
-pub(super) fn handle_id(id: &EndpointId) -> String {
+pub(crate) fn handle_id(id: &EndpointId) -> String {
     let EndpointId {
         network,
         container_id,

@@ -6,6 +6,7 @@
 mod bgp;
 mod duration;
 mod etcd;
+mod ipam;
 mod policy;
 mod secret;
 mod speaker;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs};
 pub(crate) use duration::parse as parse_duration;
+pub use ipam::IpamSettings;
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
 use secret::read_secret;
@@ -51,6 +53,9 @@ pub struct Config {
     /// The CNI server.
     #[serde(default)]
     pub cni: Cni,
+    /// What this node takes back by itself.
+    #[serde(default)]
+    pub ipam: IpamSettings,
     /// Kernel programming.
     #[serde(default)]
     pub dataplane: DataplaneConfig,

@@ -31,6 +31,7 @@ fn the_example_parses_and_its_commented_keys_too() {
 fn the_example_shows_the_defaults() {
     let (example, minimal) = (parse(EXAMPLE).unwrap(), parse(MINIMAL).unwrap());
     assert_eq!(example.cni, minimal.cni);
+    assert_eq!(example.ipam, minimal.ipam);
     assert_eq!(example.dataplane, minimal.dataplane);
     assert_eq!(example.status, minimal.status);
     assert_eq!(example.log, minimal.log);
@@ -67,6 +68,7 @@ fn every_key_is_in_the_example() {
         keys_of::<Peer>(),
         keys_of::<policy::PrefixRuleKeys>(),
         keys_of::<Cni>(),
+        keys_of::<IpamSettings>(),
         keys_of::<DataplaneConfig>(),
         keys_of::<Status>(),
         keys_of::<Log>(),
