@@ -254,7 +254,7 @@ impl Cluster {
                 daemon,
             });
             progress.step(format_args!(
-                "{} ({:?}, AS {}) answers",
+                "{} ({}, AS {}) answers",
                 spec.name, spec.kind, spec.as_number
             ));
         }

@@ -2,6 +2,7 @@
 //! the program's configuration, starts it, and reads what it says of itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -26,6 +27,15 @@ pub enum RouterKind {
     Bird,
     /// FRRouting: zebra and bgpd.
     Frr,
+}
+
+impl fmt::Display for RouterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bird => "BIRD",
+            Self::Frr => "FRR",
+        })
+    }
 }
 
 /// What a router is to do, in no daemon's language.
@@ -61,7 +71,7 @@ pub struct Neighbor {
 pub type Routes = BTreeMap<IpNetwork, Vec<IpAddr>>;
 
 /// A running router.
-pub trait Router: std::fmt::Debug {
+pub trait Router: fmt::Debug {
     /// The state of the session with each neighbour by name, in the daemon's words.
     ///
     /// # Errors
