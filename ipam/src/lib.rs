@@ -2,7 +2,8 @@
 //!
 //! An operation is a pure function from what was read ([`View`]) and what is asked to one [`Txn`] that either
 //! commits whole or not at all, or to a refusal that says why ([`plan`]). [`Ipam`] is the only loop: read, plan,
-//! commit, and again when somebody else was faster. A [`Store`] keeps the keys; [`MemoryStore`] is its executable
+//! commit, and again when somebody else was faster; what is asked for at
+//! the same time is committed together. A [`Store`] keeps the keys; [`MemoryStore`] is its executable
 //! specification and `calidris-ipam-etcd` the real one.
 //!
 //! ```text
@@ -30,6 +31,7 @@ mod client;
 mod collector;
 mod config;
 mod error;
+mod group_commit;
 mod handle;
 mod inventory;
 pub mod keys;

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::{Guard, KeyValue, Range, Snapshot};
+use crate::store::{Guard, KeyValue, Range, Snapshot, Write};
+
+/// Modification revision of what is not stored yet: none that a store gives, so that nobody can have seen it there.
+const NOT_STORED: i64 = i64::MAX;
 
 /// Everything read so far for one operation.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,26 @@ impl View {
     pub fn absorb_conflict(&mut self, guards: &[Guard], present: Snapshot) {
         let ranges: Vec<Range> = guards.iter().map(|guard| Range::Key(guard.key.clone())).collect();
         self.absorb(&ranges, present);
+    }
+
+    /// Makes it what it will be after `writes`.
+    pub(crate) fn assume(&mut self, writes: &[Write]) {
+        for write in writes {
+            self.read.insert(Range::Key(write.key().to_owned()));
+            match write {
+                Write::Put { key, value } => {
+                    let kv = KeyValue {
+                        key: key.clone(),
+                        value: value.clone(),
+                        mod_revision: NOT_STORED,
+                    };
+                    self.kvs.insert(key.clone(), kv);
+                }
+                Write::Delete { key } => {
+                    self.kvs.remove(key);
+                }
+            }
+        }
     }
 
     /// Succeeds if all `ranges` were read; otherwise names the missing ones, all at once.

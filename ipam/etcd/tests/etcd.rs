@@ -5,7 +5,7 @@ mod server;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +131,34 @@ async fn an_assignment_costs_one_transaction_and_the_endpoint_is_written_with_it
         assigned.addresses
     );
     assert_eq!(revision(&etcd).await, before + 1);
+}
+
+#[tokio::test]
+async fn a_burst_of_a_hundred_takes_fewer_than_twenty_transactions() {
+    let Some(etcd) = TestEtcd::start(&[]).await else {
+        return;
+    };
+    load_state(&etcd, 1).await;
+    let ipam = Arc::new(Ipam::new(EtcdStore::new(etcd.config())));
+    let before = revision(&etcd).await;
+    let mut tasks = Vec::new();
+    for pod in 0..100 {
+        let ipam = Arc::clone(&ipam);
+        tasks.push(tokio::spawn(
+            async move { ipam.assign(&dual(0, pod), at(pod)).await },
+        ));
+    }
+    let mut given = BTreeSet::new();
+    for task in tasks {
+        given.extend(task.await.unwrap().unwrap().addresses.iter().map(|a| a.address));
+    }
+    assert_eq!(given.len(), 200);
+    let transactions = revision(&etcd).await - before;
+    assert!(transactions < 20, "{transactions}");
+    assert_eq!(
+        invariants::violations(&everything(&etcd).await),
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test]

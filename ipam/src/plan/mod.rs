@@ -5,6 +5,7 @@
 
 mod assign;
 mod automatic;
+mod batch;
 mod draft;
 mod pools;
 mod release;
@@ -14,10 +15,12 @@ mod search;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 pub use assign::plan_assign;
+pub(crate) use batch::Batch;
 pub use release::plan_release;
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
@@ -49,7 +52,7 @@ pub enum Decision<Outcome, Refusal> {
 ///
 /// Two requests with the same handle, the same `now` and the same attributes are the same request: the second finds
 /// what the first did. So a request whose answer was lost can be made again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AssignRequest {
     /// Who gets the addresses; for a container Calico uses `<network name>.<container ID>`.
     pub handle_id: String,
@@ -98,10 +101,11 @@ pub enum IntendedUse {
 type ComposeValue = dyn Fn(&[AssignedAddress]) -> Vec<u8> + Send + Sync;
 
 /// A key that the caller writes in the transaction of an assignment.
+#[derive(Clone)]
 pub struct ExtraWrite {
     key: String,
     expect: Expect,
-    value: Box<ComposeValue>,
+    value: Arc<ComposeValue>,
 }
 
 /// A key that the caller deletes in the transaction of a release.
@@ -211,7 +215,7 @@ impl ExtraWrite {
         Self {
             key,
             expect,
-            value: Box::new(value),
+            value: Arc::new(value),
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Several plans, one transaction: each is made on the view as the ones before it leave it.
+//!
+//! A key that an earlier plan writes is as that plan wrote it, by construction, if the transaction commits at all: a guard
+//! on it is dropped. All other guards are on what is stored, and are kept.
+
+use std::collections::BTreeMap;
+
+use crate::store::{Txn, Write};
+use crate::view::View;
+
+use super::draft::txn;
+
+/// Guards, and writes, of one transaction: etcd takes 128 of each.
+const MAX_OPERATIONS: usize = 120;
+/// Keys and values written by one transaction: etcd takes a request of 1.5 MiB.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Plans put together so far.
+pub(crate) struct Batch {
+    view: View,
+    guards: BTreeMap<String, i64>,
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// No plan yet, on what is stored.
+    pub(crate) fn new(view: &View) -> Self {
+        Self {
+            view: view.clone(),
+            guards: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
+    /// What the next plan is to be made on.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Adds a plan that was made on [`Self::view`]. False, and nothing changed, if the transaction would become too large;
+    /// a plan that is too large by itself is taken, for the store to judge.
+    pub(crate) fn add(&mut self, plan: Txn) -> bool {
+        let mut guards = plan.guards;
+        guards.retain(|guard| !self.writes.contains_key(&guard.key));
+        let new_guards = guards
+            .iter()
+            .filter(|guard| !self.guards.contains_key(&guard.key));
+        let new_writes = plan
+            .writes
+            .iter()
+            .filter(|write| !self.writes.contains_key(write.key()));
+        let replaced = plan
+            .writes
+            .iter()
+            .filter_map(|write| self.writes.get_key_value(write.key()));
+        let bytes = self.bytes
+            - replaced
+                .map(|(key, value)| size(key, value.as_deref()))
+                .sum::<usize>()
+            + plan
+                .writes
+                .iter()
+                .map(|write| size(write.key(), value_of(write)))
+                .sum::<usize>();
+        let fits = self.guards.len() + new_guards.count() <= MAX_OPERATIONS
+            && self.writes.len() + new_writes.count() <= MAX_OPERATIONS
+            && bytes <= MAX_BYTES;
+        if !fits && !self.writes.is_empty() {
+            return false;
+        }
+        self.view.assume(&plan.writes);
+        self.bytes = bytes;
+        let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
+        self.guards.extend(guards);
+        let writes = plan.writes.into_iter().map(|write| match write {
+            Write::Put { key, value } => (key, Some(value)),
+            Write::Delete { key } => (key, None),
+        });
+        self.writes.extend(writes);
+        true
+    }
+
+    /// The transaction of all plans, `None` if there is nothing to write.
+    pub(crate) fn into_txn(self) -> Option<Txn> {
+        (!self.writes.is_empty()).then(|| txn(self.guards, self.writes))
+    }
+}
+
+fn value_of(write: &Write) -> Option<&[u8]> {
+    match write {
+        Write::Put { value, .. } => Some(value),
+        Write::Delete { .. } => None,
+    }
+}
+
+fn size(key: &str, value: Option<&[u8]>) -> usize {
+    key.len() + value.map_or(0, <[u8]>::len)
+}
