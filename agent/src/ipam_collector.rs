@@ -136,7 +136,7 @@ async fn alive(model: &Model) -> io::Result<Alive> {
 async fn carry_out<S: Store>(ipam: &Ipam<S>, act: &Act) {
     let (proof, done, result) = match act {
         Act::Release { request, proof } => {
-            let result = ipam.release(request).await.map(drop);
+            let result = ipam.release(request, clock::wall()).await.map(drop);
             let result = result.map_err(|error| (error.class(), error.to_string()));
             (proof, "released what nobody uses", result)
         }

@@ -9,6 +9,10 @@
 //!   `sequenceNumberForAllocation[ordinal]` is the number *before* the change that allocated it. Who releases can name
 //!   the number and so never releases an address that somebody else got meanwhile.
 //!
+//! - With a cool-down, a released address stays allocated, to an entry without a handle that says when (`releasedAt`), so
+//!   that it survives a restart of whoever released it. When the rest is over, the next assignment puts it back into the
+//!   queue. Who asks for it by name gets it before: a workload that comes back has its own address again.
+//!
 //! Invariants, checked when a block is read: an ordinal is either allocated (to an entry that exists) or in the queue
 //! once, or neither (an address that rests, or is reserved by another program); never both.
 
@@ -25,6 +29,8 @@ use crate::timestamp::UnixNanos;
 
 /// The largest block Calico makes: /20 (IPv4), /116 (IPv6).
 const MAX_ADDRESSES: usize = 4096;
+/// The note of an address that rests.
+const RELEASED_AT: &str = "releasedAt";
 
 /// Value of a block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,7 +103,7 @@ pub enum BlockError {
         /// Its handle.
         owner: String,
     },
-    /// Neither assigned nor free: it rests after a release, or is set aside.
+    /// Neither assigned nor free: another program set it aside.
     #[error("{address} is neither assigned nor free")]
     SetAside {
         /// The address.
@@ -242,6 +248,7 @@ impl AllocationBlock {
             next.sequence_number_for_allocation
                 .insert(ordinal.to_string(), self.sequence_number);
         }
+        next.drop_unused_attributes();
         next.sequence_number = self.sequence_number.wrapping_add(1);
         Ok(next)
     }
@@ -272,6 +279,54 @@ impl AllocationBlock {
         next
     }
 
+    /// Lets `addresses` rest from `now` on. Those not allocated are passed over; without any change the block is the same.
+    #[must_use]
+    pub fn rest(&self, addresses: &[IpAddr], now: UnixNanos) -> Self {
+        let mut next = self.clone();
+        let resting = AllocationAttribute::resting_since(now);
+        let index = next.attributes.iter().position(|known| *known == resting);
+        let index = index.unwrap_or(next.attributes.len());
+        let mut changed = false;
+        for ordinal in addresses
+            .iter()
+            .filter_map(|&address| ordinal_of(self.cidr, address))
+        {
+            if let Some(Some(allocation)) = next.allocations.get_mut(ordinal) {
+                *allocation = index;
+                next.sequence_number_for_allocation.remove(&ordinal.to_string());
+                changed = true;
+            }
+        }
+        if changed {
+            if index == next.attributes.len() {
+                next.attributes.push(resting);
+            }
+            next.drop_unused_attributes();
+            next.sequence_number = self.sequence_number.wrapping_add(1);
+        }
+        next
+    }
+
+    /// The same block with the addresses that have rested for `cooldown_nanos` back in the queue, those first that have
+    /// rested longest.
+    #[must_use]
+    pub fn rested(&self, now: UnixNanos, cooldown_nanos: i64) -> Self {
+        let mut over: Vec<(UnixNanos, IpAddr)> = self
+            .allocations()
+            .filter(|allocation| allocation.attribute.is_resting())
+            .filter_map(|allocation| {
+                // A time that cannot be read would be a rest without end.
+                let since = allocation.attribute.resting_from().unwrap_or(UnixNanos(0));
+                // So would one in a future that only a wrong clock can have written.
+                let age = now.0.saturating_sub(since.0);
+                (age >= cooldown_nanos || age < -cooldown_nanos).then_some((since, allocation.address))
+            })
+            .collect();
+        over.sort();
+        let over: Vec<IpAddr> = over.into_iter().map(|(_, address)| address).collect();
+        self.release(&over)
+    }
+
     /// The same block in the hands of another node, which claims it now.
     #[must_use]
     pub fn taken_over(&self, owner: &str, now: UnixNanos) -> Self {
@@ -299,10 +354,11 @@ impl AllocationBlock {
         };
         let ordinal = ordinal_of(self.cidr, address).ok_or(outside)?;
         if let Some(index) = self.allocations.get(ordinal).copied().flatten() {
-            let owner = self
-                .attributes
-                .get(index)
-                .and_then(|attribute| attribute.handle_id.clone());
+            let attribute = self.attributes.get(index);
+            if attribute.is_some_and(AllocationAttribute::is_resting) {
+                return Ok(ordinal);
+            }
+            let owner = attribute.and_then(|attribute| attribute.handle_id.clone());
             return Err(BlockError::Assigned {
                 address,
                 owner: owner.unwrap_or_else(|| "nobody known".to_owned()),
@@ -385,7 +441,23 @@ impl AllocationAttribute {
 
     /// Whether the address was released and rests (Calico's `ipCooldownSeconds`): nobody has it, nobody gets it yet.
     pub fn is_resting(&self) -> bool {
-        self.extra.get("releasedAt").is_some_and(|at| !at.is_null())
+        self.extra.get(RELEASED_AT).is_some_and(|at| !at.is_null())
+    }
+
+    fn resting_since(now: UnixNanos) -> Self {
+        // In whole seconds, rounded up: no rest is shorter than was said.
+        let now = UnixNanos(now.0.saturating_add(999_999_999));
+        let released_at = (RELEASED_AT.to_owned(), Value::from(now.rfc3339()));
+        Self {
+            handle_id: None,
+            secondary: BTreeMap::new(),
+            extra: Map::from_iter([released_at]),
+        }
+    }
+
+    /// Since when it rests, if that can be read.
+    fn resting_from(&self) -> Option<UnixNanos> {
+        UnixNanos::parse_rfc3339(self.extra.get(RELEASED_AT)?.as_str()?)
     }
 }
 

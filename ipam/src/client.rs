@@ -57,14 +57,15 @@ impl<S: Store> Ipam<S> {
         }
     }
 
-    /// Releases what the handle of `request` has and returns it. Unknown handles have nothing.
-    pub async fn release(&self, request: &ReleaseRequest) -> Result<Released, ReleaseError> {
+    /// Releases what the handle of `request` has and returns it. Unknown handles have nothing. With a cool-down the
+    /// addresses rest from `now` on.
+    pub async fn release(&self, request: &ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
         let mut released = Released::default();
         loop {
             let request = request.clone();
             let part = match self
                 .commits
-                .run(&self.store, move |view| plan_release(view, &request))
+                .run(&self.store, move |view| plan_release(view, &request, now))
                 .await
             {
                 Ok(Settled::Committed(outcome)) => outcome,

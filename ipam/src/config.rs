@@ -20,6 +20,10 @@ pub struct IpamConfig {
     /// Most blocks a node may have, per family; 0 means Calico's default of 20.
     #[serde(rename = "maxBlocksPerHost", default, skip_serializing_if = "is_zero")]
     pub max_blocks_per_host: u32,
+    /// Seconds for which a released address rests before it is given to somebody by itself, at most
+    /// [`IpamConfig::MAX_COOLDOWN_SECONDS`]; 0 for none.
+    #[serde(rename = "ipCooldownSeconds", default, skip_serializing_if = "is_zero")]
+    pub ip_cooldown_seconds: u32,
     /// Fields not known here (`kubeVirtVMAddressPersistence`).
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -66,12 +70,16 @@ impl Default for IpamConfig {
             strict_affinity: false,
             auto_allocate_blocks: true,
             max_blocks_per_host: 0,
+            ip_cooldown_seconds: 0,
             extra: Map::new(),
         }
     }
 }
 
 impl IpamConfig {
+    /// The longest cool-down that Calico allows, in seconds.
+    pub const MAX_COOLDOWN_SECONDS: u32 = 1200;
+
     /// Reads the stored `value` of `key`.
     pub fn parse(key: &str, value: &[u8]) -> Result<Self, ResourceError> {
         parse_json(key, "IPAM configuration", value)
@@ -80,6 +88,11 @@ impl IpamConfig {
     /// The stored form.
     pub fn to_json(&self) -> Vec<u8> {
         print_json(self)
+    }
+
+    /// How long a released address rests, in nanoseconds.
+    pub(crate) fn cooldown_nanos(&self) -> i64 {
+        i64::from(self.ip_cooldown_seconds.min(Self::MAX_COOLDOWN_SECONDS)) * 1_000_000_000
     }
 
     /// The number of blocks a node may have, per family.

@@ -11,7 +11,7 @@ use calidris_ipam::{
     keys,
 };
 use serde_json::{Value, json};
-use support::{clean, inventory, now_or_never, state};
+use support::{at, clean, inventory, now_or_never, state};
 
 type State = BTreeMap<String, String>;
 
@@ -473,7 +473,11 @@ fn repair(ipam: &Ipam<MemoryStore>, finding: &Finding) -> bool {
                 }],
                 ..ReleaseRequest::default()
             };
-            now_or_never(ipam.release(&request)).unwrap().addresses.len() == 1
+            now_or_never(ipam.release(&request, at(0)))
+                .unwrap()
+                .addresses
+                .len()
+                == 1
         }
     }
 }

@@ -14,7 +14,7 @@ use calidris_ipam::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::cluster::{Cluster, endpoint_key, endpoint_value, handle};
-use support::now_or_never;
+use support::{at, now_or_never};
 
 const GRACE: u64 = 900;
 const IDLE: u64 = 3600;
@@ -236,7 +236,7 @@ fn an_act_that_comes_too_late_does_nothing() {
     let text = addresses.iter().map(|allocation| allocation.address.to_string());
     cluster.set(&key, Some(endpoint_value("node-a", "dead", text)));
     let before = cluster.dump();
-    let refused = now_or_never(cluster.ipam.release(request)).unwrap_err();
+    let refused = now_or_never(cluster.ipam.release(request, at(0))).unwrap_err();
     assert_eq!(refused, ReleaseRefusal::ExtraConflict { key }.into());
     assert_eq!(cluster.dump(), before);
 
@@ -251,7 +251,7 @@ fn an_act_that_comes_too_late_does_nothing() {
         again = cluster.add_without_endpoint("node-a", "dead").unwrap().addresses;
     }
     let before = cluster.dump();
-    let refused = now_or_never(cluster.ipam.release(request)).unwrap_err();
+    let refused = now_or_never(cluster.ipam.release(request, at(0))).unwrap_err();
     assert!(refused.to_string().contains("was assigned anew"), "{refused}");
     assert_eq!(cluster.dump(), before);
 }
@@ -610,7 +610,7 @@ fn carry_out(cluster: &Cluster, acts: &[Act]) {
     for act in acts {
         match act {
             Act::Release { request, .. } => {
-                let released = now_or_never(cluster.ipam.release(request)).unwrap();
+                let released = now_or_never(cluster.ipam.release(request, at(0))).unwrap();
                 assert_eq!(released.addresses.len(), request.only.len());
             }
             Act::Repair { request, .. } => {
@@ -624,7 +624,7 @@ fn carry_out(cluster: &Cluster, acts: &[Act]) {
 fn try_to_carry_out(cluster: &Cluster, act: &Act) {
     match act {
         Act::Release { request, .. } => {
-            let _ = now_or_never(cluster.ipam.release(request));
+            let _ = now_or_never(cluster.ipam.release(request, at(0)));
         }
         Act::Repair { request, .. } => {
             let _ = now_or_never(cluster.ipam.repair(request));

@@ -203,7 +203,7 @@ fn state_10_locked_refuses_everything() {
         handle_id: "k8s-pod-network.c0ffee01".to_owned(),
         ..ReleaseRequest::default()
     };
-    let del = now_or_never(replay.ipam.release(&release)).unwrap_err();
+    let del = now_or_never(replay.ipam.release(&release, at(0))).unwrap_err();
     assert_eq!(del, ReleaseError::Refused(ReleaseRefusal::DatastoreLocked));
     assert_eq!(dump(replay.ipam.store()), before);
 }
@@ -292,7 +292,10 @@ impl Replay {
             handle_id,
             ..ReleaseRequest::default()
         };
-        now_or_never(self.ipam.release(&request)).unwrap().addresses.len()
+        now_or_never(self.ipam.release(&request, at(0)))
+            .unwrap()
+            .addresses
+            .len()
     }
 
     /// Everything of IPAM is as in state `number`, after renaming the blocks that were claimed freely.

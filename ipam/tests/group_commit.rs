@@ -200,7 +200,7 @@ async fn release(ipam: &Ipam<Slow>, pod: usize) -> usize {
         handle_id: format!("net.{pod}"),
         ..ReleaseRequest::default()
     };
-    ipam.release(&request).await.unwrap().addresses.len()
+    ipam.release(&request, at(0)).await.unwrap().addresses.len()
 }
 
 fn violations(ipam: &Ipam<Slow>) -> Vec<String> {

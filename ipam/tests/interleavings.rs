@@ -220,7 +220,7 @@ impl Request {
                     only,
                     ..ReleaseRequest::default()
                 };
-                let _ = ipam.release(&request).await;
+                let _ = ipam.release(&request, at(0)).await;
                 None
             }
         }
@@ -268,7 +268,7 @@ impl Setup {
             handle_id: handle.to_owned(),
             ..ReleaseRequest::default()
         };
-        now_or_never(Ipam::new(&*store).release(&request)).unwrap();
+        now_or_never(Ipam::new(&*store).release(&request, at(0))).unwrap();
         self.kvs = store.dump();
     }
 
@@ -428,7 +428,7 @@ fn recover(world: &World<'_>, requests: &[Request], given: &[Given], dead: Optio
                 handle_id: request.handle().to_owned(),
                 ..ReleaseRequest::default()
             };
-            now_or_never(Ipam::new(&*world.store).release(&release)).unwrap();
+            now_or_never(Ipam::new(&*world.store).release(&release, at(0))).unwrap();
         }
     }
 }

@@ -13,7 +13,7 @@ use calidris_ipam::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::cluster::{Cluster, endpoint_key};
-use support::{clean, dump, invariants, now_or_never, state, store_in_state};
+use support::{at, clean, dump, invariants, now_or_never, state, store_in_state};
 
 #[test]
 fn removal_of_a_node_leaves_what_calico_leaves() {
@@ -262,7 +262,7 @@ fn remove(ipam: &Ipam<MemoryStore>, node: &str) {
     for step in plan_node_removal(&inventory, node) {
         match step {
             RemovalStep::Release(request) => {
-                let released = now_or_never(ipam.release(&request)).unwrap();
+                let released = now_or_never(ipam.release(&request, at(0))).unwrap();
                 assert_eq!(released.addresses.len(), request.only.len());
             }
             RemovalStep::Repair(request) => {
@@ -291,10 +291,10 @@ fn a_release_with_extra_guards_happens_only_if_they_hold() {
     };
     let before = cluster.dump();
     for expect in [Expect::Absent, Expect::Unchanged(1)] {
-        assert!(now_or_never(cluster.ipam.release(&request(expect))).is_err());
+        assert!(now_or_never(cluster.ipam.release(&request(expect), at(0))).is_err());
         assert_eq!(cluster.dump(), before);
     }
     let revision = cluster.inventory().endpoints[&key].mod_revision;
-    let released = now_or_never(cluster.ipam.release(&request(Expect::Unchanged(revision)))).unwrap();
+    let released = now_or_never(cluster.ipam.release(&request(Expect::Unchanged(revision)), at(0))).unwrap();
     assert_eq!(released.addresses.len(), 2);
 }

@@ -333,13 +333,13 @@ fn a_release_that_names_an_earlier_allocation_is_refused() {
         }],
         ..ReleaseRequest::default()
     };
-    let error = now_or_never(cluster.ipam.release(&late(first))).unwrap_err();
+    let error = now_or_never(cluster.ipam.release(&late(first), at(0))).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Reevaluate);
     let ReleaseError::Refused(ReleaseRefusal::Reassigned { present, .. }) = error else {
         panic!("{error}")
     };
     assert_eq!(
-        now_or_never(cluster.ipam.release(&late(present)))
+        now_or_never(cluster.ipam.release(&late(present), at(0)))
             .unwrap()
             .addresses
             .len(),
@@ -381,11 +381,11 @@ fn the_endpoint_is_written_and_deleted_with_the_addresses_or_nothing_is() {
         }],
         ..ReleaseRequest::default()
     };
-    let error = now_or_never(cluster.ipam.release(&delete(Expect::Unchanged(1)))).unwrap_err();
+    let error = now_or_never(cluster.ipam.release(&delete(Expect::Unchanged(1)), at(0))).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Reevaluate);
     assert_eq!(dump(cluster.ipam.store()), before);
     assert_eq!(
-        now_or_never(cluster.ipam.release(&delete(Expect::Anything)))
+        now_or_never(cluster.ipam.release(&delete(Expect::Anything), at(0)))
             .unwrap()
             .addresses
             .len(),
@@ -394,7 +394,7 @@ fn the_endpoint_is_written_and_deleted_with_the_addresses_or_nothing_is() {
     assert!(!dump(cluster.ipam.store()).contains_key(&key));
     // An endpoint whose addresses are gone already is deleted all the same.
     cluster.put(&key, &json!({}));
-    now_or_never(cluster.ipam.release(&delete(Expect::Anything))).unwrap();
+    now_or_never(cluster.ipam.release(&delete(Expect::Anything), at(0))).unwrap();
     assert!(!dump(cluster.ipam.store()).contains_key(&key));
 }
 
@@ -427,7 +427,7 @@ fn a_handle_with_very_many_blocks_is_released_in_several_transactions() {
         handle_id: "many".to_owned(),
         ..ReleaseRequest::default()
     };
-    let released = now_or_never(cluster.ipam.release(&request)).unwrap();
+    let released = now_or_never(cluster.ipam.release(&request, at(0))).unwrap();
     assert_eq!((released.addresses.len(), released.more), (64, false));
     cluster.holds();
     assert!(!dump(cluster.ipam.store()).contains_key(&keys::handle("many")));
@@ -529,7 +529,7 @@ impl Cluster {
             ..ReleaseRequest::default()
         };
         assert!(
-            !now_or_never(self.ipam.release(&request))
+            !now_or_never(self.ipam.release(&request, at(0)))
                 .unwrap()
                 .addresses
                 .is_empty()

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::request::{self, Subject};
 use super::{CniServer, ending, in_thread, refusal};
+use crate::clock;
 use crate::datastore::workload_endpoint;
 use crate::input::Input;
 use crate::model::{Endpoint, EndpointId};
@@ -94,7 +95,7 @@ impl<S: Store + 'static> CniServer<S> {
                 extra_deletes,
                 ..ReleaseRequest::default()
             };
-            match self.ipam.release(&request).await {
+            match self.ipam.release(&request, clock::wall()).await {
                 Ok(released) => {
                     let addresses = released.addresses.len();
                     debug!(container = subject.id.container_id, addresses, "released");

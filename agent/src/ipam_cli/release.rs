@@ -147,7 +147,7 @@ async fn carry_out(
     step: &RemovalStep,
 ) -> Result<(Outcomes, Option<String>), Failure> {
     match step {
-        RemovalStep::Release(request) => match ipam.release(request).await {
+        RemovalStep::Release(request) => match ipam.release(request, clock::wall()).await {
             Ok(released) if released.addresses.is_empty() && request.extra_deletes.is_empty() => {
                 Ok((Outcomes::NotNeeded, None))
             }

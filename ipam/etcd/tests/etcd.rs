@@ -41,7 +41,7 @@ async fn nodes_that_assign_and_release_at_once_never_share_an_address() {
                 let assigned = ipam.assign(&dual(node, pod), at(node * 100 + pod)).await.unwrap();
                 given.extend(assigned.addresses.iter().map(|assigned| assigned.address));
                 if pod % 3 == 0 {
-                    let released = ipam.release(&release(node, pod)).await.unwrap();
+                    let released = ipam.release(&release(node, pod), at(0)).await.unwrap();
                     assert_eq!(released.addresses, assigned.addresses);
                     given.truncate(given.len() - 2);
                 }

@@ -18,7 +18,7 @@ use super::draft::{Draft, stored_block};
 use super::pools;
 use super::{
     AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Stop, datastore_ready,
-    expected_revision, is_identifier,
+    expected_revision, ipam_config, is_identifier,
 };
 
 /// Most addresses of one family in one request: keeps a transaction below etcd's 128 operations.
@@ -57,11 +57,13 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
             return Ok(Decision::Done(done));
         }
     }
+    let config = ipam_config(view)?;
+    let cooldown_nanos = config.cooldown_nanos();
     let mut assignment = Assignment {
         request,
-        config: ipam_config(view)?,
+        config,
         reserved: pools::reservations(view)?,
-        draft: Draft::new(view, &request.node, attribute, now),
+        draft: Draft::new(view, &request.node, attribute, now, cooldown_nanos),
     };
     assignment.draft.guard(ready_guard);
     assignment.family(Family::V4, &request.v4)?;
@@ -214,13 +216,6 @@ fn place(request: &AssignRequest, address: IpAddr) -> (Family, usize, IpAddr) {
         _ => 0,
     };
     (family, index, address)
-}
-
-fn ipam_config(view: &View) -> Plan<IpamConfig> {
-    match view.get(keys::IPAM_CONFIG)? {
-        Some(kv) => Ok(IpamConfig::parse(&kv.key, &kv.value)?),
-        None => Ok(IpamConfig::default()),
-    }
 }
 
 /// One request on its way to a transaction.

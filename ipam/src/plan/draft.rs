@@ -24,6 +24,8 @@ pub(super) struct Draft<'a> {
     pub(super) view: &'a View,
     pub(super) node: &'a str,
     pub(super) now: UnixNanos,
+    /// How long released addresses rest.
+    cooldown_nanos: i64,
     pub(super) attribute: AllocationAttribute,
     pub(super) assigned: Vec<AssignedAddress>,
     pub(super) claimed: Vec<IpNetwork>,
@@ -34,11 +36,18 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(view: &'a View, node: &'a str, attribute: AllocationAttribute, now: UnixNanos) -> Self {
+    pub(super) fn new(
+        view: &'a View,
+        node: &'a str,
+        attribute: AllocationAttribute,
+        now: UnixNanos,
+        cooldown_nanos: i64,
+    ) -> Self {
         Self {
             view,
             node,
             now,
+            cooldown_nanos,
             attribute,
             assigned: Vec::new(),
             claimed: Vec::new(),
@@ -49,7 +58,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The block as it will be: what this draft made of it, or what is stored. The inner error is a value that cannot be
+    /// The block as it will be: what this draft made of it, or what is stored, with the addresses whose rest is over. The inner error is a value that cannot be
     /// used.
     pub(super) fn block(
         &self,
@@ -58,7 +67,8 @@ impl<'a> Draft<'a> {
         if let Some(block) = self.blocks.get(&cidr) {
             return Ok(Ok(Some(block.clone())));
         }
-        stored_block(self.view, cidr)
+        let stored = stored_block(self.view, cidr)?;
+        Ok(stored.map(|block| block.map(|block| block.rested(self.now, self.cooldown_nanos))))
     }
 
     /// Gives `addresses` of `block` (as it now is) to the request.

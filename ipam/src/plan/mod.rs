@@ -24,7 +24,7 @@ pub(crate) use batch::Batch;
 pub use release::plan_release;
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
-use crate::config::ClusterInformation;
+use crate::config::{ClusterInformation, IpamConfig};
 use crate::keys;
 use crate::resource::ResourceError;
 use crate::store::{Guard, Range, Txn};
@@ -294,6 +294,14 @@ fn datastore_ready<Refusal: From<ResourceError>>(view: &View) -> Result<(bool, G
             mod_revision: kv.mod_revision,
         },
     ))
+}
+
+/// The configuration, as stored or by default.
+fn ipam_config<Refusal: From<ResourceError>>(view: &View) -> Result<IpamConfig, Stop<Refusal>> {
+    match view.get(keys::IPAM_CONFIG)? {
+        Some(kv) => Ok(IpamConfig::parse(&kv.key, &kv.value)?),
+        None => Ok(IpamConfig::default()),
+    }
 }
 
 /// The revision to guard `key` with, `None` for no guard; `Err` if what is expected is not so.

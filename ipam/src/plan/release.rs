@@ -13,12 +13,13 @@ use crate::error::ReleaseRefusal;
 use crate::handle::Handle;
 use crate::keys;
 use crate::store::{Guard, Range, Txn};
+use crate::timestamp::UnixNanos;
 use crate::view::View;
 
 use super::draft::{stored_block, txn};
 use super::{
     AssignedAddress, Decision, ReleaseRequest, Released, Stop, datastore_ready, expected_revision,
-    is_identifier,
+    ipam_config, is_identifier,
 };
 
 /// Blocks changed by one transaction at most: keeps it below etcd's 128 operations.
@@ -29,18 +30,28 @@ const MAX_EXTRAS: usize = 32;
 type Plan<T> = Result<T, Stop<ReleaseRefusal>>;
 
 /// Plans `request`. A handle with very many blocks takes several transactions: see [`Released::more`].
-pub fn plan_release(view: &View, request: &ReleaseRequest) -> Decision<Released, ReleaseRefusal> {
-    match try_plan(view, request) {
+/// With a cool-down the addresses rest from `now` on.
+pub fn plan_release(
+    view: &View,
+    request: &ReleaseRequest,
+    now: UnixNanos,
+) -> Decision<Released, ReleaseRefusal> {
+    match try_plan(view, request, now) {
         Ok(decision) => decision,
         Err(stop) => stop.into(),
     }
 }
 
-fn try_plan(view: &View, request: &ReleaseRequest) -> Plan<Decision<Released, ReleaseRefusal>> {
+fn try_plan(
+    view: &View,
+    request: &ReleaseRequest,
+    now: UnixNanos,
+) -> Plan<Decision<Released, ReleaseRefusal>> {
     validate(request).map_err(|why| Stop::Refuse(ReleaseRefusal::InvalidRequest(why)))?;
     let handle_key = keys::handle(&request.handle_id);
     let mut needed = vec![
         Range::Key(keys::CLUSTER_INFORMATION.to_owned()),
+        Range::Key(keys::IPAM_CONFIG.to_owned()),
         Range::Key(handle_key.clone()),
     ];
     needed.extend(
@@ -61,7 +72,8 @@ fn try_plan(view: &View, request: &ReleaseRequest) -> Plan<Decision<Released, Re
         return Err(Stop::Refuse(ReleaseRefusal::DatastoreLocked));
     }
     let stored = view.get(&handle_key)?;
-    let mut release = Release::new(view, ready_guard);
+    let cooldown = ipam_config::<ReleaseRefusal>(view)?.cooldown_nanos() > 0;
+    let mut release = Release::new(view, ready_guard, cooldown.then_some(now));
     release.extra_guards(request)?;
     if let Some(kv) = stored {
         let handle = Handle::parse(&handle_key, &kv.value)?;
@@ -101,16 +113,19 @@ struct Release<'a> {
     guards: BTreeMap<String, i64>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
     released: Released,
+    /// When the addresses begin to rest; `None` if they do not.
+    rest_from: Option<UnixNanos>,
 }
 
 impl<'a> Release<'a> {
-    fn new(view: &'a View, ready: Guard) -> Self {
+    fn new(view: &'a View, ready: Guard, rest_from: Option<UnixNanos>) -> Self {
         let guards = BTreeMap::from([(ready.key, ready.mod_revision)]);
         Self {
             view,
             guards,
             writes: BTreeMap::new(),
             released: Released::default(),
+            rest_from,
         }
     }
 
@@ -154,7 +169,10 @@ impl<'a> Release<'a> {
                 });
             }
         }
-        let next = block.release(&addresses);
+        let next = match self.rest_from {
+            Some(now) => block.rest(&addresses, now),
+            None => block.release(&addresses),
+        };
         let left = next.allocations_of(&request.handle_id).count();
         if addresses.is_empty() && handle.count(cidr) == left as u64 {
             return Ok(handle);

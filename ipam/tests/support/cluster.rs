@@ -86,7 +86,7 @@ impl Cluster {
             }],
             ..ReleaseRequest::default()
         };
-        now_or_never(self.ipam.release(&request)).unwrap();
+        now_or_never(self.ipam.release(&request, at(0))).unwrap();
     }
 
     /// Puts or deletes one key, past all rules.

@@ -31,7 +31,9 @@ pub(crate) fn violations(kvs: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
                         allocation.address
                     ));
                 }
-                *in_blocks.entry((handle, cidr.to_string())).or_default() += 1;
+                if !allocation.attribute.is_resting() {
+                    *in_blocks.entry((handle, cidr.to_string())).or_default() += 1;
+                }
             }
         }
         if let Some(id) = key.strip_prefix(keys::HANDLES) {
