@@ -61,12 +61,13 @@ const TOP_LEVEL: [&str; 20] = [
 ];
 
 /// Who may depend on whom, of our own packages, in shipped code.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("calidris-bgp", &[]),
     ("calidris-ipam", &[]),
     ("calidris-cni", &[]),
     ("calidris-bgp-driver", &["calidris-bgp"]),
     ("calidris-ipam-etcd", &["calidris-ipam"]),
+    ("calidris-ipam-redb", &["calidris-ipam"]),
     (
         "calidris-agent",
         &[

@@ -31,6 +31,7 @@ mod client;
 mod collector;
 mod config;
 mod error;
+mod feed;
 mod group_commit;
 mod handle;
 mod inventory;
@@ -55,6 +56,7 @@ pub use error::{
     AssignError, AssignRefusal, ErrorClass, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal,
     RepairError, RepairRefusal,
 };
+pub use feed::{Change, WatchEvent};
 pub use handle::Handle;
 pub use inventory::{Inventory, Pool, Unreadable, Workload};
 pub use memory::MemoryStore;

@@ -13,6 +13,7 @@ mod list;
 mod store;
 mod watch;
 
+pub use calidris_ipam::{Change, WatchEvent};
 pub use config::{EtcdConfig, TlsFiles};
 pub use store::EtcdStore;
-pub use watch::{Change, Watch, WatchEvent};
+pub use watch::Watch;

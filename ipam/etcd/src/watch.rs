@@ -15,7 +15,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-use calidris_ipam::{KeyValue, Range, Snapshot};
+use calidris_ipam::{Change, Range, WatchEvent};
 use etcd_client::{Client, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -37,37 +37,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Watch {
     events: mpsc::Receiver<WatchEvent>,
     task: JoinHandle<()>,
-}
-
-/// What the consumer of a watch sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WatchEvent {
-    /// Everything under the prefixes, at one revision: first of all, and after changes were lost to compaction. Keys that
-    /// are not in it do not exist.
-    Snapshot(Snapshot),
-    /// Changes, of one or more revisions of one prefix, in order.
-    Changes(Vec<Change>),
-    /// The connection is lost: what follows may be late. Comes once per loss.
-    Disconnected {
-        /// What happened.
-        why: String,
-    },
-    /// The connection is back and nothing was missed. (A `Snapshot` instead says the same if something was.)
-    Resynced,
-}
-
-/// One change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Created or changed.
-    Put(KeyValue),
-    /// Deleted, at this revision.
-    Delete {
-        /// The key.
-        key: String,
-        /// The revision of the deletion.
-        mod_revision: i64,
-    },
 }
 
 impl Watch {
