@@ -10,7 +10,7 @@ use std::process::Output;
 
 use calidris_ipam::{Store as _, Txn, Write, keys};
 use calidris_ipam_etcd::{EtcdConfig, EtcdStore};
-use cluster::{Cluster, has_etcd};
+use cluster::{Cluster, Pod, has_etcd};
 use namespaces::possible;
 use serde_json::Value;
 
@@ -294,6 +294,34 @@ fn a_datastore_that_does_not_answer_is_status_5_and_a_wrong_address_of_it_2() {
         env!("CARGO_BIN_EXE_calidris")
     ));
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_running_agent_leaves_nothing_to_find() {
+    require!("a_running_agent_leaves_nothing_to_find");
+    let cluster = Cluster::new(r#"{"cidr":"10.65.0.0/24","blockSize":30}"#);
+    let agent = cluster.start_agent();
+    let pods =
+        ["web-1", "web-2", "web-3", "web-4", "web-5"].map(|name| Pod::new(name, &format!("c0ffee{name}")));
+    for pod in &pods {
+        agent.add(pod).unwrap();
+    }
+    text(&calidris(&cluster, "check --this-node node1"), 0);
+    let [first, .., last] = &pods;
+    agent.del(first).unwrap();
+    agent.del(last).unwrap();
+    let node = json(&calidris(&cluster, "show --node node1 -o json"), 0);
+    assert_eq!(node["addresses"].as_array().unwrap().len(), 3);
+    text(&calidris(&cluster, "check --this-node node1"), 0);
+    // A container of the same pod whose predecessor was never deleted: the collector's case.
+    let again = Pod::new("web-2", "c0ffeenew");
+    agent.add(&again).unwrap();
+    let left = text(&calidris(&cluster, "check --this-node node1"), 1);
+    assert!(
+        left.contains("is allocated to \"net.c0ffeeweb-2\" on node1"),
+        "{left}"
+    );
+    assert!(left.ends_with("\n1 finding\n"), "{left}");
 }
 
 /// A cluster with a real Calico's state in its etcd.
