@@ -3,12 +3,14 @@
 //! Invariants: what goes to stdout is the answer and nothing else; errors go to stderr as one line that begins with
 //! `calidris:`; `-o json` prints one JSON document.
 
+mod bgp;
+
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, SpeakerFile};
 use crate::ipam_cli::{self, IpamArgs};
 use crate::report::StatusReport;
 use crate::{logging, status, wiring};
@@ -27,7 +29,7 @@ Exit status:
   1  it failed; findings (calidris ipam check)
   2  wrong usage or wrong configuration; trying again will not help
   3  the agent runs but is not ready (calidris status)
-  4  no agent answers (calidris status)
+  4  no agent answers (calidris status, calidris bgp)
   5  the datastore does not answer or refuses (calidris ipam)";
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +58,29 @@ Examples:
   calidris ipam release --ip 10.244.0.11
   calidris ipam check --help")]
     Ipam(IpamArgs),
+    /// Run the BGP speaker alone, without agent, kernel or etcd: a route reflector or a test peer
+    #[command(after_help = "\
+Examples:
+  calidris speaker                                      with /etc/calidris/calidris-speaker.toml
+  calidris speaker --config ./reflector.toml
+  calidris speaker --config ./reflector.toml --check    only check the configuration
+
+SIGHUP reads the configuration again and applies it without resetting sessions. SIGTERM ends the speaker, and peers with
+graceful restart keep its routes; SIGINT ends it with a NOTIFICATION, and they forget them.")]
+    Speaker(SpeakerArgs),
+    /// Ask the agent's or the speaker's BGP: peers, routes, and why
+    #[command(after_help = "\
+Examples:
+  calidris bgp peers
+  calidris bgp peer tor-a
+  calidris bgp routes --in tor-a
+  calidris bgp routes --out tor-a -o json
+  calidris bgp route 10.244.1.0/26                      all candidates, and why the best is best
+  calidris bgp route 10.244.1.7                         of the prefix that covers an address
+  calidris bgp refresh tor-a
+  calidris bgp --socket /run/calidris/speaker.sock plan
+  calidris bgp --socket /run/calidris/speaker.sock reload")]
+    Bgp(bgp::BgpArgs),
     /// Run clusters in network namespaces on this machine
     #[command(
         disable_help_flag = true,
@@ -78,6 +103,16 @@ Examples:
 struct AgentArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    config: PathBuf,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
+struct SpeakerArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = SpeakerFile::DEFAULT_FILE)]
     config: PathBuf,
     /// Check the configuration and exit
     #[arg(long)]
@@ -153,6 +188,8 @@ pub fn run(cli: Cli) -> Exit {
         Task::Agent(args) => agent(&args),
         Task::Status(args) => show_status(&args),
         Task::Ipam(args) => ipam_cli::run(&args),
+        Task::Speaker(args) => speaker(&args),
+        Task::Bgp(args) => bgp::run(&args),
         Task::Lab(args) => lab(&args),
         Task::Version(args) => version(args.output),
     }
@@ -172,6 +209,27 @@ fn agent(args: &AgentArgs) -> Exit {
     }
     logging::start(&config.log);
     match wiring::run(config) {
+        Ok(()) => Exit::Done,
+        Err(error) => complain(&format!("{error:#}"), Exit::Failed),
+    }
+}
+
+fn speaker(args: &SpeakerArgs) -> Exit {
+    let config = match SpeakerFile::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, Exit::Usage),
+    };
+    match config.speaker().map(|speaker| speaker.check()) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return complain(&format!("{}: {error}", args.config.display()), Exit::Usage),
+        Err(error) => return complain(&error, Exit::Usage),
+    }
+    if args.check {
+        println!("{}: valid", args.config.display());
+        return Exit::Done;
+    }
+    logging::start(&config.log);
+    match crate::speaker::run(config, &args.config) {
         Ok(()) => Exit::Done,
         Err(error) => complain(&format!("{error:#}"), Exit::Failed),
     }
@@ -231,7 +289,7 @@ fn version(output: Output) -> Exit {
     Exit::Done
 }
 
-fn json(report: &StatusReport) -> String {
+fn json(report: &impl serde::Serialize) -> String {
     // Plain structs with string keys: serialising them to memory cannot fail.
     serde_json::to_string_pretty(report).unwrap_or_default()
 }

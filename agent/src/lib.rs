@@ -5,10 +5,12 @@
 //! difference so. `model`, `desired` and `delta` are pure: no I/O, no clock, no randomness.
 
 pub mod apply;
+pub mod bgp_report;
 pub mod cli;
 pub mod clock;
 pub mod cni_server;
 pub mod config;
+pub mod control;
 pub mod datastore;
 pub mod delta;
 pub mod desired;
@@ -25,6 +27,7 @@ pub mod ours;
 pub mod pod_link;
 pub mod report;
 pub mod sources;
+pub mod speaker;
 pub mod status;
 pub mod turn;
 pub mod wiring;

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::clock;
 use crate::cni_server::{CniServer, ServerConfig};
 use crate::config::Config;
+use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::input::Input;
 use crate::ipam_collector;
@@ -66,6 +67,7 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
 
     let cni_listener = UnixListener::from_std(listen(config.cni.socket.as_path())?)?;
     let status_listener = UnixListener::from_std(listen(config.status.socket.as_path())?)?;
+    let control_listener = UnixListener::from_std(listen(config.control.socket.as_path())?)?;
     let (inbox, messages) = mpsc::channel(INBOX);
     let (announcements, to_announce) = watch::channel(None);
     let (datastore_state, datastore) = watch::channel(DatastoreReport {
@@ -103,6 +105,13 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     }
 
     let bgp = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
+    tokio::spawn(control::serve(
+        control_listener,
+        Controlled {
+            speaker: bgp.as_ref().map(|bgp| bgp.speaker.clone()),
+            reload: None,
+        },
+    ));
     let server = Arc::new(CniServer::new(
         ServerConfig::from(&config),
         ipam,
@@ -228,7 +237,12 @@ async fn start_bgp(
         seed: clock::seed(),
     })
     .await?;
-    let source = tokio::spawn(sources::bgp::run(speaker.clone(), to_announce, inbox));
+    let source = tokio::spawn(sources::bgp::run(
+        speaker.clone(),
+        bgp.originations(),
+        to_announce,
+        inbox,
+    ));
     Ok(Some(Bgp { speaker, source }))
 }
 

@@ -4,18 +4,19 @@
 //! ([`Impact`]). Only what RFC 4271 makes the identity of a session (addresses, AS numbers, router identifier, transport) resets
 //! one; everything else is applied to the running sessions.
 
+mod impact;
+mod limit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-pub use limit::{BeyondLimit, PrefixLimit};
-
-pub(crate) use limit::Level;
-
 use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
 
-mod limit;
+pub use impact::Impact;
+pub(crate) use limit::Level;
+pub use limit::{BeyondLimit, PrefixLimit};
 
 /// Everything the speaker is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -356,21 +357,6 @@ pub enum Distance {
         /// Hops to the peer, 1 for a neighbour on the same link.
         hops: u8,
     },
-}
-
-/// What a change of configuration does to the sessions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Impact {
-    /// Peers that are new.
-    pub added: Vec<String>,
-    /// Peers that are gone; their sessions end with Cease / Peer De-configured.
-    pub removed: Vec<String>,
-    /// Peers whose session must start anew.
-    pub reset: Vec<String>,
-    /// Peers to which the change applies without touching the session.
-    pub applied: Vec<String>,
-    /// Peers for which part of the change is a matter of OPEN (hold time, families, graceful restart) and holds from the next session on.
-    pub next_session: Vec<String>,
 }
 
 /// A configuration the speaker does not take.

@@ -1,19 +1,22 @@
 //! What an operator can learn from the speaker: peers, routes, and why.
 //!
-//! Plain values, serialisable, with names instead of indices. Times are ages (durations up to the moment of asking).
+//! Plain values, serialisable both ways, with names instead of indices. Times are ages (durations up to the moment of
+//! asking), in JSON numbers of seconds under names that end in `_seconds`.
+
+mod seconds;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::family::{AfiSafi, Prefix};
 use crate::policy::{PeerKind, SourceKind};
-use crate::rib::{Refusal, Step};
+use crate::rib::{Refusal, Step, Withheld};
 use crate::session::{State, Timer};
 
 /// The speaker at a glance.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpeakerStatus {
     /// Our AS.
     pub local_as: u32,
@@ -32,7 +35,7 @@ pub struct SpeakerStatus {
 }
 
 /// One peer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// Its configured name.
     pub name: String,
@@ -45,6 +48,7 @@ pub struct PeerStatus {
     /// State of the session as RFC 4271 §8.2.2 names it.
     pub state: State,
     /// How long the session has been in that state.
+    #[serde(rename = "since_seconds", with = "seconds")]
     pub since: Duration,
     /// How often the session was Established.
     pub established_count: u64,
@@ -57,13 +61,14 @@ pub struct PeerStatus {
     /// Messages and routes.
     pub counters: Counters,
     /// Running timers and how long until each fires.
+    #[serde(rename = "timers_seconds", with = "seconds::of_timers")]
     pub timers: Vec<(Timer, Duration)>,
     /// Per family: routes received and accepted, and announced.
     pub families: Vec<FamilyStatus>,
 }
 
 /// The outcome of the OPEN exchange.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NegotiatedStatus {
     /// The peer's BGP Identifier.
     pub router_id: Ipv4Addr,
@@ -84,18 +89,19 @@ pub struct NegotiatedStatus {
 }
 
 /// Why a session ended, in both sides' words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     /// Who ended it.
     pub by: EndedBy,
     /// What happened.
     pub text: String,
     /// How long ago.
+    #[serde(rename = "age_seconds", with = "seconds")]
     pub age: Duration,
 }
 
 /// Which side ended a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
     /// We did.
@@ -107,7 +113,7 @@ pub enum EndedBy {
 }
 
 /// Messages counted since the peer was configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// UPDATE messages received.
     pub updates_in: u64,
@@ -128,7 +134,7 @@ pub struct Counters {
 }
 
 /// A family of an Established session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyStatus {
     /// Which.
     pub family: AfiSafi,
@@ -148,26 +154,56 @@ pub struct FamilyStatus {
     pub end_of_rib_sent: bool,
 }
 
-/// Which routes to show.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Which routes to show. What is absent does not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct RouteFilter {
-    /// Only this prefix.
+    /// Only this prefix, with what every peer is told of it and why not ([`RouteStatus::exports`]).
     pub prefix: Option<Prefix>,
+    /// Only the longest prefix with a best route that covers this address, with what every peer is told of it.
+    pub address: Option<IpAddr>,
     /// Only prefixes inside this one.
     pub within: Option<Prefix>,
-    /// Only candidates from the peer of this name.
+    /// Only prefixes with a candidate from the peer of this name.
     pub from: Option<String>,
-    /// At most this many prefixes; 0 means [`RouteFilter::MAX`].
+    /// Only prefixes announced to the peer of this name, with what it was told.
+    pub to: Option<String>,
+    /// At most this many prefixes in one call; 0 means [`RouteFilter::MAX`].
     pub limit: usize,
 }
 
 impl RouteFilter {
-    /// Prefixes in one answer at most, whatever was asked.
+    /// Prefixes in the answer to one call of [`crate::Speaker::routes`] at most, whatever was asked.
     pub const MAX: usize = 100_000;
 }
 
+/// Part of the routes that a filter lets through (see [`crate::Speaker::routes_page`]).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutePage {
+    /// Routes, in no order that means anything.
+    pub routes: Vec<RouteStatus>,
+    /// Where the rest begins; `None` when there is none.
+    pub next: Option<RouteCursor>,
+}
+
+/// A place in the tables, for [`crate::Speaker::routes_page`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteCursor(pub(crate) Place);
+
+/// A slot in the table of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Ipv4(usize),
+    Ipv6(usize),
+}
+
+impl RouteCursor {
+    /// Before the first route.
+    pub const START: Self = Self(Place::Ipv4(0));
+}
+
 /// A prefix with everything known about it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteStatus {
     /// The prefix.
     pub prefix: Prefix,
@@ -177,10 +213,25 @@ pub struct RouteStatus {
     pub decided_by: Option<Step>,
     /// Names of the peers it is announced to.
     pub announced_to: Vec<String>,
+    /// What single peers are told of it, where the filter asked for that.
+    pub exports: Vec<ExportStatus>,
+}
+
+/// What one peer with an Established session is told of a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportStatus {
+    /// Name of the peer.
+    pub to: String,
+    /// What it was last told; `None` for nothing.
+    pub announced: Option<AttributesSummary>,
+    /// Why the best route is not for it.
+    pub withheld: Option<Withheld>,
+    /// Terms of the export policy that matched, in order: those that changed the route and the one that decided.
+    pub terms: Vec<String>,
 }
 
 /// One route to a prefix.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandidateStatus {
     /// Name of the peer it is from; `None` when we originate it.
     pub from: Option<String>,
@@ -190,14 +241,19 @@ pub struct CandidateStatus {
     pub standing: Standing,
     /// Its attributes: after import policy, or as received when refused.
     pub attributes: AttributesSummary,
+    /// Its attributes as received, where import policy changed them.
+    pub received: Option<AttributesSummary>,
+    /// Terms of the import policy that matched, in order: those that changed the route and the one that decided.
+    pub terms: Vec<String>,
     /// How long we have known it.
+    #[serde(rename = "age_seconds", with = "seconds")]
     pub age: Duration,
     /// Kept from before the peer's restart.
     pub stale: bool,
 }
 
 /// What became of a candidate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// The best route.
@@ -216,7 +272,7 @@ pub enum Standing {
 }
 
 /// The attributes of a route for people and programs that do not speak BGP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributesSummary {
     /// `igp`, `egp` or `incomplete`.
     pub origin: String,

@@ -5,10 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calidris_bgp::wire::attr::{Community, LargeCommunity};
+use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::policy::RoutePolicy;
+use super::policy::{RoutePolicy, without_host_bits};
+use super::secret::{SecretError, read_secret};
 use super::{duration, is_unicast, within};
 
 /// The longest restart time RFC 4724 §3 can carry, in seconds.
@@ -36,9 +39,33 @@ pub struct Bgp {
     /// Longest wait for peers after the start.
     #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
     pub sync_timeout: Duration,
+    /// Prefixes announced in any case.
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
     /// The peers.
     #[serde(default)]
     pub peers: Vec<Peer>,
+}
+
+/// `[[bgp.routes]]`: a prefix that we announce as our own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The prefix, host bits zero.
+    #[serde(deserialize_with = "network")]
+    pub prefix: IpNetwork,
+    /// Next hop; ourselves when absent.
+    pub next_hop: Option<IpAddr>,
+    /// LOCAL_PREF towards internal peers.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// Communities (RFC 1997).
+    #[serde(default)]
+    pub communities: Vec<Community>,
+    /// Large communities (RFC 8092).
+    #[serde(default)]
+    pub large_communities: Vec<LargeCommunity>,
 }
 
 /// `[[bgp.peers]]`
@@ -179,6 +206,17 @@ impl Bgp {
             .collect()
     }
 
+    /// Reads every password file and gives nothing of it away: for a check before the start.
+    ///
+    /// # Errors
+    /// The first one that cannot be had.
+    pub fn read_secrets(&self) -> Result<(), SecretError> {
+        self.peers
+            .iter()
+            .filter_map(|peer| peer.password_file.as_deref())
+            .try_for_each(|path| read_secret(path).map(drop))
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.as_number == 0 {
             return Err("as_number is 0; expected 1 to 4294967295".to_owned());
@@ -189,6 +227,15 @@ impl Bgp {
             }
         }
         within(self.multipath, 1, 64).map_err(|why| format!("multipath: {why}"))?;
+        let mut prefixes = BTreeSet::new();
+        for route in &self.routes {
+            if !prefixes.insert(route.prefix) {
+                return Err(format!(
+                    "two routes have the prefix {}; expected one of each",
+                    route.prefix
+                ));
+            }
+        }
         let mut names = BTreeSet::new();
         let mut addresses = BTreeSet::new();
         for peer in &self.peers {
@@ -282,6 +329,11 @@ impl<'de> Deserialize<'de> for Peer {
 
 fn yes() -> bool {
     true
+}
+
+fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNetwork, D::Error> {
+    let prefix = IpNetwork::deserialize(deserializer)?;
+    without_host_bits(prefix).map_err(D::Error::custom)
 }
 
 fn bgp_port() -> u16 {

@@ -6,10 +6,12 @@
 mod bgp;
 mod duration;
 mod etcd;
+mod file;
 mod ipam;
 mod policy;
 mod secret;
 mod speaker;
+mod standalone;
 #[cfg(test)]
 mod tests;
 
@@ -22,17 +24,21 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs};
+pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs, StaticRoute};
 pub(crate) use duration::parse as parse_duration;
+pub use file::ConfigError;
 pub use ipam::IpamSettings;
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
 use secret::read_secret;
+pub use standalone::SpeakerFile;
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/calidris/calidris.toml";
 /// Where `calidris status` finds the agent unless told otherwise.
 pub const DEFAULT_STATUS_SOCKET: &str = "/run/calidris/status.sock";
+/// Where `calidris bgp` finds the agent unless told otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/calidris/control.sock";
 /// The longest path of a unix socket the kernel takes, in bytes (`sun_path` less its final zero).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -62,6 +68,9 @@ pub struct Config {
     /// The status socket.
     #[serde(default)]
     pub status: Status,
+    /// The control socket.
+    #[serde(default)]
+    pub control: Control,
     /// Logging.
     #[serde(default)]
     pub log: Log,
@@ -172,6 +181,14 @@ pub struct Status {
     pub socket: SocketPath,
 }
 
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// The socket.
+    pub socket: SocketPath,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -203,40 +220,13 @@ pub enum LogFormat {
 #[serde(try_from = "PathBuf")]
 pub struct SocketPath(PathBuf);
 
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{}: cannot read the configuration: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not what it should be.
-    #[error("{}{}: {what}", path.display(), Position(*position))]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// Line and column, both from 1, where they are known.
-        position: Option<(usize, usize)>,
-        /// What is wrong and what was expected.
-        what: String,
-    },
-}
-
 impl Config {
     /// Reads and checks the file.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path)
+        file::load(path)
     }
 
     /// Checks `text`, which came from `path`.
@@ -244,11 +234,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Invalid {
-            path: path.to_owned(),
-            position: error.span().map(|span| position_of(text, span.start)),
-            what: error.message().trim_end().replace('\n', "; "),
-        })
+        file::parse(text, path)
     }
 
     /// The BGP Identifier: the configured one or the node's IPv4 address. `None` without a `[bgp]` section.
@@ -266,10 +252,7 @@ impl Config {
         if let Some(auth) = &self.datastore.auth {
             auth.password()?;
         }
-        let peers = self.bgp.iter().flat_map(|bgp| &bgp.peers);
-        peers
-            .filter_map(|peer| peer.password_file.as_deref())
-            .try_for_each(|path| read_secret(path).map(drop))
+        self.bgp.iter().try_for_each(Bgp::read_secrets)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -284,8 +267,12 @@ impl Config {
                 "datastore.tls: cert_file and key_file go together; one of them is missing".to_owned(),
             );
         }
-        if self.cni.socket == self.status.socket {
-            return Err("cni.socket and status.socket are the same path; expected two".to_owned());
+        let (cni, status, control) = (&self.cni.socket, &self.status.socket, &self.control.socket);
+        if cni == status || cni == control || status == control {
+            return Err(
+                "two of cni.socket, status.socket and control.socket are the same path; expected three"
+                    .to_owned(),
+            );
         }
         if self.dataplane.read_back_interval < Duration::from_secs(1) {
             return Err("dataplane.read_back_interval is below 1s".to_owned());
@@ -417,6 +404,14 @@ impl Default for Status {
     }
 }
 
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: SocketPath(PathBuf::from(DEFAULT_CONTROL_SOCKET)),
+        }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self {
@@ -424,27 +419,6 @@ impl Default for Log {
             format: LogFormat::Text,
         }
     }
-}
-
-struct Position(Option<(usize, usize)>);
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some((line, column)) => write!(f, ":{line}:{column}"),
-            None => Ok(()),
-        }
-    }
-}
-
-fn position_of(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
-    let column = before.get(line_start..).unwrap_or_default().chars().count();
-    (
-        before.matches('\n').count().saturating_add(1),
-        column.saturating_add(1),
-    )
 }
 
 fn five_seconds() -> Duration {

@@ -98,13 +98,7 @@ impl TryFrom<PrefixRuleKeys> for PrefixRule {
         } else {
             prefix.prefix()
         });
-        if prefix.network() != prefix.ip() {
-            return Err(format!(
-                "prefix {prefix} has host bits set; expected {}/{}",
-                prefix.network(),
-                prefix.prefix()
-            ));
-        }
+        without_host_bits(prefix)?;
         if min_length < prefix.prefix() || max_length < min_length || max_length > longest {
             return Err(format!(
                 "prefix {prefix} with min_length {min_length} and max_length {max_length} matches nothing; expected {} ≤ min_length ≤ max_length ≤ {longest}",
@@ -118,4 +112,19 @@ impl TryFrom<PrefixRuleKeys> for PrefixRule {
             action: keys.action,
         })
     }
+}
+
+/// `prefix`, if no bit behind its length is set.
+///
+/// # Errors
+/// What was expected instead.
+pub(super) fn without_host_bits(prefix: IpNetwork) -> Result<IpNetwork, String> {
+    if prefix.network() == prefix.ip() {
+        return Ok(prefix);
+    }
+    Err(format!(
+        "prefix {prefix} has host bits set; expected {}/{}",
+        prefix.network(),
+        prefix.prefix()
+    ))
 }

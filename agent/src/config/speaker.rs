@@ -1,5 +1,6 @@
 //! How `[bgp]` becomes the speaker's configuration.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
@@ -8,9 +9,12 @@ use calidris_bgp::config::{
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
+use calidris_bgp::route::Origination;
 
 use super::secret::{SecretError, read_secret};
-use super::{Action, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy};
+use super::{
+    Action, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy, StaticRoute,
+};
 
 impl Bgp {
     /// The speaker's configuration. Reads the password files.
@@ -32,6 +36,23 @@ impl Bgp {
             sync_timeout: self.sync_timeout,
             ..SpeakerConfig::new(self.as_number, router_id)
         })
+    }
+}
+
+impl Bgp {
+    /// The configured routes as the speaker takes them.
+    pub fn originations(&self) -> BTreeMap<Prefix, Origination> {
+        let origination = |route: &StaticRoute| Origination {
+            next_hop: route.next_hop,
+            local_pref: route.local_pref,
+            med: route.med,
+            communities: route.communities.clone(),
+            large_communities: route.large_communities.clone(),
+        };
+        self.routes
+            .iter()
+            .map(|route| (Prefix::from(route.prefix), origination(route)))
+            .collect()
     }
 }
 

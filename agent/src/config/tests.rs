@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../deploy/calidris.toml");
+const SPEAKER_EXAMPLE: &str = include_str!("../../../deploy/calidris-speaker.toml");
 const MINIMAL: &str = "node_name = \"n1\"\n[datastore]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -34,6 +35,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(example.ipam, minimal.ipam);
     assert_eq!(example.dataplane, minimal.dataplane);
     assert_eq!(example.status, minimal.status);
+    assert_eq!(example.control, minimal.control);
     assert_eq!(example.log, minimal.log);
     assert_eq!(
         example.datastore.request_timeout,
@@ -65,23 +67,70 @@ fn every_key_is_in_the_example() {
         keys_of::<Auth>(),
         keys_of::<NodeAddresses>(),
         keys_of::<Bgp>(),
+        keys_of::<StaticRoute>(),
         keys_of::<Peer>(),
         keys_of::<policy::PrefixRuleKeys>(),
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
         keys_of::<DataplaneConfig>(),
         keys_of::<Status>(),
+        keys_of::<Control>(),
         keys_of::<Log>(),
     ] {
-        assert!(!keys.is_empty());
-        for key in keys {
-            let documented = text.lines().any(|line| {
-                line.starts_with(&format!("{key} = "))
-                    || line.contains(&format!(" {key} = "))
-                    || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key)
-            });
-            assert!(documented, "{key} is missing in deploy/calidris.toml");
-        }
+        assert_documented("deploy/calidris.toml", &text, keys);
+    }
+}
+
+#[test]
+fn every_key_of_a_speaker_is_in_its_example() {
+    let text = uncommented(SPEAKER_EXAMPLE);
+    for keys in [
+        keys_of::<SpeakerFile>(),
+        keys_of::<Bgp>(),
+        keys_of::<StaticRoute>(),
+        keys_of::<Peer>(),
+        keys_of::<policy::PrefixRuleKeys>(),
+        keys_of::<Control>(),
+        keys_of::<Log>(),
+    ] {
+        assert_documented("deploy/calidris-speaker.toml", &text, keys);
+    }
+}
+
+#[test]
+fn the_speakers_example_parses_and_shows_the_defaults() {
+    let parse = |text: &str| SpeakerFile::parse(text, Path::new("s.toml"));
+    let mut example = parse(SPEAKER_EXAMPLE).unwrap();
+    example.speaker().unwrap().check().unwrap();
+    assert_eq!(example.bgp.originations().len(), 1);
+    let without_alternative = uncommented(SPEAKER_EXAMPLE).replace("multihop = 4\n", "");
+    parse(&without_alternative).unwrap();
+    let minimal = "[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.10\"\n[[bgp.peers]]\nname = \"node1\"\naddress = \"192.0.2.11\"\nas_number = 64512\nroute_reflector_client = true\n";
+    let minimal = parse(minimal).unwrap();
+    assert_eq!(example.bgp.peers[0], minimal.bgp.peers[0]);
+    example.bgp.peers.truncate(1);
+    example.bgp.routes.clear();
+    assert_eq!(example, minimal);
+}
+
+#[test]
+fn a_speaker_needs_a_router_id() {
+    let error = SpeakerFile::parse("[bgp]\nas_number = 1\n", Path::new("s.toml")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "s.toml:1:1: router_id is missing; expected an IPv4 address, unique within the AS"
+    );
+}
+
+fn assert_documented(file: &str, text: &str, keys: BTreeSet<&'static str>) {
+    assert!(!keys.is_empty());
+    for key in keys {
+        let documented = text.lines().any(|line| {
+            line.starts_with(&format!("{key} = "))
+                || line.contains(&format!(" {key} = "))
+                || line.trim_matches(['[', ']']).rsplit('.').next() == Some(key)
+        });
+        assert!(documented, "{key} is missing in {file}");
     }
 }
 

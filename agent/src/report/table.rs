@@ -191,7 +191,7 @@ fn yes(value: bool) -> &'static str {
 }
 
 /// Seconds as people say them: the two largest units.
-struct Age(u64);
+pub(crate) struct Age(pub(crate) u64);
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,30 +15,40 @@ use crate::input::Input;
 use crate::model::NextHop;
 use crate::turn::Message;
 
-/// Runs until the speaker or the node's thread is gone.
+/// Runs until the speaker or the node's thread is gone. The routes of `configured` are announced besides what the node
+/// wants announced, and win where both name a prefix.
 pub async fn run(
     speaker: BgpHandle,
+    configured: BTreeMap<Prefix, Origination>,
     announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
     inbox: mpsc::Sender<Message>,
 ) {
     // The speaker is its own process as far as the node is concerned: without it routes stay as they are.
-    if tokio::try_join!(announce(speaker.clone(), announcements), learn(speaker, inbox)).is_err() {
+    if tokio::try_join!(
+        announce(speaker.clone(), configured, announcements),
+        learn(speaker, inbox)
+    )
+    .is_err()
+    {
         error!("the BGP speaker has stopped; routes stay as they are");
     }
 }
 
 async fn announce(
     speaker: BgpHandle,
+    configured: BTreeMap<Prefix, Origination>,
     mut announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
 ) -> Result<(), Stopped> {
     loop {
         let wanted = announcements.borrow_and_update().clone();
         if let Some(prefixes) = wanted {
             info!(prefixes = prefixes.len(), "announcing");
-            let routes = prefixes
+            let mut routes: BTreeMap<Prefix, Origination> = prefixes
                 .into_iter()
-                .map(|prefix| (Prefix::from(prefix), Origination::default()));
-            speaker.originate(routes.collect()).await?;
+                .map(|prefix| (Prefix::from(prefix), Origination::default()))
+                .collect();
+            routes.extend(configured.clone());
+            speaker.originate(routes).await?;
         }
         if announcements.changed().await.is_err() {
             return Ok(());

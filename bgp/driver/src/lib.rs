@@ -20,9 +20,9 @@ use std::net::SocketAddr;
 
 use calidris_bgp::SpeakerConfig;
 use calidris_bgp::config::{ConfigError, Impact};
-use calidris_bgp::family::Prefix;
+use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::route::{Origination, RouteChange};
-use calidris_bgp::status::{RouteFilter, RouteStatus, SpeakerStatus};
+use calidris_bgp::status::{RouteCursor, RouteFilter, RoutePage, SpeakerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What a speaker needs to start.
@@ -109,7 +109,8 @@ pub(crate) enum Command {
     TakeChanges(oneshot::Sender<Vec<RouteChange>>),
     BestRoutes(oneshot::Sender<Vec<RouteChange>>),
     Status(oneshot::Sender<SpeakerStatus>),
-    Routes(RouteFilter, oneshot::Sender<Vec<RouteStatus>>),
+    Routes(RouteFilter, RouteCursor, oneshot::Sender<RoutePage>),
+    Refresh(String, AfiSafi, oneshot::Sender<bool>),
     Shutdown(Shutdown, oneshot::Sender<()>),
 }
 
@@ -206,12 +207,21 @@ impl BgpHandle {
         self.ask(Command::Status).await
     }
 
-    /// Routes with all candidates, and why the best is best.
+    /// Routes with all candidates, and why the best is best; some hundreds at a time, from `cursor` on.
     ///
     /// # Errors
     /// When the speaker has stopped.
-    pub async fn routes(&self, filter: RouteFilter) -> Result<Vec<RouteStatus>, Stopped> {
-        self.ask(|reply| Command::Routes(filter, reply)).await
+    pub async fn routes(&self, filter: RouteFilter, cursor: RouteCursor) -> Result<RoutePage, Stopped> {
+        self.ask(|reply| Command::Routes(filter, cursor, reply)).await
+    }
+
+    /// Asks a peer to send all its routes of a family again (RFC 2918). `false` when there is no Established session
+    /// of that name that carries the family and knows of route refresh.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn request_refresh(&self, peer: String, family: AfiSafi) -> Result<bool, Stopped> {
+        self.ask(|reply| Command::Refresh(peer, family, reply)).await
     }
 
     /// Stops the speaker and waits until its connections are closed, or two seconds have passed.

@@ -224,8 +224,11 @@ impl Task {
             Command::Status(reply) => {
                 let _ = reply.send(self.speaker.status(now));
             }
-            Command::Routes(filter, reply) => {
-                let _ = reply.send(self.speaker.routes(&filter, now));
+            Command::Routes(filter, cursor, reply) => {
+                let _ = reply.send(self.speaker.routes_page(&filter, cursor, now));
+            }
+            Command::Refresh(peer, family, reply) => {
+                let _ = reply.send(self.speaker.request_refresh(&peer, family));
             }
             // Taken out by the loop.
             Command::Shutdown(..) => {}

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use super::{Change, Condition, MAX_TERMS, PeerKind, Policy, SourceKind, Verdict};
+use super::{Change, Condition, MAX_TERMS, PeerKind, Policy, SourceKind, Term, Verdict};
 use crate::family::Prefix;
 use crate::wire::attr::Attributes;
 
@@ -35,6 +35,22 @@ pub(crate) fn evaluate<'a>(
     route: &RouteView<'_>,
     attributes: &'a Attributes,
 ) -> Outcome<'a> {
+    evaluate_and_note(policy, route, attributes, |_| {})
+}
+
+/// The names of the terms that match a route, in order, up to the one that decides.
+pub(crate) fn matching_terms(policy: &Policy, route: &RouteView<'_>, attributes: &Attributes) -> Vec<String> {
+    let mut names = Vec::new();
+    let _outcome = evaluate_and_note(policy, route, attributes, |term| names.push(term.name.clone()));
+    names
+}
+
+fn evaluate_and_note<'a>(
+    policy: &Policy,
+    route: &RouteView<'_>,
+    attributes: &'a Attributes,
+    mut note: impl FnMut(&Term),
+) -> Outcome<'a> {
     let mut attributes = Cow::Borrowed(attributes);
     for (number, term) in policy.terms.iter().take(MAX_TERMS).enumerate() {
         if !term
@@ -44,6 +60,7 @@ pub(crate) fn evaluate<'a>(
         {
             continue;
         }
+        note(term);
         if term.then == Some(Verdict::Reject) {
             return Outcome::Reject {
                 term: u16::try_from(number).ok(),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::family::Prefix;
 use crate::wire::attr::{Community, LargeCommunity};
 
-pub(crate) use evaluate::{Outcome, RouteView, evaluate};
+pub(crate) use evaluate::{Outcome, RouteView, evaluate, matching_terms};
 
 /// Terms in order, and what happens to a route that none of them decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

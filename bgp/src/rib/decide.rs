@@ -18,7 +18,7 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::attrs::{AttrStore, Rank};
@@ -27,7 +27,7 @@ use crate::config::DecisionConfig;
 use crate::policy::SourceKind;
 
 /// The steps of the decision process, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// There was nothing to decide.

@@ -22,7 +22,7 @@ pub mod loc_rib;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::SourceKind;
 
@@ -120,7 +120,7 @@ impl Path {
 }
 
 /// Why a path is not used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// Our own AS is in the AS_PATH (RFC 4271 §9.1.2).
@@ -139,4 +139,24 @@ pub enum Refusal {
     NoPolicy,
     /// The import policy: by the term of this number, or by its default.
     Policy(Option<u16>),
+}
+
+/// Why a peer is not told of a best route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Withheld {
+    /// It is the peer's own (RFC 4271 §9.1.3 leaves it to us; a peer refuses it anyway).
+    FromThisPeer,
+    /// The community NO_ADVERTISE (RFC 1997).
+    NoAdvertise,
+    /// The community NO_EXPORT or NO_EXPORT_SUBCONFED, and the peer is in another AS (RFC 1997).
+    NoExport,
+    /// IBGP routes are passed on to IBGP peers by route reflectors only (RFC 4271 §9.2, RFC 4456).
+    IbgpToIbgp,
+    /// An EBGP peer without export policy (RFC 8212).
+    NoPolicy,
+    /// The export policy: by the term of this number, or by its default.
+    Policy(Option<u16>),
+    /// We have no address of the family to be the next hop.
+    NoNextHop,
 }

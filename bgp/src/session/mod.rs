@@ -10,7 +10,7 @@ mod negotiate;
 mod peer;
 mod timers;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use close::{CloseReason, Closed};
 pub use connection::{Body, Connection, ConnectionSettings, Event};
@@ -19,7 +19,7 @@ pub use peer::{ConnId, Direction, LocalSpeaker, Peer, PeerAction, PeerEvent, Ref
 pub use timers::{Timer, TimerTable};
 
 /// The states of RFC 4271 §8.2.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Waiting before the next attempt, refusing connections.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::import::Importer;
-use super::{Speaker, each_family, source_of};
+use super::{PeerEntry, Speaker, each_family, source_of};
 use crate::config::{ConfigError, Impact, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Prefix};
 use crate::rib::{Import, Path, SourceId, Tables, Walk};
@@ -20,55 +20,49 @@ impl Speaker {
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) -> Result<Impact, ConfigError> {
         config.check()?;
         let old = std::mem::replace(&mut self.config, config);
-        let mut impact = Impact::default();
-        let mut wanted: BTreeMap<String, PeerConfig> = self
+        let impact = old.impact_of(&self.config);
+        for (names, cease) in [
+            (&impact.removed, CeaseError::PeerDeconfigured),
+            (&impact.reset, CeaseError::OtherConfigurationChange),
+        ] {
+            for index in names
+                .iter()
+                .filter_map(|name| self.index_of(name))
+                .collect::<Vec<_>>()
+            {
+                self.remove_peer(index, cease, now);
+            }
+        }
+        let wanted: BTreeMap<String, PeerConfig> = self
             .config
             .peers
             .iter()
             .map(|peer| (peer.name.clone(), peer.clone()))
             .collect();
-        let all_new = old.local_as != self.config.local_as || old.router_id != self.config.router_id;
-        for index in self.peers.keys().copied().collect::<Vec<_>>() {
-            let Some(before) = self.peers.get(&index).map(|entry| entry.peer.config().clone()) else {
-                continue;
-            };
-            match wanted.remove(&before.name) {
-                None => {
-                    self.remove_peer(index, CeaseError::PeerDeconfigured, now);
-                    impact.removed.push(before.name);
-                }
-                Some(after) if all_new || needs_new_session(&before, &after) => {
-                    self.remove_peer(index, CeaseError::OtherConfigurationChange, now);
-                    impact.reset.push(after.name.clone());
-                    wanted.insert(after.name.clone(), after);
-                }
-                Some(after) if after != before => {
-                    if is_said_in_open(&before, &after) {
-                        impact.next_session.push(after.name.clone());
-                    }
-                    impact.applied.push(after.name.clone());
-                    self.change_peer(index, &before, after, now);
-                }
+        for (name, after) in wanted {
+            match self.index_of(&name) {
+                Some(index) if impact.applied.contains(&name) => self.change_peer(index, after, now),
                 Some(_) => {}
+                None => self.add_peer(after, now),
             }
-        }
-        for (name, peer) in wanted {
-            if !impact.reset.contains(&name) {
-                impact.added.push(name);
-            }
-            self.add_peer(peer, now);
         }
         self.apply_speaker_changes(&old);
         self.update_sync(now);
         Ok(impact)
     }
 
-    fn change_peer(&mut self, index: u32, before: &PeerConfig, after: PeerConfig, now: Time) {
+    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
+        let named = |(_, entry): &(&u32, &PeerEntry)| entry.peer.config().name == name;
+        self.peers.iter().find(named).map(|(index, _)| *index)
+    }
+
+    fn change_peer(&mut self, index: u32, after: PeerConfig, now: Time) {
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
-        let import = !same_import(before, &after);
-        let export = !same_export(before, &after);
+        let before = entry.peer.config().clone();
+        let import = !same_import(&before, &after);
+        let export = !same_export(&before, &after);
         let ranking = before.weight != after.weight;
         let reflection = before.route_reflector_client != after.route_reflector_client;
         let limit = before.prefix_limit_in != after.prefix_limit_in;
@@ -232,22 +226,6 @@ fn attributes_of(origination: &Origination) -> Attributes {
     }
 }
 
-/// Whether a session is with somebody else, or over another transport, than before.
-fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
-    let identity = |peer: &PeerConfig| {
-        (
-            peer.address,
-            peer.scope_id,
-            peer.port,
-            peer.remote_as,
-            peer.local_as.map(|local| local.asn),
-            peer.local_address,
-            peer.transport.distance,
-        )
-    };
-    identity(before) != identity(after)
-}
-
 /// Whether routes of the peer fare alike under both.
 fn same_import(before: &PeerConfig, after: &PeerConfig) -> bool {
     let of = |peer: &PeerConfig| {
@@ -275,10 +253,4 @@ fn same_export(before: &PeerConfig, after: &PeerConfig) -> bool {
         )
     };
     before.export == after.export && of(before) == of(after)
-}
-
-/// Whether a change is told to the peer only when the next session begins.
-fn is_said_in_open(before: &PeerConfig, after: &PeerConfig) -> bool {
-    (before.hold_time, &before.families, &before.graceful_restart)
-        != (after.hold_time, &after.families, &after.graceful_restart)
 }

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::PeerEntry;
 use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
-use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
-use crate::rib::{Source, SourceId};
+use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
+use crate::rib::{Source, SourceId, Withheld};
 use crate::wire::attr::{AsPath, Attributes, Community, NextHop};
 
 /// What export has to know of a peer and of us.
@@ -65,17 +65,18 @@ impl<'a> Exporter<'a> {
         limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// What the peer is told of a best route with `attributes` from `source`; `None` for nothing.
+    /// What the peer is told of a best route with `attributes` from `source`, or why it is told nothing.
     pub(super) fn export<F: Family>(
         &self,
         prefix: F::Prefix,
         from: SourceId,
         source: &Source,
         attributes: &Attributes,
-    ) -> Option<Attributes> {
-        if from == self.to || !self.may_hear(source, attributes) {
-            return None;
+    ) -> Result<Attributes, Withheld> {
+        if from == self.to {
+            return Err(Withheld::FromThisPeer);
         }
+        self.may_hear(source, attributes)?;
         let mut base = attributes.clone();
         // RFC 4271 §5.1.4: a MED from one neighbouring AS is not passed on to another.
         if self.kind == PeerKind::Ebgp && source.kind != SourceKind::Originated {
@@ -87,43 +88,73 @@ impl<'a> Exporter<'a> {
         if !set_by_policy && self.next_hop_is_us(source, &exported) {
             exported.next_hop = self.own_next_hop(F::AFI_SAFI);
         }
-        exported.next_hop?;
+        exported.next_hop.ok_or(Withheld::NoNextHop)?;
         match self.kind {
             PeerKind::Ebgp => self.to_ebgp(&mut exported),
             PeerKind::Ibgp => self.to_ibgp(source, &mut exported),
         }
-        Some(exported)
+        Ok(exported)
     }
 
-    fn may_hear(&self, source: &Source, attributes: &Attributes) -> bool {
-        let communities = &attributes.communities;
-        if communities.contains(Community::NO_ADVERTISE) {
-            return false;
-        }
-        match self.kind {
-            PeerKind::Ebgp => {
-                !communities.contains(Community::NO_EXPORT)
-                    && !communities.contains(Community::NO_EXPORT_SUBCONFED)
-            }
-            PeerKind::Ibgp => {
-                source.kind != SourceKind::Ibgp || source.reflector_client || self.peer.route_reflector_client
-            }
-        }
+    /// The terms of the export policy that match a best route.
+    pub(super) fn matching_terms<F: Family>(
+        &self,
+        prefix: F::Prefix,
+        source: &Source,
+        attributes: &Attributes,
+    ) -> Vec<String> {
+        let policy = self.peer.export.as_ref();
+        let view = self.view(prefix.into(), source);
+        policy.map_or_else(Vec::new, |policy| matching_terms(policy, &view, attributes))
     }
 
-    fn apply_policy(&self, prefix: Prefix, source: &Source, attributes: Attributes) -> Option<Attributes> {
-        let Some(policy) = &self.peer.export else {
-            return (self.kind == PeerKind::Ibgp).then_some(attributes);
-        };
-        let view = RouteView {
+    fn view(&self, prefix: Prefix, source: &Source) -> RouteView<'_> {
+        RouteView {
             prefix,
             source: source.kind,
             peer: &self.peer.name,
             peer_kind: self.kind,
+        }
+    }
+
+    fn may_hear(&self, source: &Source, attributes: &Attributes) -> Result<(), Withheld> {
+        let communities = &attributes.communities;
+        if communities.contains(Community::NO_ADVERTISE) {
+            return Err(Withheld::NoAdvertise);
+        }
+        match self.kind {
+            PeerKind::Ebgp
+                if communities.contains(Community::NO_EXPORT)
+                    || communities.contains(Community::NO_EXPORT_SUBCONFED) =>
+            {
+                Err(Withheld::NoExport)
+            }
+            PeerKind::Ibgp
+                if source.kind == SourceKind::Ibgp
+                    && !source.reflector_client
+                    && !self.peer.route_reflector_client =>
+            {
+                Err(Withheld::IbgpToIbgp)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_policy(
+        &self,
+        prefix: Prefix,
+        source: &Source,
+        attributes: Attributes,
+    ) -> Result<Attributes, Withheld> {
+        let Some(policy) = &self.peer.export else {
+            return match self.kind {
+                PeerKind::Ibgp => Ok(attributes),
+                PeerKind::Ebgp => Err(Withheld::NoPolicy),
+            };
         };
-        match evaluate(policy, &view, &attributes) {
-            Outcome::Accept(changed) => Some(changed.into_owned()),
-            Outcome::Reject { .. } => None,
+        match evaluate(policy, &self.view(prefix, source), &attributes) {
+            Outcome::Accept(changed) => Ok(changed.into_owned()),
+            Outcome::Reject { term } => Err(Withheld::Policy(term)),
         }
     }
 

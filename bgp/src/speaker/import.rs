@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{LogEvent, PeerEntry, REPORT_INTERVAL, Speaker};
 use crate::config::{PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
-use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate};
+use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
 use crate::session::Body;
 use crate::time::Time;
@@ -76,13 +76,7 @@ impl<'a> Importer<'a> {
                 PeerKind::Ibgp => Ok(Cow::Borrowed(attributes)),
             };
         };
-        let view = RouteView {
-            prefix,
-            source: SourceKind::from(self.kind),
-            peer: &self.peer.name,
-            peer_kind: self.kind,
-        };
-        match evaluate(policy, &view, attributes) {
+        match evaluate(policy, &self.view(prefix), attributes) {
             Outcome::Reject { term } => Err(Refusal::Policy(term)),
             Outcome::Accept(accepted) => Ok(accepted),
         }
@@ -102,6 +96,23 @@ impl<'a> Importer<'a> {
             attributes.to_mut().communities.insert(Community::NO_EXPORT);
         }
         attributes
+    }
+
+    /// The terms of the import policy that match a received route.
+    pub(super) fn matching_terms(&self, prefix: Prefix, received: &Attributes) -> Vec<String> {
+        let policy = self.peer.import.as_ref();
+        policy.map_or_else(Vec::new, |policy| {
+            matching_terms(policy, &self.view(prefix), received)
+        })
+    }
+
+    fn view(&self, prefix: Prefix) -> RouteView<'_> {
+        RouteView {
+            prefix,
+            source: SourceKind::from(self.kind),
+            peer: &self.peer.name,
+            peer_kind: self.kind,
+        }
     }
 
     /// Whether all prefixes of an attribute set fare alike.

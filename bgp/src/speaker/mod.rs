@@ -7,6 +7,7 @@
 //! memory beyond its Adj-RIB-Out.
 
 mod configure;
+mod explain;
 mod export;
 mod import;
 mod limit;

@@ -243,7 +243,7 @@ impl Outlet<'_> {
             let exported =
                 self.exporter
                     .export::<F>(destination.prefix, best.source, source, self.attrs.get(key.0));
-            let id = exported.map(|attributes| self.attrs.intern(attributes));
+            let id = exported.ok().map(|attributes| self.attrs.intern(attributes));
             if self.exporter.is_uniform() {
                 id.inspect(|id| self.attrs.retain(*id));
                 cache.insert(key, id);

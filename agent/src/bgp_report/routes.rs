@@ -1,0 +1,233 @@
+//! Routes: a line each, or everything about one.
+
+use std::fmt;
+
+use calidris_bgp::status::{AttributesSummary, CandidateStatus, ExportStatus, RouteStatus, Standing};
+
+use super::{age, or_dash, words, write_fact};
+use crate::report::table::write_table;
+
+/// Which routes are lines of a [`RouteTable`].
+#[derive(Debug, Clone, Copy)]
+pub enum View<'a> {
+    /// The best one of each prefix, and those used together with it.
+    Best,
+    /// All candidates.
+    All,
+    /// Those of this peer, used or not.
+    From(&'a str),
+    /// What this peer is told.
+    To(&'a str),
+}
+
+/// Routes, a line each.
+#[derive(Debug)]
+pub struct RouteTable<'a> {
+    /// By prefix.
+    pub routes: &'a [RouteStatus],
+    /// Which lines.
+    pub view: View<'a>,
+}
+
+impl fmt::Display for RouteTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut columns = vec![
+            "", "PREFIX", "NEXT HOP", "FROM", "LOC-PREF", "MED", "AS PATH", "ORIGIN",
+        ];
+        columns.extend(match self.view {
+            View::To(_) => None,
+            _ => Some("SINCE"),
+        });
+        let lines: Vec<Vec<String>> = self.routes.iter().flat_map(|route| self.lines(route)).collect();
+        let count = lines.len();
+        write_table(f, &columns, lines)?;
+        match count {
+            1 => writeln!(f, "\n1 route"),
+            _ => writeln!(f, "\n{count} routes"),
+        }
+    }
+}
+
+impl RouteTable<'_> {
+    fn lines(&self, route: &RouteStatus) -> Vec<Vec<String>> {
+        if let View::To(peer) = self.view {
+            let told = route.exports.iter().filter(|export| export.to == peer);
+            return told
+                .filter_map(|export| export.announced.as_ref())
+                .map(|attributes| line(">", route, "-", attributes))
+                .collect();
+        }
+        let shown = route.candidates.iter().filter(|candidate| match self.view {
+            View::Best => matches!(candidate.standing, Standing::Best | Standing::Multipath),
+            View::From(peer) => candidate.from.as_deref() == Some(peer),
+            View::All | View::To(_) => true,
+        });
+        shown
+            .map(|candidate| {
+                let from = candidate.from.as_deref().unwrap_or("ourselves");
+                let mut line = line(mark(&candidate.standing), route, from, &candidate.attributes);
+                line.push(age(candidate.age).to_string());
+                if let Some(last) = line.last_mut() {
+                    last.push_str(&remark(candidate));
+                }
+                line
+            })
+            .collect()
+    }
+}
+
+fn line(mark: &str, route: &RouteStatus, from: &str, attributes: &AttributesSummary) -> Vec<String> {
+    vec![
+        mark.to_owned(),
+        route.prefix.to_string(),
+        or_dash(attributes.next_hop),
+        from.to_owned(),
+        or_dash(attributes.local_pref),
+        or_dash(attributes.med),
+        path(attributes),
+        attributes.origin.clone(),
+    ]
+}
+
+/// As in other daemons' tables: best, used together with it, valid, refused.
+fn mark(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Best => ">",
+        Standing::Multipath => "=",
+        Standing::Lost(_) => "*",
+        Standing::Refused { .. } => "x",
+    }
+}
+
+fn remark(candidate: &CandidateStatus) -> String {
+    let stale = if candidate.stale { "  STALE" } else { "" };
+    match &candidate.standing {
+        Standing::Refused { .. } => format!("{stale}  {}", standing(&candidate.standing)),
+        _ => stale.to_owned(),
+    }
+}
+
+fn standing(standing: &Standing) -> String {
+    match standing {
+        Standing::Best => "best".to_owned(),
+        Standing::Multipath => "used together with the best".to_owned(),
+        Standing::Lost(step) => format!("lost at {}", words(step)),
+        Standing::Refused { term: Some(term), .. } => format!("refused: import term {term:?}"),
+        Standing::Refused { reason, term: None } => match words(reason) {
+            // Policies have a value beside their name.
+            none if none.is_empty() => "refused: no import term accepts it".to_owned(),
+            reason => format!("refused: {reason}"),
+        },
+    }
+}
+
+fn path(attributes: &AttributesSummary) -> String {
+    match attributes.as_path.as_str() {
+        "" => "-".to_owned(),
+        path => path.to_owned(),
+    }
+}
+
+/// Everything about one prefix.
+#[derive(Debug)]
+pub struct RouteDetails<'a>(pub &'a RouteStatus);
+
+impl fmt::Display for RouteDetails<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let route = self.0;
+        let decided = match &route.decided_by {
+            Some(step) => format!("best by {}", words(step)),
+            None => "none of them usable".to_owned(),
+        };
+        writeln!(
+            f,
+            "{}: {} candidates, {decided}",
+            route.prefix,
+            route.candidates.len()
+        )?;
+        for candidate in &route.candidates {
+            write_candidate(f, candidate)?;
+        }
+        if !route.exports.is_empty() {
+            writeln!(f, "\ntold to peers")?;
+        }
+        for export in &route.exports {
+            write_export(f, export)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_candidate(f: &mut fmt::Formatter<'_>, candidate: &CandidateStatus) -> fmt::Result {
+    let from = candidate.from.as_deref().unwrap_or("ourselves");
+    writeln!(
+        f,
+        "\n{} from {from} ({}), known {}{}",
+        mark(&candidate.standing),
+        words(&candidate.source),
+        age(candidate.age),
+        if candidate.stale { ", STALE" } else { "" }
+    )?;
+    write_fact(f, "  standing", standing(&candidate.standing))?;
+    write_attributes(f, &candidate.attributes)?;
+    if !candidate.terms.is_empty() {
+        write_fact(
+            f,
+            "  import terms",
+            format_args!(" {}", candidate.terms.join(", ")),
+        )?;
+    }
+    if let Some(received) = &candidate.received {
+        writeln!(f, "  as received, before import policy:")?;
+        write_attributes(f, received)?;
+    }
+    Ok(())
+}
+
+fn write_attributes(f: &mut fmt::Formatter<'_>, attributes: &AttributesSummary) -> fmt::Result {
+    write_fact(f, "  next hop", or_dash(attributes.next_hop))?;
+    write_fact(f, "  AS path", path(attributes))?;
+    write_fact(
+        f,
+        "  preference",
+        format_args!(
+            "local {}, MED {}, origin {}",
+            or_dash(attributes.local_pref),
+            or_dash(attributes.med),
+            attributes.origin
+        ),
+    )?;
+    if !attributes.communities.is_empty() {
+        write_fact(f, "  communities", attributes.communities.join(" "))?;
+    }
+    if let Some(originator) = attributes.originator_id {
+        let clusters: Vec<String> = attributes.cluster_list.iter().map(ToString::to_string).collect();
+        write_fact(
+            f,
+            "  reflected",
+            format_args!("from {originator} by clusters {}", clusters.join(" ")),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_export(f: &mut fmt::Formatter<'_>, export: &ExportStatus) -> fmt::Result {
+    let terms = match export.terms.as_slice() {
+        [] => String::new(),
+        terms => format!(" (export terms {})", terms.join(", ")),
+    };
+    match (&export.announced, &export.withheld) {
+        (Some(attributes), _) => {
+            writeln!(f, "  {}: announced{terms}", export.to)?;
+            write_attributes(f, attributes)
+        }
+        (None, Some(reason)) => {
+            let reason = match words(reason) {
+                none if none.is_empty() => "no export term accepts it".to_owned(),
+                reason => reason,
+            };
+            writeln!(f, "  {}: withheld: {reason}{terms}", export.to)
+        }
+        (None, None) => writeln!(f, "  {}: nothing", export.to),
+    }
+}

@@ -1,0 +1,248 @@
+//! `calidris speaker` and `calidris bgp` as an operator meets them: two processes on the loopback interface.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A speaker that is stopped, and whose files are removed, when the test ends.
+struct Speaker {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Speaker {
+    fn start(folder: &Path, config: &str) -> Self {
+        let folder = folder.to_owned();
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("speaker.toml"), config).unwrap();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let child = calidris()
+            .args(["speaker", "--config"])
+            .arg(folder.join("speaker.toml"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    fn bgp(&self, question: &[&str]) -> Output {
+        let mut command = calidris();
+        command
+            .arg("bgp")
+            .args(question)
+            .arg("--socket")
+            .arg(self.folder.join("control.sock"));
+        command.output().unwrap()
+    }
+
+    fn json(&self, question: &[&str]) -> Option<Value> {
+        let output = self.bgp(&[question, &["-o", "json"]].concat());
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    fn text(&self, question: &[&str]) -> String {
+        let output = self.bgp(question);
+        assert!(output.status.success(), "{question:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+        let _left = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn calidris() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_calidris"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a deadline in a test with real processes"
+)]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never came about: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A folder and a pair of speakers in it: `left` in AS 65001, `right` in AS 65002, each at an address of its own.
+fn pair(name: &str, net: u8) -> (Speaker, Speaker) {
+    let folder = std::env::temp_dir().join(format!("calidris-speaker-{name}-{}", std::process::id()));
+    let port = TcpListener::bind("0.0.0.0:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = |us: (&str, u8), them: (&str, u8), routes: &str| {
+        format!(
+            "[bgp]\nas_number = 6500{0}\nrouter_id = \"192.0.2.{0}\"\nlisten_port = {port}\nlisten_addresses = [\"127.0.{net}.{0}\"]\n{routes}\n[[bgp.peers]]\nname = \"{1}\"\naddress = \"127.0.{net}.{2}\"\nport = {port}\nas_number = 6500{2}\nlocal_address = \"127.0.{net}.{0}\"\nconnect_retry = \"1s\"\nexport = \"accept\"\nimport = [{{ prefix = \"10.0.0.0/8\", min_length = 16, action = \"accept\" }}]\n[control]\nsocket = \"{3}\"\n",
+            us.1,
+            them.0,
+            them.1,
+            folder.join(us.0).join("control.sock").display(),
+        )
+    };
+    let route = |prefix: &str| format!("[[bgp.routes]]\nprefix = \"{prefix}\"\n");
+    let lefts = ["10.1.0.0/24", "10.1.1.0/24", "10.0.0.0/12"].map(route).concat();
+    let no_export = "[[bgp.routes]]\nprefix = \"10.2.9.0/24\"\ncommunities = [\"65535:65281\"]\n";
+    let rights = [route("10.1.1.0/24"), route("10.2.0.0/24"), no_export.to_owned()].concat();
+    (
+        Speaker::start(&folder.join("left"), &config(("left", 1), ("right", 2), &lefts)),
+        Speaker::start(&folder.join("right"), &config(("right", 2), ("left", 1), &rights)),
+    )
+}
+
+fn established(speaker: &Speaker, peer: &str) -> Value {
+    eventually("session Established with everything told", || {
+        let peer = speaker.json(&["peer", peer])?;
+        let family = &peer["families"][0];
+        let done = family["end_of_rib_received"] == true && family["end_of_rib_sent"] == true;
+        (peer["state"] == "established" && done).then_some(peer)
+    })
+}
+
+#[test]
+fn an_operator_sees_peers_routes_and_why() {
+    let (left, right) = pair("looking", 31);
+    let peer = established(&right, "left");
+    assert_eq!(peer["negotiated"]["hold_time"], 90);
+    assert!(peer["timers_seconds"]["hold"].as_f64().unwrap() > 0.0, "{peer}");
+    assert!(peer["counters"]["updates_in"].as_u64().unwrap() > 0, "{peer}");
+    assert_eq!(peer["families"][0]["received"], 3, "{peer}");
+    assert_eq!(peer["families"][0]["accepted"], 2, "{peer}");
+
+    let details = right.text(&["peer", "left"]);
+    for words in [
+        "Established for",
+        "4-octet AS, route refresh",
+        "ipv4-unicast  3         2",
+    ] {
+        assert!(details.contains(words), "{words}\n{details}");
+    }
+    let received = right.text(&["routes", "--in", "left"]);
+    assert!(
+        received.contains(">  10.1.0.0/24  127.0.31.1  left"),
+        "{received}"
+    );
+    assert!(
+        received.contains("refused: no import term accepts it"),
+        "{received}"
+    );
+    let sent = left.json(&["routes", "--out", "right"]).unwrap();
+    assert_eq!(sent.as_array().unwrap().len(), 3, "{sent}");
+    assert_eq!(sent[0]["exports"][0]["announced"]["as_path"], "65001", "{sent}");
+
+    let route = right.json(&["route", "10.1.1.0/24"]).unwrap();
+    assert_eq!(route["decided_by"], "weight", "{route}");
+    assert_eq!(route["candidates"][0]["standing"], "best", "{route}");
+    assert_eq!(route["candidates"][1]["standing"]["lost"], "weight", "{route}");
+    assert_eq!(route["candidates"][1]["terms"][0], "rule-1", "{route}");
+    let withheld = right.text(&["route", "10.2.9.1"]);
+    assert!(withheld.contains("left: withheld: no export"), "{withheld}");
+
+    let missing = right.bgp(&["route", "192.0.2.0/24"]);
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("no route to exactly 192.0.2.0/24"));
+    let misspelt = right.bgp(&["peer", "lfet"]);
+    assert!(
+        String::from_utf8_lossy(&misspelt.stderr).contains("there are: left"),
+        "{misspelt:?}"
+    );
+}
+
+#[test]
+fn a_new_configuration_is_shown_first_and_resets_nothing() {
+    let (left, right) = pair("reload", 32);
+    established(&right, "left");
+    let file = right.folder.join("speaker.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(right.text(&["plan"]), "nothing changes\n");
+    let changed = text
+        .replace("10.2.0.0/24", "10.3.0.0/24")
+        .replace("min_length = 16", "min_length = 8");
+    std::fs::write(&file, changed).unwrap();
+    let expected =
+        "peer changed, its session stays: left\nroute withdrawn: 10.2.0.0/24\nroute announced: 10.3.0.0/24\n";
+    assert_eq!(right.text(&["plan"]), expected);
+    assert_eq!(right.text(&["plan"]), expected, "a plan changes nothing");
+    right.signal(rustix::process::Signal::HUP);
+    eventually("the new route at the peer", || {
+        left.json(&["route", "10.3.0.0/24"])
+    });
+    eventually("the withdrawn route gone", || {
+        left.json(&["route", "10.2.0.0/24"]).is_none().then_some(())
+    });
+    let peer = right.json(&["peer", "left"]).unwrap();
+    assert_eq!(peer["established_count"], 1, "{peer}");
+    assert_eq!(
+        peer["families"][0]["accepted"], 3,
+        "import runs again over what was received: {peer}"
+    );
+
+    std::fs::write(&file, text.replace("as_number = 65001", "as_number = 0")).unwrap();
+    let refused = right.bgp(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("as_number is 0"),
+        "{refused:?}"
+    );
+    assert_eq!(right.json(&["peer", "left"]).unwrap()["state"], "established");
+}
+
+#[test]
+fn an_end_by_the_operator_is_told_to_the_peer() {
+    let (left, right) = pair("farewell", 33);
+    established(&right, "left");
+    left.signal(rustix::process::Signal::INT);
+    let error = eventually("the peer's words", || {
+        let peer = right.json(&["peer", "left"])?;
+        let error = &peer["last_error"];
+        (error["by"] == "peer").then(|| error["text"].to_string())
+    });
+    assert!(error.contains("the operator has stopped this speaker"), "{error}");
+}
+
+#[test]
+fn a_wrong_configuration_is_exit_status_2_and_a_missing_speaker_4() {
+    let folder = std::env::temp_dir().join(format!("calidris-speaker-wrong-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("speaker.toml");
+    std::fs::write(&file, "[bgp]\nas_number = 1\n").unwrap();
+    let output = calidris()
+        .args(["speaker", "--check", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("router_id is missing"),
+        "{output:?}"
+    );
+    let socket = folder.join("none.sock");
+    let output = calidris()
+        .args(["bgp", "peers", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
