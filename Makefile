@@ -5,6 +5,8 @@ CARGO ?= cargo
 LAB ?= demo
 # Options of `calidris lab run` for the demo, for example DEMO_ARGS="--pods 4".
 DEMO_ARGS ?=
+# Options of a single benchmark, for example BENCH_ARGS="--prefixes 100000 --rounds 1".
+BENCH_ARGS ?=
 RELEASE := target/release
 
 .PHONY: help
@@ -61,3 +63,7 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all
+
+.PHONY: bench-bgp
+bench-bgp: setup release ## Measure the BGP speaker beside BIRD 2 and FRR: a million prefixes in and out, half a million to ten peers
+	$(RELEASE)/calidris-lab bench bgp $(BENCH_ARGS)

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use calidris_interop::bench::command as bench;
 use calidris_interop::binaries::Binaries;
 use calidris_interop::cluster::{Cluster, LOG_LINES};
 use calidris_interop::lab::{self, Lab};
@@ -44,6 +45,13 @@ Examples:
     Clean(CleanArgs),
     /// Show the labs of this machine
     List,
+    /// Measure beside other programs, in turn on this machine
+    #[command(after_help = "\
+Examples:
+  calidris lab bench bgp
+  calidris lab bench bgp --prefixes 100000 --fanout-prefixes 0 --rounds 1
+  calidris lab bench all")]
+    Bench(bench::BenchArgs),
     /// Answer HTTP on port 80 and UDP echo on port 7: what runs in each pod
     #[command(hide = true)]
     Serve {
@@ -109,6 +117,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Clean(args) => clean(args.name),
         Command::List => list(),
+        Command::Bench(args) => bench::run(&args),
         Command::Serve { name } => http::serve(&name).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -1,0 +1,118 @@
+//! `calidris-lab bench`: one subcommand for each benchmark, and all of them.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+
+use super::bgp::{self, Kind};
+use super::report::Report;
+use crate::require::Need;
+use crate::signals;
+
+/// Where the rows go.
+const FOLDER: &str = "target/bench";
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Where to write the rows, a JSON file for each benchmark
+    #[arg(long, global = true, value_name = "DIR", default_value = FOLDER)]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Every benchmark with its defaults
+    All,
+    /// A BGP table in from one peer and out to others, beside BIRD 2 and FRR
+    Bgp(BgpArgs),
+}
+
+#[derive(Debug, Args)]
+struct BgpArgs {
+    /// Prefixes from one peer to one other
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    prefixes: usize,
+    /// Prefixes from one peer to many; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    fanout_prefixes: usize,
+    /// How many peers that is
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    fanout_peers: usize,
+    /// Prefixes that share their path attributes
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    prefixes_per_path: usize,
+    /// Runs of each
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Who is measured
+    #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',', default_values_t = [Kind::Calidris, Kind::Bird, Kind::Frr])]
+    subjects: Vec<Kind>,
+}
+
+impl Default for BgpArgs {
+    fn default() -> Self {
+        Self {
+            prefixes: 1_000_000,
+            fanout_prefixes: 500_000,
+            fanout_peers: 10,
+            prefixes_per_path: 10,
+            rounds: 3,
+            subjects: vec![Kind::Calidris, Kind::Bird, Kind::Frr],
+        }
+    }
+}
+
+/// Measures, prints the tables and writes the rows.
+///
+/// # Errors
+/// What kept a benchmark from its end.
+pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    signals::catch();
+    match &args.bench {
+        Bench::All => run_bgp(&BgpArgs::default(), &args.folder)?,
+        Bench::Bgp(bgp) => run_bgp(bgp, &args.folder)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_bgp(args: &BgpArgs, folder: &Path) -> anyhow::Result<()> {
+    let needs = [Need::Root, Need::Iproute2, Need::Bird, Need::Frr];
+    if let Some(missing) = needs.iter().find_map(|need| need.missing()) {
+        bail!("the benchmark needs {missing} (`make setup` as root installs what is missing)");
+    }
+    let options = bgp::Options {
+        prefixes: args.prefixes,
+        fanout_prefixes: args.fanout_prefixes,
+        fanout_peers: args.fanout_peers,
+        prefixes_per_path: args.prefixes_per_path,
+        rounds: args.rounds.max(1),
+        subjects: args.subjects.clone(),
+    };
+    show(&bgp::run(&options, &calidris()?)?, folder)
+}
+
+/// Our binary, beside this one.
+fn calidris() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running program")?;
+    let path = own.with_file_name("calidris");
+    ensure!(
+        path.exists(),
+        "there is no {}; `make release` builds it",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn show(report: &Report, folder: &Path) -> anyhow::Result<()> {
+    print!("{}", report.table());
+    let file = report
+        .write(folder)
+        .with_context(|| format!("write rows to {}", folder.display()))?;
+    println!("rows: {}", file.display());
+    Ok(())
+}
