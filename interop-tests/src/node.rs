@@ -250,6 +250,7 @@ struct AgentConfig {
     dataplane: DataplaneConfig,
     cni: SocketConfig,
     status: SocketConfig,
+    control: SocketConfig,
     log: LogConfig,
 }
 
@@ -338,6 +339,9 @@ impl AgentConfig {
             },
             status: SocketConfig {
                 socket: folder.join("status.sock"),
+            },
+            control: SocketConfig {
+                socket: folder.join("control.sock"),
             },
             log: LogConfig {
                 level: "info,calidris_agent=debug,calidris_bgp=debug,calidris_bgp_driver=debug",

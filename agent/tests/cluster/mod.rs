@@ -153,7 +153,7 @@ impl Cluster {
         let directory = self.directory.clone();
         let config = directory.join("calidris.toml");
         let text = format!(
-            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n{cni_keys}\n[status]\nsocket = \"{0}/status.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
+            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n{cni_keys}\n[status]\nsocket = \"{0}/status.sock\"\n[control]\nsocket = \"{0}/control.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
             directory.display()
         );
         fs::write(&config, text).unwrap();
