@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::affinity::{Affinity, AffinityState};
@@ -276,13 +276,13 @@ impl From<crate::resource::ResourceError> for Unreadable {
 }
 
 /// The part of a WorkloadEndpoint that is looked at here.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct StoredWorkload {
     metadata: Metadata,
     spec: StoredWorkloadSpec,
 }
 
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct StoredWorkloadSpec {
     node: String,

@@ -22,6 +22,10 @@
 //! - a handle names exactly the blocks that hold its addresses, with their count, and exists only while there are any;
 //! - a confirmed affinity has its block, and the block names the same owner.
 //!
+//! [`audit`] checks these and more on a whole [`Inventory`]; [`Finding::repair`] says what would mend them and
+//! [`Ipam::repair`] does. [`Collector`] decides what a node may take back, [`plan_node_removal`] what is left to do when a
+//! node is gone.
+//!
 //! No clock, no randomness, no hash-map order: `now` is an argument, the start of a search is a hash of the node's name.
 
 mod affinity;
