@@ -64,6 +64,10 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all
 
+.PHONY: bench-cni
+bench-cni: setup release ## Measure adding and deleting pods beside the reference plugins ptp and bridge
+	$(RELEASE)/calidris-lab bench cni $(BENCH_ARGS)
+
 .PHONY: bench-bgp
 bench-bgp: setup release ## Measure the BGP speaker beside BIRD 2 and FRR: a million prefixes in and out, half a million to ten peers
 	$(RELEASE)/calidris-lab bench bgp $(BENCH_ARGS)

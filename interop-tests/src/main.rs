@@ -48,6 +48,7 @@ Examples:
     /// Measure beside other programs, in turn on this machine
     #[command(after_help = "\
 Examples:
+  calidris lab bench cni --pods 50 --parallel 16
   calidris lab bench bgp
   calidris lab bench bgp --prefixes 100000 --fanout-prefixes 0 --rounds 1
   calidris lab bench all")]

@@ -7,8 +7,9 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 
 use super::bgp::{self, Kind};
+use super::cni;
 use super::report::Report;
-use crate::require::Need;
+use crate::require::{LAB, Need};
 use crate::signals;
 
 /// Where the rows go.
@@ -30,6 +31,8 @@ enum Bench {
     All,
     /// A BGP table in from one peer and out to others, beside BIRD 2 and FRR
     Bgp(BgpArgs),
+    /// Pods added and deleted, beside the reference plugins
+    Cni(CniArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +57,29 @@ struct BgpArgs {
     subjects: Vec<Kind>,
 }
 
+#[derive(Debug, Args)]
+struct CniArgs {
+    /// Pods of each run
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pods: usize,
+    /// How many at a time: one series each
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [1, 16, 64])]
+    parallel: Vec<usize>,
+    /// Runs of each
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+}
+
+impl Default for CniArgs {
+    fn default() -> Self {
+        Self {
+            pods: 200,
+            parallel: vec![1, 16, 64],
+            rounds: 3,
+        }
+    }
+}
+
 impl Default for BgpArgs {
     fn default() -> Self {
         Self {
@@ -74,17 +100,18 @@ impl Default for BgpArgs {
 pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     signals::catch();
     match &args.bench {
-        Bench::All => run_bgp(&BgpArgs::default(), &args.folder)?,
+        Bench::All => {
+            run_cni(&CniArgs::default(), &args.folder)?;
+            run_bgp(&BgpArgs::default(), &args.folder)?;
+        }
+        Bench::Cni(cni) => run_cni(cni, &args.folder)?,
         Bench::Bgp(bgp) => run_bgp(bgp, &args.folder)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn run_bgp(args: &BgpArgs, folder: &Path) -> anyhow::Result<()> {
-    let needs = [Need::Root, Need::Iproute2, Need::Bird, Need::Frr];
-    if let Some(missing) = needs.iter().find_map(|need| need.missing()) {
-        bail!("the benchmark needs {missing} (`make setup` as root installs what is missing)");
-    }
+    demand(&[Need::Root, Need::Iproute2, Need::Bird, Need::Frr])?;
     let options = bgp::Options {
         prefixes: args.prefixes,
         fanout_prefixes: args.fanout_prefixes,
@@ -94,6 +121,24 @@ fn run_bgp(args: &BgpArgs, folder: &Path) -> anyhow::Result<()> {
         subjects: args.subjects.clone(),
     };
     show(&bgp::run(&options, &calidris()?)?, folder)
+}
+
+fn run_cni(args: &CniArgs, folder: &Path) -> anyhow::Result<()> {
+    demand(LAB)?;
+    demand(&[Need::ReferencePlugins])?;
+    let options = cni::Options {
+        pods: args.pods.max(1),
+        parallel: args.parallel.clone(),
+        rounds: args.rounds.max(1),
+    };
+    show(&cni::run(&options)?, folder)
+}
+
+fn demand(needs: &[Need]) -> anyhow::Result<()> {
+    if let Some(missing) = needs.iter().find_map(|need| need.missing()) {
+        bail!("the benchmark needs {missing} (`make setup` as root installs what is missing)");
+    }
+    Ok(())
 }
 
 /// Our binary, beside this one.

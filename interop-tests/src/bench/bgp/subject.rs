@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use super::super::usage;
 use super::traffic::{FEEDER, FEEDER_AS, HOLD_TIME, SUBJECT, SUBJECT_AS, sink_address, sink_as};
 use crate::lab::Lab;
 use crate::netns::Namespace;
@@ -56,9 +57,6 @@ impl Kind {
 }
 
 const BGPD: &str = "/usr/lib/frr/bgpd";
-/// Clock ticks a second in `/proc/PID/stat` (`sysconf(_SC_CLK_TCK)`, 100 on every Linux architecture).
-const TICKS: f64 = 100.0;
-
 /// A speaker that runs.
 #[derive(Debug)]
 pub(super) struct Subject {
@@ -125,30 +123,12 @@ impl Subject {
     /// Processor time used so far, of all threads, in user and system mode.
     pub(super) fn cpu_seconds(&mut self) -> anyhow::Result<f64> {
         self.process.check_alive()?;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id().pid))?;
-        // Behind the name, which may hold anything: state is the first field, utime and stime the 12th and 13th.
-        let fields = stat
-            .rsplit_once(')')
-            .map(|(_, fields)| fields)
-            .unwrap_or_default();
-        let ticks = |at: usize| {
-            fields
-                .split_ascii_whitespace()
-                .nth(at)
-                .and_then(|text| text.parse::<f64>().ok())
-        };
-        let (user, system) = ticks(11)
-            .zip(ticks(12))
-            .with_context(|| format!("/proc/PID/stat: {stat:?}"))?;
-        Ok((user + system) / TICKS)
+        usage::cpu_seconds(self.process.id().pid)
     }
 
-    /// The most memory it ever had resident (`VmHWM`).
+    /// The most memory it ever had resident.
     pub(super) fn peak_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id().pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.with_context(|| format!("no VmHWM in {status:?}"))? / 1024.0)
+        usage::peak_mib(self.process.id().pid)
     }
 
     pub(super) fn kill(self) -> anyhow::Result<()> {
