@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
+pub use crate::wire::capability::Role;
 
 pub use impact::Impact;
 pub(crate) use limit::Level;
@@ -162,6 +163,8 @@ pub struct PeerConfig {
     pub remove_private_as: Option<PrivateAs>,
     /// Refuse paths of an EBGP peer that do not begin with its AS (RFC 4271 §6.3). Off for route servers (RFC 7947 §2.2.2.1).
     pub enforce_first_as: bool,
+    /// What we are to this EBGP peer (RFC 9234); `None` announces no role and leaves ONLY_TO_CUSTOMER as it is.
+    pub role: Option<RoleConfig>,
     /// The session will go down soon (RFC 8326): what we announce is marked GRACEFUL_SHUTDOWN (EBGP) or gets LOCAL_PREF 0 (IBGP), and what we
     /// take gets LOCAL_PREF 0.
     pub graceful_shutdown: bool,
@@ -206,6 +209,7 @@ impl PeerConfig {
             as_override: false,
             remove_private_as: None,
             enforce_first_as: true,
+            role: None,
             graceful_shutdown: false,
             blackhole: false,
             prefix_limit_in: None,
@@ -230,6 +234,9 @@ impl PeerConfig {
         }
         if self.remote_as == 0 {
             return Err(ConfigError::RemoteAsZero { name });
+        }
+        if let Some(Role::Unassigned(value)) = self.role.map(|role| role.ours) {
+            return Err(ConfigError::Role { name, value });
         }
         let percent = self.prefix_limit_in.map_or(100, |limit| limit.warn_percent);
         if !(1..=100).contains(&percent) {
@@ -268,6 +275,15 @@ impl PeerConfig {
 
 /// Longest TCP-MD5 key in bytes (`TCP_MD5SIG_MAXKEYLEN` of the kernel).
 const MAX_MD5_PASSWORD: usize = 80;
+
+/// A role towards a peer (RFC 9234 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleConfig {
+    /// What we are to the peer; not [`Role::Unassigned`].
+    pub ours: Role,
+    /// Refuse a peer that names no role of its own ("strict mode", RFC 9234 §4.2).
+    pub strict: bool,
+}
 
 /// An AS we pretend to be to one peer (RFC 7705).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -405,6 +421,14 @@ pub enum ConfigError {
         name: String,
         /// What was asked for.
         hold_time: u16,
+    },
+    /// RFC 9234 §4.1.
+    #[error("peer {name:?}: role {value}; expected one of 0 to 4")]
+    Role {
+        /// The peer.
+        name: String,
+        /// What was asked for.
+        value: u8,
     },
     /// A part of the limit.
     #[error("peer {name:?}: warning at {percent} percent of the prefix limit; expected 1 to 100")]

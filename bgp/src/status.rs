@@ -82,6 +82,8 @@ pub struct NegotiatedStatus {
     pub four_octet_as: bool,
     /// RFC 2918.
     pub route_refresh: bool,
+    /// RFC 7313.
+    pub enhanced_route_refresh: bool,
     /// RFC 8654.
     pub extended_message: bool,
     /// The peer's restart time in seconds, if it can restart gracefully (RFC 4724).
@@ -290,6 +292,8 @@ pub struct AttributesSummary {
     pub originator_id: Option<Ipv4Addr>,
     /// CLUSTER_LIST (RFC 4456).
     pub cluster_list: Vec<Ipv4Addr>,
+    /// ONLY_TO_CUSTOMER (RFC 9234).
+    pub otc: Option<u32>,
 }
 
 impl Counters {

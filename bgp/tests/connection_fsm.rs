@@ -44,6 +44,7 @@ fn connection(delay_open: Option<Duration>) -> Connection {
     let settings = ConnectionSettings {
         open: open(OURS, 90, 1),
         remote_as: THEIRS,
+        strict_role: false,
         delay_open,
     };
     Connection::new(settings, Jitter::new(1), now(0))

@@ -132,6 +132,11 @@ pub struct Peer {
     /// Whether its BLACKHOLE community is honoured.
     #[serde(default)]
     pub blackhole: bool,
+    /// What we are to it (RFC 9234).
+    pub role: Option<Role>,
+    /// Whether it must name a role too.
+    #[serde(default)]
+    pub role_strict: bool,
     /// How many prefixes of each family it may send.
     pub max_prefixes: Option<u32>,
     /// What becomes of more.
@@ -195,6 +200,22 @@ pub enum BeyondMaxPrefixes {
     /// The session ends.
     #[default]
     Stop,
+}
+
+/// What we are to a peer in another AS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// We sell it transit.
+    Provider,
+    /// It sells us transit.
+    Customer,
+    /// Neither pays.
+    Peer,
+    /// We are a route server it uses.
+    RouteServer,
+    /// It is a route server we use.
+    RouteServerClient,
 }
 
 impl Bgp {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
     BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, NextHopMode, OwnAs,
-    PeerConfig, PrefixLimit, PrivateAs, SpeakerConfig, TransportConfig,
+    PeerConfig, PrefixLimit, PrivateAs, RoleConfig, SpeakerConfig, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
@@ -94,6 +94,10 @@ impl Peer {
             }),
             graceful_shutdown: self.graceful_shutdown,
             blackhole: self.blackhole,
+            role: self.role.map(|role| RoleConfig {
+                ours: role.to_speaker(),
+                strict: self.role_strict,
+            }),
             prefix_limit_in: self.max_prefixes.map(|max| PrefixLimit {
                 max,
                 warn_percent: 80,
@@ -123,6 +127,19 @@ impl Peer {
             },
             ..PeerConfig::new(self.name.as_str(), self.address, self.as_number)
         })
+    }
+}
+
+impl super::Role {
+    fn to_speaker(self) -> calidris_bgp::config::Role {
+        use calidris_bgp::config::Role;
+        match self {
+            Self::Provider => Role::Provider,
+            Self::Customer => Role::Customer,
+            Self::Peer => Role::Peer,
+            Self::RouteServer => Role::RouteServer,
+            Self::RouteServerClient => Role::RouteServerClient,
+        }
     }
 }
 

@@ -64,6 +64,6 @@ fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
 
 /// Whether a change is told to the peer only when the next session begins.
 fn is_said_in_open(before: &PeerConfig, after: &PeerConfig) -> bool {
-    (before.hold_time, &before.families, &before.graceful_restart)
-        != (after.hold_time, &after.families, &after.graceful_restart)
+    let said = |peer: &PeerConfig| (peer.hold_time, peer.role, peer.graceful_restart.clone());
+    said(before) != said(after) || before.families != after.families
 }

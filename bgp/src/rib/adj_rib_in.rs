@@ -6,7 +6,7 @@
 use super::decide::Comparison;
 use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Source, SourceId};
 use crate::config::DecisionConfig;
-use crate::family::Family;
+use crate::family::{AfiSafi, Family};
 
 /// What the tables need from outside for every change.
 #[derive(Debug)]
@@ -89,11 +89,28 @@ impl<F: Family> LocRib<F> {
     /// removed: the RFC has nothing survive two restarts without being announced between them.
     pub fn mark_stale(&mut self, source: SourceId, tables: &mut Tables<'_>) {
         self.sweep_stale(source, tables);
+        self.for_each_of(source, |path| path.stale = true);
+    }
+
+    fn for_each_of(&mut self, source: SourceId, mut change: impl FnMut(&mut Path)) {
         for dest in 0..self.slots() {
-            let dest = DestId::at(dest);
-            if let Some(path) = self.path_mut(dest, source) {
-                path.stale = true;
+            if let Some(path) = self.path_mut(DestId::at(dest), source) {
+                change(path);
             }
+        }
+    }
+
+    /// Marks all paths of a source stale because it sends everything again (RFC 7313 §4.2), if `family` is this table's. Nothing is removed.
+    pub fn mark_for_refresh(&mut self, family: AfiSafi, source: SourceId) {
+        if family == F::AFI_SAFI {
+            self.for_each_of(source, |path| path.stale = true);
+        }
+    }
+
+    /// Takes the marks of [`LocRib::mark_for_refresh`] off again: the refresh will not come to its end.
+    pub fn unmark_for_refresh(&mut self, family: AfiSafi, source: SourceId) {
+        if family == F::AFI_SAFI {
+            self.for_each_of(source, |path| path.stale = false);
         }
     }
 

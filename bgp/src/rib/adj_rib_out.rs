@@ -96,6 +96,11 @@ impl AdjRibOut {
         (!dests.is_empty()).then_some(Batch { resend: false })
     }
 
+    /// Whether a walk is not at its end yet.
+    pub const fn is_walking(&self) -> bool {
+        self.walk.is_some()
+    }
+
     /// Whether there may be something to tell.
     pub fn has_work<F: Family>(&self, loc_rib: &LocRib<F>) -> bool {
         self.walk.is_some() || loc_rib.has_changes(self.cursor)

@@ -135,6 +135,8 @@ pub enum Refusal {
     NextHopIsUs,
     /// The next hop is no address packets could be sent to.
     NextHopInvalid,
+    /// It carries ONLY_TO_CUSTOMER and is not from above: somebody leaked it (RFC 9234 §5).
+    RouteLeak,
     /// An EBGP peer without import policy (RFC 8212).
     NoPolicy,
     /// The import policy: by the term of this number, or by its default.
@@ -151,6 +153,8 @@ pub enum Withheld {
     NoAdvertise,
     /// The community NO_EXPORT or NO_EXPORT_SUBCONFED, and the peer is in another AS (RFC 1997).
     NoExport,
+    /// It came from above, and the peer is no customer (RFC 9234 §5).
+    OnlyToCustomer,
     /// IBGP routes are passed on to IBGP peers by route reflectors only (RFC 4271 §9.2, RFC 4456).
     IbgpToIbgp,
     /// An EBGP peer without export policy (RFC 8212).

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::jitter::Jitter;
 use crate::session::State;
 use crate::session::close::{CloseReason, Closed};
-use crate::session::negotiate::{Negotiated, negotiate};
+use crate::session::negotiate::{Negotiated, check_role, negotiate};
 use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
@@ -41,6 +41,8 @@ pub struct ConnectionSettings {
     pub open: Open,
     /// The AS the peer must name.
     pub remote_as: u32,
+    /// Refuse a peer that names no role (RFC 9234 §4.2), when our OPEN names one.
+    pub strict_role: bool,
     /// Wait this long for the peer's OPEN before sending ours.
     pub delay_open: Option<Duration>,
 }
@@ -352,8 +354,10 @@ impl Connection {
 
     fn handle_open(&mut self, body: Body, now: Time) -> Option<Event> {
         let decoded = Open::decode(self.body(body));
-        let agreed =
-            decoded.and_then(|theirs| negotiate(&self.settings.open, &theirs, self.settings.remote_as));
+        let agreed = decoded.and_then(|theirs| {
+            check_role(&self.settings.open, &theirs, self.settings.strict_role)?;
+            negotiate(&self.settings.open, &theirs, self.settings.remote_as)
+        });
         match agreed {
             Ok(negotiated) => {
                 // Event 20: the peer's OPEN came while ours was held back.

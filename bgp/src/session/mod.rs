@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use close::{CloseReason, Closed};
 pub use connection::{Body, Connection, ConnectionSettings, Event};
-pub use negotiate::{GracefulRestart, Negotiated, RestartFamily, negotiate};
+pub use negotiate::{GracefulRestart, Negotiated, RestartFamily, check_role, negotiate};
 pub use peer::{ConnId, Direction, LocalSpeaker, Peer, PeerAction, PeerEvent, RefusedConnection};
 pub use timers::{Timer, TimerTable};
 

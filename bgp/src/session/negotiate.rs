@@ -31,6 +31,8 @@ pub struct Negotiated {
     pub families: BTreeSet<AfiSafi>,
     /// Both sides speak RFC 2918.
     pub route_refresh: bool,
+    /// Both sides mark begin and end of a refresh (RFC 7313).
+    pub enhanced_route_refresh: bool,
     /// Both sides speak RFC 6793.
     pub four_octet_as: bool,
     /// How long messages may be in both directions (RFC 8654).
@@ -104,6 +106,25 @@ impl Negotiated {
     }
 }
 
+/// Whether the peer is to us what we are to it (RFC 9234 §4.2). Without a role of ours anything goes; `strict` asks the peer for one.
+///
+/// # Errors
+/// OPEN Message Error: Role Mismatch.
+pub fn check_role(ours: &Open, theirs: &Open, strict: bool) -> Result<(), WireError> {
+    let Ok(Some(mine)) = ours.capabilities.role() else {
+        return Ok(());
+    };
+    let detail = match theirs.capabilities.role() {
+        Ok(Some(role)) if mine.matches(role) => return Ok(()),
+        Ok(None) if !strict => return Ok(()),
+        Ok(Some(role)) => format!("the peer says it is {role:?}, and we are {mine:?}"),
+        Ok(None) => format!("the peer names no role, and we are {mine:?}"),
+        Err(conflict) => conflict.to_string(),
+    };
+    let code = NotificationCode::Open(OpenError::RoleMismatch);
+    Err(WireError::new(code, detail))
+}
+
 /// The terms that follow from our OPEN and theirs; `remote_as` is the AS the peer is configured with.
 ///
 /// # Errors
@@ -142,6 +163,7 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
             .filter(|family| peers.multiprotocol(*family))
             .collect(),
         route_refresh: mine.route_refresh() && peers.route_refresh(),
+        enhanced_route_refresh: mine.enhanced_route_refresh() && peers.enhanced_route_refresh(),
         four_octet_as: mine.four_octet_as().is_some() && peers.four_octet_as().is_some(),
         message_limit: if extended {
             MessageLimit::Extended

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{ConnectMode, PeerConfig};
+use crate::config::{ConnectMode, PeerConfig, Role};
 use crate::jitter::Jitter;
 use crate::policy::PeerKind;
 use crate::session::State;
@@ -374,6 +374,12 @@ impl Peer {
         }
     }
 
+    /// What we are to the peer (RFC 9234), when it is in another AS.
+    pub fn role(&self) -> Option<Role> {
+        let role = self.config.role.map(|role| role.ours);
+        role.filter(|_| self.kind() == PeerKind::Ebgp)
+    }
+
     /// The state of the session, the furthest of its connections.
     pub fn state(&self) -> State {
         self.state
@@ -473,6 +479,7 @@ impl Peer {
         let settings = ConnectionSettings {
             open: self.open(),
             remote_as: self.config.remote_as,
+            strict_role: self.config.role.is_some_and(|role| role.strict),
             delay_open: self.config.delay_open,
         };
         let seed = u64::from(id.peer) << 32 | u64::from(id.serial);
@@ -493,8 +500,13 @@ impl Peer {
             capabilities.push(Capability::Multiprotocol(*family));
         }
         capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::EnhancedRouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
         capabilities.push(Capability::FourOctetAs(self.local_as()));
+        // RFC 9234 §4.1: between ASes only.
+        if let Some(role) = self.role() {
+            capabilities.push(Capability::Role(role));
+        }
         if let Some(restart) = &self.config.graceful_restart {
             let family = |family: &_| GracefulRestartFamily {
                 family: *family,

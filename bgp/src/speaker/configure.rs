@@ -231,6 +231,7 @@ fn same_import(before: &PeerConfig, after: &PeerConfig) -> bool {
     let of = |peer: &PeerConfig| {
         (
             peer.allow_own_as,
+            peer.role,
             peer.enforce_first_as,
             peer.graceful_shutdown,
             peer.blackhole,
@@ -245,6 +246,7 @@ fn same_export(before: &PeerConfig, after: &PeerConfig) -> bool {
         (
             peer.next_hop,
             peer.route_reflector_client,
+            peer.role,
             peer.local_as,
             peer.as_override,
             peer.remove_private_as,

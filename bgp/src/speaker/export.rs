@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::PeerEntry;
-use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, SpeakerConfig};
+use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{Source, SourceId, Withheld};
@@ -16,6 +16,8 @@ use crate::wire::attr::{AsPath, Attributes, Community, NextHop};
 pub(super) struct Exporter<'a> {
     peer: &'a PeerConfig,
     kind: PeerKind,
+    /// What we are to the peer; EBGP only.
+    role: Option<Role>,
     to: SourceId,
     local_as: u32,
     cluster_id: Ipv4Addr,
@@ -42,6 +44,7 @@ impl<'a> Exporter<'a> {
         Self {
             peer: entry.peer.config(),
             kind: entry.peer.kind(),
+            role: entry.peer.role(),
             to: SourceId::peer(index),
             local_as: config.local_as,
             cluster_id: config.cluster_id.unwrap_or(config.router_id),
@@ -122,6 +125,14 @@ impl<'a> Exporter<'a> {
         if communities.contains(Community::NO_ADVERTISE) {
             return Err(Withheld::NoAdvertise);
         }
+        // RFC 9234 §5, egress 2: what came from above goes down only.
+        let up = matches!(
+            self.role,
+            Some(Role::Customer | Role::Peer | Role::RouteServerClient)
+        );
+        if up && attributes.otc.is_some() {
+            return Err(Withheld::OnlyToCustomer);
+        }
         match self.kind {
             PeerKind::Ebgp
                 if communities.contains(Community::NO_EXPORT)
@@ -179,6 +190,10 @@ impl<'a> Exporter<'a> {
 
     fn to_ebgp(&self, attributes: &mut Attributes) {
         attributes.as_path = self.leaving_as(&attributes.as_path);
+        // RFC 9234 §5, egress 1.
+        if let Some(Role::Provider | Role::Peer | Role::RouteServer) = self.role {
+            attributes.otc.get_or_insert(self.peer.local_as(self.local_as));
+        }
         if self.peer.graceful_shutdown {
             attributes.communities.insert(Community::GRACEFUL_SHUTDOWN);
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{LogEvent, PeerEntry, REPORT_INTERVAL, Speaker};
-use crate::config::{PeerConfig, SpeakerConfig};
+use crate::config::{PeerConfig, Role, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
@@ -19,6 +19,8 @@ use crate::wire::update::Update;
 pub(super) struct Importer<'a> {
     peer: &'a PeerConfig,
     kind: PeerKind,
+    /// What we are to the peer; EBGP only.
+    role: Option<Role>,
     local_as: u32,
     router_id: Ipv4Addr,
     cluster_id: Ipv4Addr,
@@ -32,6 +34,7 @@ impl<'a> Importer<'a> {
         Self {
             peer: entry.peer.config(),
             kind: entry.peer.kind(),
+            role: entry.peer.role(),
             local_as: config.local_as,
             router_id: config.router_id,
             cluster_id: config.cluster_id.unwrap_or(config.router_id),
@@ -55,7 +58,7 @@ impl<'a> Importer<'a> {
         }
         match self.apply_policy(prefix.into(), attrs.get(received)) {
             Err(refusal) => Import::Refused(refusal),
-            Ok(accepted) => match self.honour_communities(accepted) {
+            Ok(accepted) => match self.finish(accepted) {
                 Cow::Borrowed(_) => {
                     attrs.retain(received);
                     Import::Accepted(received)
@@ -82,14 +85,23 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// What well-known communities ask of the one who receives them. After the policy, which may take them off.
-    fn honour_communities<'b>(&self, mut attributes: Cow<'b, Attributes>) -> Cow<'b, Attributes> {
+    /// What the speaker does to a route whatever the policy: what well-known communities ask of the one who receives them, unless the policy took
+    /// them off, and the mark of a route from above.
+    fn finish<'b>(&self, mut attributes: Cow<'b, Attributes>) -> Cow<'b, Attributes> {
         let ebgp = self.kind == PeerKind::Ebgp;
         let has = |community| ebgp && attributes.communities.contains(community);
         let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);
         // RFC 8326 §4.1, and §4.2 for the side that goes away.
         if self.peer.graceful_shutdown || has(Community::GRACEFUL_SHUTDOWN) {
             attributes.to_mut().local_pref = Some(0);
+        }
+        // RFC 9234 §5, ingress 3.
+        let from_above = matches!(
+            self.role,
+            Some(Role::Customer | Role::Peer | Role::RouteServerClient)
+        );
+        if from_above && attributes.otc.is_none() {
+            attributes.to_mut().otc = Some(self.peer.remote_as);
         }
         // RFC 7999 §3.2: not beyond our AS.
         if blackhole {
@@ -134,6 +146,15 @@ impl<'a> Importer<'a> {
         let enforced = self.kind == PeerKind::Ebgp && self.peer.enforce_first_as;
         if enforced && attributes.as_path.neighbor_as() != Some(self.peer.remote_as) {
             return Some(Refusal::FirstAsIsNotThePeers);
+        }
+        // RFC 9234 §5, ingress 1 and 2.
+        let leaked = match self.role {
+            Some(Role::Provider | Role::RouteServer) => attributes.otc.is_some(),
+            Some(Role::Peer) => attributes.otc.is_some_and(|asn| asn != self.peer.remote_as),
+            _ => false,
+        };
+        if leaked {
+            return Some(Refusal::RouteLeak);
         }
         if attributes.originator_id == Some(self.router_id) {
             return Some(Refusal::OwnOriginatorId);

@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod import;
 mod limit;
+mod refresh;
 mod restart;
 mod routes;
 mod status;
@@ -32,7 +33,6 @@ use crate::session::{
 };
 use crate::time::Time;
 use crate::wire::notification::{CeaseError, Notification};
-use crate::wire::refresh::{RefreshSubtype, RouteRefresh};
 
 /// Log events kept for a driver that does not fetch them; the oldest go first.
 const MAX_EVENTS: usize = 256;
@@ -137,6 +137,10 @@ impl<F: Family> FamilyTables<F> {
 struct FamilyProgress {
     end_of_rib_received: bool,
     end_of_rib_sent: bool,
+    /// The peer is sending everything again; what it has not sent yet is marked stale (RFC 7313).
+    refreshing: bool,
+    /// We are, and have to say when it is all.
+    answering: bool,
     /// What the operator was told about the prefix limit.
     level: Level,
     /// Prefixes not stored because of it.
@@ -305,33 +309,6 @@ impl Speaker {
         self.update_sync(now);
     }
 
-    /// Asks a peer to send all its routes of a family again (RFC 2918). `false` when there is no such session or it cannot.
-    pub fn request_refresh(&mut self, peer: &str, family: AfiSafi) -> bool {
-        let Some(entry) = self
-            .peers
-            .values_mut()
-            .find(|entry| entry.peer.config().name == peer)
-        else {
-            return false;
-        };
-        let able = |terms: &Negotiated| terms.route_refresh && terms.families.contains(&family);
-        let Some(connection) = entry
-            .peer
-            .established_mut()
-            .filter(|_| entry.session.as_ref().is_some_and(able))
-        else {
-            return false;
-        };
-        let mut message = Vec::new();
-        RouteRefresh {
-            family,
-            subtype: RefreshSubtype::Request,
-        }
-        .encode(&mut message);
-        connection.send(&message);
-        true
-    }
-
     /// Ends all sessions for good.
     pub fn shutdown(&mut self, farewell: &Farewell, now: Time) {
         self.leaving = *farewell == Farewell::ForRestart;
@@ -450,7 +427,7 @@ impl Speaker {
             match event {
                 PeerEvent::Up => self.session_up(index, now),
                 PeerEvent::Update(body) => self.handle_update(index, body, now),
-                PeerEvent::RouteRefresh(body) => self.handle_route_refresh(index, body),
+                PeerEvent::RouteRefresh(body) => self.handle_route_refresh(index, body, now),
                 PeerEvent::Keepalive => self.handle_keepalive(index, now),
                 PeerEvent::Closed(closed) => {
                     let peer = entry.peer.config().name.clone();
@@ -469,25 +446,6 @@ impl Speaker {
                 PeerAction::Close { conn, last_words } => Action::Close { conn, last_words },
                 PeerAction::Connect(conn) => connect_action(conn, &entry.peer),
             });
-        }
-    }
-
-    fn handle_route_refresh(&mut self, index: u32, body: crate::session::Body) {
-        let Some(entry) = self.peers.get_mut(&index) else {
-            return;
-        };
-        match RouteRefresh::decode(entry.peer.body(body)) {
-            Ok(RouteRefresh {
-                family,
-                subtype: RefreshSubtype::Request,
-            }) => self.start_walk(index, family, Walk::Everything),
-            // RFC 2918 §4 and RFC 7313 §5: what was not negotiated is ignored.
-            Ok(_) => {}
-            Err(error) => {
-                if let Some(connection) = entry.peer.established_mut() {
-                    connection.refuse(&error);
-                }
-            }
         }
     }
 

@@ -121,7 +121,13 @@ impl Speaker {
             return;
         };
         let terms = entry.session.take();
-        entry.progress.clear();
+        for (family, _) in std::mem::take(&mut entry.progress)
+            .iter()
+            .filter(|(_, progress)| progress.refreshing)
+        {
+            // What an unfinished refresh marked is not stale yet; graceful restart marks anew.
+            each_family!(self, tables => tables.loc_rib.unmark_for_refresh(*family, SourceId::peer(index)));
+        }
         entry.timers.stop(Timer::Stale);
         let mut tables = Tables {
             attrs: &mut self.attrs,
@@ -209,6 +215,9 @@ impl Speaker {
         while let Some(entry) = self.peers.get_mut(&index)
             && entry.timers.take_expired(now).is_some()
         {
+            for progress in entry.progress.values_mut() {
+                progress.refreshing = false;
+            }
             let mut tables = Tables {
                 attrs: &mut self.attrs,
                 sources: &self.sources,

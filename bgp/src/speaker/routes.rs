@@ -134,6 +134,7 @@ impl AttributesSummary {
             communities: standard.chain(extended).chain(large).collect(),
             originator_id: attributes.originator_id,
             cluster_list: attributes.cluster_list.to_vec(),
+            otc: attributes.otc,
         }
     }
 }

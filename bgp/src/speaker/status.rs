@@ -47,6 +47,7 @@ impl Speaker {
                 families: terms.families.iter().copied().collect(),
                 four_octet_as: terms.four_octet_as,
                 route_refresh: terms.route_refresh,
+                enhanced_route_refresh: terms.enhanced_route_refresh,
                 extended_message: terms.message_limit == MessageLimit::Extended,
                 graceful_restart: terms
                     .graceful_restart

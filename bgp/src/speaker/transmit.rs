@@ -60,6 +60,9 @@ impl Speaker {
         let mut updates = 0;
         if connection.state() == State::Established {
             updates = self.fill(conn.peer, &mut out);
+            self.finish_refreshes(conn.peer);
+            let entry = self.peers.get_mut(&conn.peer)?;
+            entry.peer.connection_mut(conn)?.take_transmit(&mut out);
         }
         if out.is_empty() {
             return None;
