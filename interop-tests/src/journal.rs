@@ -19,6 +19,8 @@ pub enum Entry {
     Owner(ProcessId),
     /// A named network namespace.
     Namespace(String),
+    /// A control group, in every hierarchy, and all groups below it.
+    Cgroup(String),
     /// A process started in the lab.
     Process {
         /// Which process.

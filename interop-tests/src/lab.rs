@@ -1,7 +1,8 @@
 //! A lab: namespaces and processes with one name and one directory, which can always be taken down whole.
 //!
-//! Everything that a lab makes outside its directory is a network namespace or a process, and both are written to
-//! its journal; processes also carry the lab's name in their environment, and so do their children. Links, addresses, routes and nftables live in the namespaces and go with them. Taking down works
+//! Everything that a lab makes outside its directory is a network namespace, a process or a control group, and all are
+//! written to its journal; processes also carry the lab's name in their environment, and so do their children. Links,
+//! addresses, routes and nftables live in the namespaces and go with them. Taking down works
 //! from the journal alone, so the lab that ends and `calidris-lab clean` after a crash run the same code.
 //!
 //! Layout: `/run/calidris-lab/NAME/` holds the journal and a folder per namespace (configuration, sockets, logs);
@@ -13,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::cgroup;
 use crate::journal::{Entry, Journal, ProcessId};
 use crate::netns::Namespace;
-use crate::process::{self, Process};
+use crate::process::{self, Place, Process};
 use crate::signals;
 
 /// Where all labs of this machine keep their directories.
@@ -108,7 +110,18 @@ impl Lab {
         Ok(namespace)
     }
 
-    /// Starts a process in a namespace, its log beside its other files: `folder(member)/program.log`.
+    /// Makes the control group `/cal-LAB-member` in every hierarchy, to be removed with all groups below it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn cgroup(&self, member: &str) -> anyhow::Result<String> {
+        let name = format!("cal-{}-{member}", self.name);
+        self.journal.record(&Entry::Cgroup(name.clone()))?;
+        cgroup::create(&name)?;
+        Ok(format!("/{name}"))
+    }
+
+    /// Starts a process in a namespace or machine, its log beside its other files: `folder(member)/program.log`.
     ///
     /// # Errors
     /// When it cannot be started, or ends at once.
@@ -116,12 +129,12 @@ impl Lab {
         &self,
         member: &str,
         program: &str,
-        namespace: &Namespace,
+        place: &dyn Place,
         command: &mut Command,
     ) -> anyhow::Result<Process> {
         let log = self.folder(member)?.join(format!("{program}.log"));
         let name = format!("{program} of {member}");
-        let process = Process::start(&name, namespace, command.env(MARK, &self.name), &log)?;
+        let process = Process::start(&name, place, command.env(MARK, &self.name), &log)?;
         self.journal.record(&Entry::Process {
             id: process.id(),
             name,
@@ -234,7 +247,8 @@ fn kill_marked(namespace: &Namespace, lab: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the processes, then deletes the namespaces, then the directory: each newest first. Goes on after a failure;
+/// Ends the processes, then deletes the namespaces, the control groups and the directory: each newest first. Goes on
+/// after a failure;
 /// the directory stays when anything else does, so that it can be tried again.
 fn take_down(directory: &Path) -> anyhow::Result<()> {
     let entries = Journal::entries(directory)?;
@@ -252,6 +266,13 @@ fn take_down(directory: &Path) -> anyhow::Result<()> {
             let namespace = Namespace::named(namespace);
             let gone = kill_marked(&namespace, &name).and_then(|()| namespace.delete());
             failures.extend(gone.err().map(|error| format!("{error:#}")));
+        }
+    }
+    for entry in entries.iter().rev() {
+        if let Entry::Cgroup(name) = entry
+            && let Err(error) = cgroup::remove(name)
+        {
+            failures.push(format!("{error:#}"));
         }
     }
     if failures.is_empty() {

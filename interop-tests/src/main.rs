@@ -17,7 +17,7 @@ use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
 use calidris_interop::topology::{DEMO, Topology};
-use calidris_interop::{http, signals};
+use calidris_interop::{http, kubernetes, signals};
 
 /// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
 #[derive(Parser)]
@@ -53,6 +53,9 @@ Examples:
   calidris lab bench bgp --prefixes 100000 --fanout-prefixes 0 --rounds 1
   calidris lab bench all")]
     Bench(bench::BenchArgs),
+    /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
+    #[command(hide = true)]
+    Kubernetes(KubernetesArgs),
     /// Answer HTTP on port 80 and UDP echo on port 7: what runs in each pod
     #[command(hide = true)]
     Serve {
@@ -91,6 +94,19 @@ struct CleanArgs {
     name: Option<String>,
 }
 
+#[derive(Args)]
+struct KubernetesArgs {
+    /// The folder with kubelet, kube-apiserver and so on
+    #[arg(long, value_name = "FOLDER")]
+    programs: PathBuf,
+    /// The lab's name
+    #[arg(long, default_value = "kubernetes")]
+    name: String,
+    /// Leave the lab up and tell how to look inside
+    #[arg(long)]
+    keep: bool,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people
@@ -119,6 +135,7 @@ fn main() -> ExitCode {
         Command::Clean(args) => clean(args.name),
         Command::List => list(),
         Command::Bench(args) => bench::run(&args),
+        Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Serve { name } => http::serve(&name).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -221,6 +238,19 @@ fn show_how_to_look_inside(cluster: &Cluster, progress: &Progress) {
         "Remove it: calidris lab clean --name {}\n",
         cluster.lab.name()
     ));
+}
+
+fn prove_kubernetes(args: &KubernetesArgs) -> anyhow::Result<ExitCode> {
+    if let Some(missing) = require::KUBERNETES.iter().find_map(|need| need.missing()) {
+        bail!("this test needs {missing} (`make setup` as root installs what is missing)");
+    }
+    signals::catch();
+    let passed = kubernetes::run(&args.name, &args.programs, args.keep)?;
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn clean(name: Option<String>) -> anyhow::Result<ExitCode> {

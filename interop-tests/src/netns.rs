@@ -12,6 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::process::Place;
+
 /// Where iproute2 keeps its named namespaces (ip-netns(8)).
 const DIRECTORY: &str = "/run/netns";
 
@@ -146,6 +148,12 @@ impl Namespace {
     }
 }
 
+impl Place for Namespace {
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        self.spawn(command)
+    }
+}
+
 /// Runs a program to its end in our own namespace; it must succeed. Returns what it printed.
 ///
 /// # Errors
@@ -158,7 +166,11 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
     printed(command, &output)
 }
 
-fn printed(command: &Command, output: &Output) -> anyhow::Result<String> {
+/// What a program printed that must have succeeded.
+///
+/// # Errors
+/// When it did not; what it said is in the message.
+pub fn printed(command: &Command, output: &Output) -> anyhow::Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -11,10 +11,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::eventually::{Hopeless, eventually_uninterrupted};
 use crate::journal::ProcessId;
-use crate::netns::Namespace;
 
 /// How long a process may take to go after SIGKILL, or after a polite signal before it is killed.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where processes can be started: a network namespace, or a machine that has more namespaces of its own.
+pub trait Place {
+    /// Starts a process inside.
+    ///
+    /// # Errors
+    /// When the place cannot be entered or the program not be started.
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child>;
+}
 
 /// A child process in a namespace. Dropping the value leaves the process running: labs can be kept.
 #[derive(Debug)]
@@ -26,14 +34,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` in `namespace` with its output appended to `log`, in a process group of its own: Ctrl-C in a
+    /// Starts `command` in `place` with its output appended to `log`, in a process group of its own: Ctrl-C in a
     /// terminal reaches the lab, which then takes things down in order.
     ///
     /// # Errors
     /// When the log cannot be opened or the program not be started.
     pub fn start(
         name: &str,
-        namespace: &Namespace,
+        place: &dyn Place,
         command: &mut Command,
         log: &Path,
     ) -> anyhow::Result<Self> {
@@ -47,7 +55,7 @@ impl Process {
             .stdout(output.try_clone()?)
             .stderr(output)
             .process_group(0);
-        let child = namespace.spawn(command)?;
+        let child = place.spawn(command)?;
         let id = ProcessId::of(child.id()).with_context(|| format!("{name} ended at once"))?;
         Ok(Self {
             name: name.to_owned(),

@@ -20,6 +20,12 @@ pub enum Need {
     Nftables,
     /// The reference plugins of the CNI project, as Debian installs them.
     ReferencePlugins,
+    /// containerd with runc, and busybox for the images of containers.
+    Containerd,
+    /// The reference plugins that Kubernetes cannot do without, and what they run.
+    Portmap,
+    /// `openssl`, for the key of Kubernetes' service accounts.
+    Openssl,
 }
 
 impl Need {
@@ -35,6 +41,9 @@ impl Need {
             Self::Frr => &["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh"],
             Self::Etcd => &["etcd", "etcdctl"],
             Self::Nftables => &["nft"],
+            Self::Containerd => &["containerd", "ctr", "runc", "/bin/busybox", "unshare"],
+            Self::Portmap => &["/usr/lib/cni/loopback", "/usr/lib/cni/portmap", "iptables"],
+            Self::Openssl => &["openssl"],
             Self::ReferencePlugins => &["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"],
         };
         programs
@@ -52,6 +61,18 @@ pub const LAB: &[Need] = &[
     Need::Frr,
     Need::Etcd,
     Need::Nftables,
+];
+
+/// Everything that a Kubernetes in a lab needs, beside its own programs.
+pub const KUBERNETES: &[Need] = &[
+    Need::Root,
+    Need::Iproute2,
+    Need::Bird,
+    Need::Etcd,
+    Need::Nftables,
+    Need::Containerd,
+    Need::Portmap,
+    Need::Openssl,
 ];
 
 /// Whether a test must be skipped for want of something; says so on standard error.

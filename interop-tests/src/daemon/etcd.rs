@@ -15,12 +15,13 @@ use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::process::Process;
 
-/// The name of its folder and namespace in the lab.
+/// The name of the folder and namespace of the cluster's datastore in a lab.
 pub const MEMBER: &str = "etcd";
 
 /// A running etcd.
 #[derive(Debug)]
 pub struct Etcd {
+    member: String,
     namespace: Namespace,
     endpoint: String,
     process: Option<Process>,
@@ -32,11 +33,25 @@ impl Etcd {
     /// # Errors
     /// When it does not start; with the end of its log.
     pub fn start(lab: &Lab, namespace: &Namespace, address: IpAddr) -> anyhow::Result<Self> {
+        Self::start_for(lab, MEMBER, namespace, address)
+    }
+
+    /// As [`Etcd::start`], in the folder of another member of the lab, which has an etcd for itself.
+    ///
+    /// # Errors
+    /// When it does not start; with the end of its log.
+    pub fn start_for(
+        lab: &Lab,
+        member: &str,
+        namespace: &Namespace,
+        address: IpAddr,
+    ) -> anyhow::Result<Self> {
         let endpoint = match address {
             IpAddr::V4(address) => format!("http://{address}:2379"),
             IpAddr::V6(address) => format!("http://[{address}]:2379"),
         };
         let mut etcd = Self {
+            member: member.to_owned(),
             namespace: namespace.clone(),
             endpoint,
             process: None,
@@ -179,7 +194,7 @@ impl Etcd {
     /// # Errors
     /// When it does not start; with the end of its log.
     pub fn launch(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        let data = lab.folder(MEMBER)?.join("data");
+        let data = lab.folder(&self.member)?.join("data");
         let mut command = Command::new("etcd");
         command.args(["--name", "lab", "--logger", "zap", "--log-level", "warn"]);
         command.arg("--data-dir").arg(data);
@@ -190,7 +205,7 @@ impl Etcd {
             command.args([flag, "http://127.0.0.1:2380"]);
         }
         command.args(["--initial-cluster", "lab=http://127.0.0.1:2380"]);
-        let mut process = lab.start(MEMBER, "etcd", &self.namespace, &mut command)?;
+        let mut process = lab.start(&self.member, "etcd", &self.namespace, &mut command)?;
         eventually("etcd is healthy", READY_WITHIN, || {
             process.check_alive()?;
             self.namespace.run(self.etcdctl().args(["endpoint", "health"]))

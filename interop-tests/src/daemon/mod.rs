@@ -13,6 +13,7 @@ use crate::lab::Lab;
 use crate::netns::Namespace;
 
 pub mod bird;
+pub mod containerd;
 pub mod etcd;
 pub mod frr;
 
