@@ -10,13 +10,6 @@ mount -t tmpfs machine "$folder/disk"
 mkdir "$folder"/disk/{etc,etc.work,opt,lib,run,tunables}
 mount -t overlay machine -o "lowerdir=/etc,upperdir=$folder/disk/etc,workdir=$folder/disk/etc.work" /etc
 
-# These are empty. The labs' own folder is carried over, so that paths in it mean the same everywhere.
-mkdir -p "$folder/disk/run/calidris-lab" "$folder/disk/run/lock"
-mount --bind "${folder%/*/*}" "$folder/disk/run/calidris-lab"
-mount --bind "$folder/disk/opt" /opt
-mount --bind "$folder/disk/lib" /var/lib
-mount --rbind "$folder/disk/run" /run
-
 # A kubelet sets these, and the kernel has them once for all machines: here it sets files.
 for tunable in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
     kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
@@ -26,6 +19,14 @@ for tunable in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on
         mount --bind "$file" "/proc/sys/$tunable"
     fi
 done
+
+# These are empty. The labs' own folder is carried over, so that paths in it mean the same everywhere.
+mkdir -p "$folder/disk/run/calidris-lab" "$folder/disk/run/lock"
+mount --bind "${folder%/*/*}" "$folder/disk/run/calidris-lab"
+mount --bind "$folder/disk/opt" /opt
+mount --bind "$folder/disk/lib" /var/lib
+# From here on $folder/disk is out of sight, below the new /run.
+mount --rbind "$folder/disk/run" /run
 
 mkdir -p /run/netns /run/calidris /etc/calidris /etc/cni/net.d /opt/cni/bin
 touch /run/machine-is-up
