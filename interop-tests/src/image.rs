@@ -15,8 +15,22 @@ pub const BUSYBOX: &str = "/bin/busybox";
 /// An image of busybox alone: what runs in a lab's pods, and the sandbox of each pod.
 pub const BUSYBOX_IMAGE: &str = "calidris.test/busybox:1";
 
-/// What pods serve: the address that they see the client come from.
-const WHOAMI: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n%s\\n' \"$REMOTE_ADDR\"\n";
+/// What pods serve: the address that they see the client come from. httpd says `[::ffff:192.0.2.1]`.
+const WHOAMI: &str = r#"#!/bin/sh
+address=${REMOTE_ADDR#"[::ffff:"}
+printf 'Content-Type: text/plain\n\n%s\n' "${address%]}"
+"#;
+
+/// Serves [`WHOAMI`], and ends at once when told to.
+pub const SERVE: &str = "trap 'exit 0' TERM; httpd -f -h /www & wait";
+
+/// A shell script that asks each `host:port` what address it sees, and prints a line for each; an empty one for no answer
+/// within three seconds. (busybox' wget would be the obvious client; given a timeout it crashes.)
+#[must_use]
+pub fn ask_script(others: &[String]) -> String {
+    let ask = r"printf 'GET /cgi-bin/whoami HTTP/1.0\r\n\r\n' | timeout 3 nc -w 3 ${other%:*} ${other##*:} 2>/dev/null | tail -n 1";
+    format!("for other in {}; do echo $({ask}); done", others.join(" "))
+}
 
 /// An image in the making: a folder with the files of its only layer.
 #[derive(Debug)]
@@ -82,7 +96,9 @@ impl Image {
         let Ok(libraries) = run(Command::new("ldd").arg(from)) else {
             return Ok(());
         };
-        let paths = libraries.split_ascii_whitespace().filter(|word| word.starts_with('/'));
+        let paths = libraries
+            .split_ascii_whitespace()
+            .filter(|word| word.starts_with('/'));
         for library in paths {
             self.add_file(Path::new(library), library)?;
         }
@@ -102,7 +118,7 @@ impl Image {
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
-            "config": { "Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] },
+            "config": { "Entrypoint": entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] },
             "rootfs": { "type": "layers", "diff_ids": [layer] },
         });
         let (config, config_size) = self.add_json(&blobs, &config)?;

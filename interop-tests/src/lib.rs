@@ -30,6 +30,7 @@ pub mod pod;
 pub mod process;
 pub mod progress;
 pub mod proof;
+pub mod racks;
 pub mod require;
 pub mod signals;
 pub mod topology;

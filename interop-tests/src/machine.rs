@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "a thread that enters a mount namespace must first stop sharing its root")]
+#![expect(
+    unsafe_code,
+    reason = "a thread that enters a mount namespace must first stop sharing its root"
+)]
 //! A machine for a container runtime: network, mount, process and host name namespaces of its own, so that everything
 //! lies at the paths where users have it, and nothing outlives the machine.
 //!
@@ -54,7 +57,11 @@ impl Machine {
             outside.check_alive()?;
             let first = only_child(outside.id().pid)?;
             let mark = root_of(first).join("run/machine-is-up");
-            ensure!(mark.exists(), "its first process, {}, is still mounting", first.pid);
+            ensure!(
+                mark.exists(),
+                "its first process, {}, is still mounting",
+                first.pid
+            );
             Ok(first)
         })?;
         Ok(Self {
@@ -179,7 +186,10 @@ impl Place for Machine {
 fn only_child(parent: u32) -> anyhow::Result<ProcessId> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let children = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let child = children.trim().parse().with_context(|| format!("{path}: {children:?}"))?;
+    let child = children
+        .trim()
+        .parse()
+        .with_context(|| format!("{path}: {children:?}"))?;
     ProcessId::of(child)
 }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 use calidris_interop::bench::command as bench;
 use calidris_interop::binaries::Binaries;
 use calidris_interop::cluster::{Cluster, LOG_LINES};
+use calidris_interop::kubernetes::programs::Programs;
 use calidris_interop::lab::{self, Lab};
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
@@ -244,9 +245,25 @@ fn prove_kubernetes(args: &KubernetesArgs) -> anyhow::Result<ExitCode> {
     if let Some(missing) = require::KUBERNETES.iter().find_map(|need| need.missing()) {
         bail!("this test needs {missing} (`make setup` as root installs what is missing)");
     }
+    let programs = Programs::in_folder(&args.programs)?;
+    let binaries = Binaries::find()?;
     signals::catch();
-    let passed = kubernetes::run(&args.name, &args.programs, args.keep)?;
-    Ok(if passed {
+    let progress = Progress::start(Stream::Output);
+    let lab = Lab::create(&args.name)?;
+    let mut proof = kubernetes::prove(&lab, (&binaries, &programs), &progress);
+    if args.keep && !signals::interrupted() {
+        lab.keep();
+        progress.line(format_args!(
+            "The lab is left up. Remove it: calidris lab clean --name {}",
+            lab.name()
+        ));
+    } else {
+        let fact = "nothing of it is left".to_owned();
+        proof.check(&progress, (THE_LAB, fact), lab.take_down());
+        progress.step("the lab is taken down");
+    }
+    progress.line(proof.verdict());
+    Ok(if proof.holds() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

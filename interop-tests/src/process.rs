@@ -39,12 +39,7 @@ impl Process {
     ///
     /// # Errors
     /// When the log cannot be opened or the program not be started.
-    pub fn start(
-        name: &str,
-        place: &dyn Place,
-        command: &mut Command,
-        log: &Path,
-    ) -> anyhow::Result<Self> {
+    pub fn start(name: &str, place: &dyn Place, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let output = File::options()
             .create(true)
             .append(true)

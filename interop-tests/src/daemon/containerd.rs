@@ -69,7 +69,9 @@ impl Containerd {
 /// When it fails, with what it said.
 pub fn ctr(machine: &Machine, words: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("ctr");
-    command.args(["--address", SOCKET, "--namespace", "k8s.io"]).args(words);
+    command
+        .args(["--address", SOCKET, "--namespace", "k8s.io"])
+        .args(words);
     machine.run(&mut command)
 }
 

@@ -53,8 +53,14 @@ impl ControlPlane {
             etcd: Etcd::start_for(lab, MEMBER, namespace, loopback)?,
         };
         let key = control.folder.join("service-account.key");
-        run(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
-        std::fs::write(control.folder.join("kubeconfig"), control.kubeconfig().to_string())?;
+        run(Command::new("openssl")
+            .args(["genrsa", "-out"])
+            .arg(&key)
+            .arg("2048"))?;
+        std::fs::write(
+            control.folder.join("kubeconfig"),
+            control.kubeconfig().to_string(),
+        )?;
         let mut api_server = control.start_api_server(lab)?;
         eventually("the API server is ready", READY_WITHIN, || {
             api_server.check_alive()?;
@@ -93,7 +99,9 @@ impl ControlPlane {
     /// # Errors
     /// When it fails.
     pub fn get(&self, words: &[&str]) -> anyhow::Result<Value> {
-        let text = self.namespace.run(self.command().arg("get").args(words).args(["-o", "json"]))?;
+        let text = self
+            .namespace
+            .run(self.command().arg("get").args(words).args(["-o", "json"]))?;
         serde_json::from_str(&text).with_context(|| format!("kubectl get {words:?} printed {text:?}"))
     }
 
@@ -123,7 +131,11 @@ impl ControlPlane {
             .chain(self.command().get_args().map(ToOwned::to_owned))
             .collect();
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-        format!("ip netns exec {} {} get pods -A -o wide", self.namespace.name(), words.join(" "))
+        format!(
+            "ip netns exec {} {} get pods -A -o wide",
+            self.namespace.name(),
+            words.join(" ")
+        )
     }
 
     fn command(&self) -> Command {
@@ -147,9 +159,15 @@ impl ControlPlane {
             ("service-account-issuer", "https://kubernetes.default.svc"),
             ("service-account-signing-key-file", key),
             ("service-account-key-file", key),
-            ("token-auth-file", tokens.to_str().context("the lab's folder is not UTF-8")?),
+            (
+                "token-auth-file",
+                tokens.to_str().context("the lab's folder is not UTF-8")?,
+            ),
             ("authorization-mode", "AlwaysAllow"),
-            ("cert-dir", self.folder.to_str().context("the lab's folder is not UTF-8")?),
+            (
+                "cert-dir",
+                self.folder.to_str().context("the lab's folder is not UTF-8")?,
+            ),
             ("service-cluster-ip-range", "10.96.0.0/16"),
             ("disable-admission-plugins", "ServiceAccount"),
             ("allow-privileged", "true"),

@@ -1,9 +1,11 @@
 //! A real Kubernetes on machines of a lab, with Calidris as its network: `make test-kubernetes`.
 
+pub mod cases;
 pub mod cluster;
 pub mod control_plane;
 pub mod kubelet;
+pub mod pods;
 pub mod programs;
 mod run;
 
-pub use run::run;
+pub use run::prove;

@@ -1,32 +1,49 @@
-//! The test itself, from the first step to the verdict.
+//! The test itself, from the first step to the last case.
 
-use std::path::Path;
+use anyhow::bail;
 
-use crate::binaries::Binaries;
-use crate::lab::Lab;
-use crate::progress::{Progress, Stream};
-use crate::proof::Proof;
-
+use super::cases::CASES;
 use super::cluster::Kubernetes;
 use super::programs::Programs;
+use crate::binaries::Binaries;
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::proof::Proof;
+use crate::signals;
 
 /// How many lines of each log are shown when something fails.
-const LOG_LINES: usize = 30;
+const LOG_LINES: usize = 20;
+/// The group of all facts.
+const GROUP: &str = "kubernetes";
 
-/// Brings Kubernetes up with the programs in a folder, runs all cases and takes everything down. Whether all passed.
-///
-/// # Errors
-/// When a lab cannot be made here.
-pub fn run(name: &str, programs: &Path, keep: bool) -> anyhow::Result<bool> {
-    let programs = Programs::in_folder(programs)?;
-    let binaries = Binaries::find()?;
-    let progress = Progress::start(Stream::Output);
-    let lab = Lab::create(name)?;
-    if keep { lab.keep(); }
+/// Brings Kubernetes up in a lab and runs all cases. A case that fails does not keep the others from running.
+pub fn prove(lab: &Lab, (binaries, programs): (&Binaries, &Programs), progress: &Progress) -> Proof {
     let mut proof = Proof::default();
-    let k = Kubernetes::start(lab, &binaries, &programs, &progress);
-    match k { Ok(k) => { progress.line(k.control.look_inside()); },
-     Err(e) => proof.check(&progress, ("lab", "starts".into()), Err(e)) };
-    progress.line(proof.verdict());
-    Ok(proof.holds())
+    let started = Kubernetes::start(lab, binaries, programs, progress);
+    let completed = started.and_then(|mut kubernetes| {
+        progress.line(format_args!(
+            "  look inside: {}",
+            kubernetes.control.look_inside()
+        ));
+        for (fact, case) in CASES {
+            let result = case(&mut kubernetes);
+            if signals::interrupted() {
+                bail!("interrupted");
+            }
+            let holds = result.is_ok();
+            proof.check(progress, (GROUP, (*fact).to_owned()), result);
+            if holds {
+                progress.step(format_args!("ok: {fact}"));
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = completed {
+        let fact = "everything could be checked".to_owned();
+        proof.check(progress, (GROUP, fact), Err(error));
+    }
+    if !proof.holds() {
+        progress.line(lab.log_tails(LOG_LINES));
+    }
+    proof
 }
