@@ -60,6 +60,12 @@ deny: ## Check licences, bans and sources of all dependencies
 tidy: ## Check file lengths, dependency edges, purity of the cores, and that every path named in the docs exists
 	$(CARGO) test -q --locked -p calidris-interop --test tidy
 
+.PHONY: test-kubernetes
+test-kubernetes: setup ## Prove Calidris as the network of a real Kubernetes in namespaces (needs Go; the first time takes ten minutes more)
+	@programs=$$(interop-tests/kubernetes/build.sh) && \
+		$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop && \
+		target/debug/calidris-lab kubernetes --programs "$$programs"
+
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all

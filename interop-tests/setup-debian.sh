@@ -6,20 +6,25 @@ set -eu
 
 PACKAGES="
 bird2
+busybox-static
 conntrack
+containerd
 containernetworking-plugins
 etcd-client
 etcd-server
 frr
 iproute2
+iptables
 iputils-ping
 libprotobuf-dev
 nftables
+openssl
 protobuf-compiler
+runc
 tcpdump
 "
 # Services that these packages would start on a machine with systemd.
-SERVICES="bird frr etcd"
+SERVICES="bird frr etcd containerd"
 
 installed() {
     dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed

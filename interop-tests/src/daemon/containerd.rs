@@ -85,7 +85,7 @@ fn import(machine: &Machine, archive: &Path) -> anyhow::Result<()> {
 const SNAPSHOTTER: &str = "native";
 
 /// What differs from the defaults. A machine that is a container itself may lack the right to set a lower
-/// `oom_score_adj`; `ctr images import` names no platform, so nothing is pulled.
+/// `oom_score_adj`, and no AppArmor.
 fn config_text() -> String {
     format!(
         r#"version = 2
@@ -97,10 +97,6 @@ fn config_text() -> String {
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "{SNAPSHOTTER}"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-  pod_annotations = ["cni.projectcalico.org/*"]
 "#
     )
 }
