@@ -1,13 +1,14 @@
-#![expect(
-    unsafe_code,
-    reason = "a thread that enters a mount namespace must first stop sharing its root"
-)]
 //! A machine for a container runtime: network, mount, process and host name namespaces of its own, so that everything
 //! lies at the paths where users have it, and nothing outlives the machine.
 //!
 //! `/etc` can be written to and `/opt`, `/run` and `/var/lib` are empty, for this machine alone (`machine.sh`). All
 //! mounts, processes and network namespaces of containers go when its first process is killed, which is what the lab
 //! does, whatever state a runtime was left in. Control groups have no such owner: they are the lab's ([`Lab::cgroup`]).
+
+#![expect(
+    unsafe_code,
+    reason = "a thread that enters a mount namespace must first stop sharing its root"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
