@@ -1,14 +1,14 @@
 //! `calidris speaker` and `calidris bgp` as an operator meets them: two processes on the loopback interface.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod eventually;
+
+use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-const SOON: Duration = Duration::from_secs(60);
+use eventually::eventually;
 
 /// A speaker that is stopped, and whose files are removed, when the test ends.
 struct Speaker {
@@ -67,21 +67,6 @@ impl Drop for Speaker {
 
 fn calidris() -> Command {
     Command::new(env!("CARGO_BIN_EXE_calidris"))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline in a test with real processes"
-)]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + SOON;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never came about: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// A folder and a pair of speakers in it: `left` in AS 65001, `right` in AS 65002, each at an address of its own.
