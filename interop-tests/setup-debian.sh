@@ -1,30 +1,32 @@
 #!/bin/sh
 # Installs from Debian what building, the lab and the tests need, and says what. Does nothing when all is there.
 # Daemons that come with the packages are for the lab's namespaces only: those newly installed are neither started
-# now nor at boot.
+# now nor at boot. Nothing that is installed is ever removed to make room.
+#
+#   setup-debian.sh               for the build, the demo, the tests and the benchmarks
+#   setup-debian.sh kubernetes    also what the test with a real Kubernetes needs
 set -eu
 
 PACKAGES="
 bird2
-busybox-static
 conntrack
-containerd
 containernetworking-plugins
 etcd-client
 etcd-server
 frr
 iproute2
-iptables
 iputils-ping
 libprotobuf-dev
 nftables
 openssl
 protobuf-compiler
-runc
 tcpdump
 "
-# Services that these packages would start on a machine with systemd.
-SERVICES="bird frr etcd containerd"
+if [ "${1:-}" = kubernetes ]; then
+    PACKAGES="$PACKAGES busybox-static containerd iptables runc"
+fi
+# The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
+SERVICES="bird2:bird frr:frr etcd-server:etcd containerd:containerd"
 
 installed() {
     dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
@@ -58,7 +60,7 @@ fi
 log=$(mktemp)
 install() {
     # shellcheck disable=SC2086 # the list is meant to be split
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove $missing >"$log" 2>&1
 }
 if ! install; then
     # Package lists may be old or absent on a new machine.
@@ -70,8 +72,10 @@ fi
 rm -f "$log"
 
 if [ -d /run/systemd/system ]; then
-    for service in $SERVICES; do
-        systemctl disable --quiet "$service" 2>/dev/null || true
+    for pair in $SERVICES; do
+        case " $missing " in
+        *" ${pair%%:*} "*) systemctl disable --quiet "${pair##*:}" 2>/dev/null || true ;;
+        esac
     done
 fi
 echo "setup: done"
