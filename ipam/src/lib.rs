@@ -22,7 +22,7 @@
 //! - a handle names exactly the blocks that hold its addresses, with their count, and exists only while there are any;
 //! - a confirmed affinity has its block, and the block names the same owner.
 //!
-//! [`audit`] checks these and more on a whole [`Inventory`]; [`Finding::repair`] says what would mend them and
+//! [`audit()`] checks these and more on a whole [`Inventory`]; [`Finding::repair`] says what would mend them and
 //! [`Ipam::repair`] does. [`Collector`] decides what a node may take back, [`plan_node_removal`] what is left to do when a
 //! node is gone.
 //!
