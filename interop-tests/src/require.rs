@@ -2,6 +2,9 @@
 //! is set, as it is in CI.
 
 use std::path::Path;
+use std::process::Command;
+
+use crate::netns;
 
 /// Something that a lab test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum Need {
     ReferencePlugins,
     /// containerd with runc, and busybox for the images of containers.
     Containerd,
+    /// The right to make machines: mount, process and host name namespaces.
+    Machines,
     /// The reference plugins that Kubernetes cannot do without, and what they run.
     Portmap,
     /// `openssl`, for the key of Kubernetes' service accounts.
@@ -33,6 +38,15 @@ impl Need {
     #[must_use]
     pub fn missing(self) -> Option<String> {
         let programs: &[&str] = match self {
+            Self::Machines => {
+                let words = [
+                    "--mount", "--pid", "--uts", "--fork", "mount", "-t", "tmpfs", "none", "/mnt",
+                ];
+                let made = netns::run(Command::new("unshare").args(words));
+                return made
+                    .err()
+                    .map(|error| format!("namespaces for machines ({error:#})"));
+            }
             Self::Root => {
                 return (!rustix::process::geteuid().is_root()).then(|| "to be root".to_owned());
             }
@@ -71,6 +85,7 @@ pub const KUBERNETES: &[Need] = &[
     Need::Etcd,
     Need::Nftables,
     Need::Containerd,
+    Need::Machines,
     Need::Portmap,
     Need::Openssl,
 ];
