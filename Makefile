@@ -62,7 +62,7 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namespaces (needs Go; the first time takes ten minutes more)
-	@interop-tests/setup-debian.sh kubernetes
+	@interop-tests/setup-debian.sh containers
 	@programs=$$(interop-tests/kubernetes/build.sh) && \
 		$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop && \
 		target/debug/calidris-lab kubernetes --programs "$$programs"

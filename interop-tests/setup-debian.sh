@@ -4,7 +4,7 @@
 # now nor at boot. Nothing that is installed is ever removed to make room.
 #
 #   setup-debian.sh               for the build, the demo, the tests and the benchmarks
-#   setup-debian.sh kubernetes    also what the test with a real Kubernetes needs
+#   setup-debian.sh containers    also what the tests with real container runtimes need
 set -eu
 
 PACKAGES="
@@ -22,7 +22,7 @@ openssl
 protobuf-compiler
 tcpdump
 "
-if [ "${1:-}" = kubernetes ]; then
+if [ "${1:-}" = containers ]; then
     PACKAGES="$PACKAGES busybox-static containerd iptables runc"
 fi
 # The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
