@@ -60,7 +60,7 @@ fn containerd_killed_while_pods_are_made_leaves_nothing() -> anyhow::Result<()> 
     let other = cluster.run_pod(1, "other", 0)?;
     in_the_middle(&mut cluster, |node, lab| {
         node.containerd.kill()?;
-        node.containerd.launch(lab, &node.machine)
+        node.start_containerd(lab)
     })?;
     cluster.talks_to(&survivor, &other)?;
     try_again(&cluster, &other)?;

@@ -189,11 +189,21 @@ impl Node {
             agent: None,
         };
         node.start_agent(lab)?;
-        eventually("containerd finds the network ready", READY_WITHIN, || {
-            ensure!(node.cri.network_is_ready()?, "it does not");
-            Ok(())
-        })?;
+        node.wait_for_network()?;
         Ok(node)
+    }
+
+    /// Starts containerd again and waits until it says that it can make sandboxes, as kubelet does.
+    pub(crate) fn start_containerd(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        self.containerd.launch(lab, &self.machine)?;
+        self.wait_for_network()
+    }
+
+    fn wait_for_network(&self) -> anyhow::Result<()> {
+        eventually("containerd finds the network ready", READY_WITHIN, || {
+            ensure!(self.cri.network_is_ready()?, "it does not");
+            Ok(())
+        })
     }
 
     /// Starts the agent and waits until it is ready.
