@@ -60,6 +60,12 @@ deny: ## Check licences, bans and sources of all dependencies
 tidy: ## Check file lengths, dependency edges, purity of the cores, and that every path named in the docs exists
 	$(CARGO) test -q --locked -p calidris-interop --test tidy
 
+.PHONY: test-containers
+test-containers: ## Prove Calidris under containerd, spoken to as kubelet does (installs containerd and runc)
+	@interop-tests/setup-debian.sh containers
+	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
+	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked -p calidris-interop --test containerd
+
 .PHONY: test-kubernetes
 test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namespaces (needs Go; the first time takes ten minutes more)
 	@interop-tests/setup-debian.sh containers
