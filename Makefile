@@ -58,7 +58,7 @@ deny: ## Check licences, bans and sources of all dependencies
 
 .PHONY: tidy
 tidy: ## Check file lengths, dependency edges, purity of the cores, and that every path named in the docs exists
-	$(CARGO) test -q --locked -p calidris-interop --test tidy
+	$(CARGO) test -q --locked --workspace --test tidy
 
 .PHONY: test-containers
 test-containers: ## Prove Calidris under containerd, spoken to as kubelet does (installs containerd and runc)
