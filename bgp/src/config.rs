@@ -6,6 +6,7 @@
 
 mod impact;
 mod limit;
+mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +19,7 @@ pub use crate::wire::capability::Role;
 pub use impact::Impact;
 pub(crate) use limit::Level;
 pub use limit::{BeyondLimit, PrefixLimit};
+pub use restart::{GracefulRestartConfig, LongLivedConfig, StaleExport};
 
 /// Everything the speaker is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -331,24 +333,6 @@ pub enum NextHopMode {
     Itself,
     /// Always as received, also to EBGP peers.
     Keep,
-}
-
-/// Graceful restart with a peer (RFC 4724).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GracefulRestartConfig {
-    /// How long the peer should keep our routes while we are away, 1 to 4095 seconds.
-    pub restart_time: u16,
-    /// How long, at most, routes of a restarted peer stay stale when its End-of-RIB never comes.
-    pub stale_time: Duration,
-}
-
-impl Default for GracefulRestartConfig {
-    fn default() -> Self {
-        Self {
-            restart_time: 120,
-            stale_time: Duration::from_secs(360),
-        }
-    }
 }
 
 /// What the TCP connection of a peer needs beyond addresses.

@@ -5,6 +5,7 @@
 
 mod seconds;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -88,6 +89,12 @@ pub struct NegotiatedStatus {
     pub extended_message: bool,
     /// The peer's restart time in seconds, if it can restart gracefully (RFC 4724).
     pub graceful_restart: Option<u16>,
+    /// Both sides keep routes through NOTIFICATIONs (RFC 8538).
+    #[serde(default)]
+    pub notification_survived: bool,
+    /// How long the peer asks for its stale routes to be kept beyond that, per family in seconds; `None` when it does not know RFC 9494.
+    #[serde(default)]
+    pub long_lived_seconds: Option<BTreeMap<AfiSafi, u32>>,
 }
 
 /// Why a session ended, in both sides' words.

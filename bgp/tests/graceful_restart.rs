@@ -1,10 +1,15 @@
-//! Graceful restart (RFC 4724) in both roles, on virtual time.
+//! Graceful restart (RFC 4724, 8538, 9494) in both roles, on virtual time.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[path = "graceful_restart/long_lived.rs"]
+mod long_lived;
+#[path = "graceful_restart/notification.rs"]
+mod notification;
 mod simulation;
 
 use std::time::Duration;
 
+use calidris_bgp::PeerConfig;
 use simulation::{World, open_peer, speaker};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -12,11 +17,15 @@ const ROUTE: &str = "10.1.0.0/26";
 
 /// Node 0 restarts, node 1 helps, node 2 watches from behind.
 fn world() -> World {
+    world_with(|_| {})
+}
+
+/// The same, with another configuration of node 0 about node 1.
+fn world_with(change: impl Fn(&mut PeerConfig)) -> World {
     let mut world = World::new(Duration::from_millis(5));
-    world.add(
-        "10.0.0.1",
-        speaker(65001, 1, vec![open_peer("b", "10.0.0.2", 65002)]),
-    );
+    let mut helper = open_peer("b", "10.0.0.2", 65002);
+    change(&mut helper);
+    world.add("10.0.0.1", speaker(65001, 1, vec![helper]));
     let middle = vec![
         open_peer("a", "10.0.0.1", 65001),
         open_peer("c", "10.0.0.3", 65003),
@@ -35,6 +44,13 @@ fn world() -> World {
     });
     world.run_for(3 * MINUTE);
     world
+}
+
+/// Without the agreement of RFC 8538.
+fn no_notification(peer: &mut PeerConfig) {
+    if let Some(restart) = &mut peer.graceful_restart {
+        restart.notification = false;
+    }
 }
 
 fn stale(world: &mut World) -> usize {
@@ -127,7 +143,7 @@ fn a_quiet_stop_for_a_restart_keeps_routes() {
 
 #[test]
 fn two_restarts_without_an_announcement_between_lose_the_routes() {
-    let mut world = world();
+    let mut world = world_with(no_notification);
     world.kill(0);
     world.run_for(Duration::from_secs(2));
     world.restart(0);

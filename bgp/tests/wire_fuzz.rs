@@ -235,8 +235,8 @@ fn judge_open(open: &Open) {
     let _ = open.capabilities.role();
     for family in [AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST] {
         let _ = open.capabilities.add_path(family);
-        let _ = open.capabilities.long_lived_graceful_restart(family);
     }
+    let _ = open.capabilities.long_lived_graceful_restart();
     let mut out = Vec::new();
     // Many capabilities in many parameters may not fit into one message when packed into one.
     if open.encode(&mut out).is_ok() {

@@ -16,6 +16,8 @@ use super::{duration, is_unicast, within};
 
 /// The longest restart time RFC 4724 §3 can carry, in seconds.
 const MAX_RESTART_TIME: u64 = 4095;
+/// The longest stale time RFC 9494 §3 can carry, in seconds.
+const MAX_STALE_TIME: u64 = (1 << 24) - 1;
 
 /// `[bgp]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -110,6 +112,18 @@ pub struct Peer {
     /// How long it keeps our routes while we restart; zero: not at all.
     #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
     pub restart_time: Duration,
+    /// Whether routes survive NOTIFICATIONs too (RFC 8538).
+    #[serde(default = "yes")]
+    pub restart_through_notification: bool,
+    /// How much longer it keeps our routes as its last choice (RFC 9494).
+    #[serde(default, deserialize_with = "duration::deserialize")]
+    pub long_lived_stale_time: Duration,
+    /// How much longer we keep its routes as our last choice, at most.
+    #[serde(default, deserialize_with = "duration::deserialize")]
+    pub long_lived_keep: Duration,
+    /// Whether it hears of stale routes though it does not know RFC 9494.
+    #[serde(default)]
+    pub long_lived_to_unaware: bool,
     /// Another AS than ours that we are to it.
     pub local_as: Option<u32>,
     /// Whether it then does not see our own AS at all.
@@ -321,6 +335,9 @@ impl Peer {
         }
         if self.restart_time.as_secs() > MAX_RESTART_TIME {
             return refuse(format!("restart_time is above {MAX_RESTART_TIME}s"));
+        }
+        if self.long_lived_stale_time.as_secs() > MAX_STALE_TIME {
+            return refuse(format!("long_lived_stale_time is above {MAX_STALE_TIME}s"));
         }
         if self.families.is_empty() {
             return refuse("families is empty; expected \"ipv4\", \"ipv6\" or both".to_owned());

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
-    BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, NextHopMode, OwnAs,
-    PeerConfig, PrefixLimit, PrivateAs, RoleConfig, SpeakerConfig, TransportConfig,
+    BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, LongLivedConfig,
+    NextHopMode, OwnAs, PeerConfig, PrefixLimit, PrivateAs, RoleConfig, SpeakerConfig, StaleExport,
+    TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
@@ -59,7 +60,6 @@ impl Bgp {
 impl Peer {
     fn to_speaker(&self) -> Result<PeerConfig, SecretError> {
         let md5_password = self.password_file.as_deref().map(read_secret).transpose()?;
-        let restart_time = u16::try_from(self.restart_time.as_secs()).unwrap_or(0);
         Ok(PeerConfig {
             port: self.port,
             local_address: self.local_address,
@@ -113,10 +113,7 @@ impl Peer {
             shutdown: self.shutdown.clone(),
             import: self.import.as_ref().map(RoutePolicy::to_policy),
             export: self.export.as_ref().map(RoutePolicy::to_policy),
-            graceful_restart: (restart_time > 0).then(|| GracefulRestartConfig {
-                restart_time,
-                ..GracefulRestartConfig::default()
-            }),
+            graceful_restart: self.graceful_restart(),
             transport: TransportConfig {
                 md5_password,
                 distance: match (self.multihop, self.ttl_security) {
@@ -126,6 +123,33 @@ impl Peer {
                 },
             },
             ..PeerConfig::new(self.name.as_str(), self.address, self.as_number)
+        })
+    }
+}
+
+impl Peer {
+    /// `None` when nothing is to be kept on either side.
+    fn graceful_restart(&self) -> Option<GracefulRestartConfig> {
+        let is_wanted = [
+            self.restart_time,
+            self.long_lived_stale_time,
+            self.long_lived_keep,
+        ]
+        .iter()
+        .any(|time| !time.is_zero());
+        is_wanted.then(|| GracefulRestartConfig {
+            restart_time: u16::try_from(self.restart_time.as_secs()).unwrap_or(u16::MAX),
+            notification: self.restart_through_notification,
+            long_lived: LongLivedConfig {
+                stale_time: u32::try_from(self.long_lived_stale_time.as_secs()).unwrap_or(u32::MAX),
+                keep: self.long_lived_keep,
+                export: if self.long_lived_to_unaware {
+                    StaleExport::Depreference
+                } else {
+                    StaleExport::Withhold
+                },
+            },
+            ..GracefulRestartConfig::default()
         })
     }
 }

@@ -1,12 +1,14 @@
 //! The Adj-RIBs-In (RFC 4271 §3.2): what each peer announced, as received, and what import made of it.
 //!
 //! The paths of all peers lie in the slots of the [`LocRib`]; these are the operations on the paths of one source.
-//! Graceful restart (RFC 4724 §4.2) marks them stale instead of removing them, and sweeps what is still stale later.
+//! Graceful restart (RFC 4724 §4.2) marks them stale instead of removing them, and sweeps what is still stale later; long-lived graceful restart
+//! (RFC 9494) keeps them as the least preferred in between.
 
 use super::decide::Comparison;
 use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Source, SourceId};
 use crate::config::DecisionConfig;
 use crate::family::{AfiSafi, Family};
+use crate::wire::attr::Community;
 
 /// What the tables need from outside for every change.
 #[derive(Debug)]
@@ -90,6 +92,54 @@ impl<F: Family> LocRib<F> {
     pub fn mark_stale(&mut self, source: SourceId, tables: &mut Tables<'_>) {
         self.sweep_stale(source, tables);
         self.for_each_of(source, |path| path.stale = true);
+    }
+
+    /// As [`LocRib::mark_stale`], but what was stale already stays (RFC 8538 §4.1, RFC 9494 §4.2: a timer bounds it).
+    pub fn mark_stale_again(&mut self, source: SourceId) {
+        self.for_each_of(source, |path| path.stale = true);
+    }
+
+    /// The long-lived time of a source's stale paths begins (RFC 9494 §4.2): those that came with NO_LLGR, or got it by import, are removed; the others
+    /// carry LLGR_STALE from now on, as if they had come with it, and `import` runs over them again, as in [`LocRib::reimport`].
+    pub fn mark_long_lived(
+        &mut self,
+        source: SourceId,
+        tables: &mut Tables<'_>,
+        mut import: impl FnMut(F::Prefix, AttrId, &mut AttrStore) -> Import,
+    ) {
+        let marked = Community::LLGR_STALE;
+        for dest in 0..self.slots() {
+            let dest = DestId::at(dest);
+            let Some(old) = self
+                .path_mut(dest, source)
+                .map(|path| *path)
+                .filter(|path| path.stale)
+            else {
+                continue;
+            };
+            let refused = |id| tables.attrs.get(id).communities.contains(Community::NO_LLGR);
+            if refused(old.received) || old.accepted().is_some_and(refused) {
+                self.remove(dest, source, tables);
+                continue;
+            }
+            let mut attributes = tables.attrs.get(old.received).clone();
+            if attributes.communities.contains(marked) {
+                continue;
+            }
+            attributes.communities.insert(marked);
+            let received = tables.attrs.intern(attributes);
+            let new = Path {
+                received,
+                import: import(self.get(dest).prefix, received, tables.attrs),
+                ..old
+            };
+            self.edit(dest, &tables.comparison(), |paths| {
+                for path in paths.iter_mut().filter(|path| path.source == source) {
+                    *path = new;
+                }
+            });
+            Self::release(&old, tables.attrs);
+        }
     }
 
     fn for_each_of(&mut self, source: SourceId, mut change: impl FnMut(&mut Path)) {

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use crate::wire::attr::{Attributes, Origin};
+use crate::wire::attr::{Attributes, Community, Origin};
 
 /// Names an attribute set in an [`AttrStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,8 @@ impl AttrId {
 /// What of a set the decision process compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rank {
+    /// Whether it is kept from a session that has been down for long (RFC 9494, LLGR_STALE).
+    pub long_lived_stale: bool,
     /// LOCAL_PREF, if there is one.
     pub local_pref: Option<u32>,
     /// Length of the AS_PATH as RFC 4271 §9.1.2.2 counts it.
@@ -158,6 +160,7 @@ impl Rank {
     fn of(attributes: &Attributes) -> Self {
         let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Self {
+            long_lived_stale: attributes.communities.contains(Community::LLGR_STALE),
             local_pref: attributes.local_pref,
             path_length: short(attributes.as_path.path_length()),
             origin: attributes.origin,

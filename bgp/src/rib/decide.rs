@@ -2,6 +2,7 @@
 //!
 //! Each step removes from the candidates all that are worse than the best in one respect; the step that leaves one decided. In order:
 //!
+//! 0. not long-lived stale before long-lived stale (RFC 9494 §4.4: the community LLGR_STALE);
 //! 1. higher weight (ours alone, never sent; what we originate has 32768);
 //! 2. higher LOCAL_PREF (§9.1.1; a configured value where there is none);
 //! 3. shorter AS_PATH (§9.1.2.2 a);
@@ -32,6 +33,8 @@ use crate::policy::SourceKind;
 pub enum Step {
     /// There was nothing to decide.
     OnlyCandidate,
+    /// Step 0.
+    LongLivedStale,
     /// Step 1.
     Weight,
     /// Step 2.
@@ -55,7 +58,8 @@ pub enum Step {
 }
 
 impl Step {
-    const COMPARED: [Self; 10] = [
+    const COMPARED: [Self; 11] = [
+        Self::LongLivedStale,
         Self::Weight,
         Self::LocalPref,
         Self::AsPathLength,
@@ -218,6 +222,7 @@ fn cost(step: Step, candidate: &Candidate, config: &DecisionConfig) -> u128 {
     let higher_is_better = |value: u32| u128::from(u32::MAX - value);
     match step {
         Step::OnlyCandidate => 0,
+        Step::LongLivedStale => rank.long_lived_stale.into(),
         Step::Weight => higher_is_better(source.weight.into()),
         Step::LocalPref => higher_is_better(rank.local_pref.unwrap_or(config.default_local_pref)),
         Step::AsPathLength => rank.path_length.into(),

@@ -157,6 +157,8 @@ pub enum Withheld {
     OnlyToCustomer,
     /// IBGP routes are passed on to IBGP peers by route reflectors only (RFC 4271 §9.2, RFC 4456).
     IbgpToIbgp,
+    /// It is long-lived stale, and the peer does not know what that is (RFC 9494 §4.3).
+    LongLivedStale,
     /// An EBGP peer without export policy (RFC 8212).
     NoPolicy,
     /// The export policy: by the term of this number, or by its default.

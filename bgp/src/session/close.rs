@@ -44,9 +44,17 @@ impl CloseReason {
         }
     }
 
-    /// Whether RFC 4724 §4.2 takes this for a restart of the peer: the connection went away without a NOTIFICATION.
-    pub const fn may_be_restart(&self) -> bool {
-        matches!(self, Self::Transport(_) | Self::PeerRestarted)
+    /// Whether routes may be kept after this end. RFC 4724 §4.2 takes it for a restart of the peer when the connection went away without a
+    /// NOTIFICATION; after the agreement of RFC 8538 (`notification`) only a Hard Reset means that nothing is to be kept.
+    pub fn keeps_routes(&self, notification: bool) -> bool {
+        match self {
+            Self::Transport(_) | Self::PeerRestarted => true,
+            Self::Sent {
+                notification: sent, ..
+            } => notification && !sent.is_hard_reset(),
+            Self::Received(received) => notification && !received.is_hard_reset(),
+            Self::Silent(_) => false,
+        }
     }
 }
 

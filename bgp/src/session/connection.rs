@@ -25,7 +25,7 @@ use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::error::WireError;
 use crate::wire::frame::{self, Frame, MessageLimit, MessageType};
-use crate::wire::notification::{FsmError, Notification, NotificationCode};
+use crate::wire::notification::{CeaseError, FsmError, Notification, NotificationCode};
 use crate::wire::open::Open;
 
 /// The hold time until the peer's OPEN tells another (RFC 4271 §8.2.2 suggests four minutes).
@@ -160,7 +160,7 @@ impl Connection {
                         "send hold timer expired: the peer does not read",
                     ));
                 }
-                Timer::ConnectRetry | Timer::IdleHold | Timer::Restart | Timer::Stale => {}
+                Timer::ConnectRetry | Timer::IdleHold | Timer::Restart | Timer::Stale | Timer::LongLived => {}
             }
         }
     }
@@ -235,12 +235,36 @@ impl Connection {
         if self.phase == Phase::DelayOpen {
             return self.end(CloseReason::Silent("closed before the OPEN exchange"));
         }
+        let notification = self.hardened(notification);
         notification.encode(&mut self.transmit);
         self.counters.messages_out += 1;
         self.end(CloseReason::Sent {
             notification,
             detail: detail.into(),
         });
+    }
+
+    /// `notification` as a Hard Reset, where it says that the session is not meant to come back soon and the peer would otherwise keep our routes.
+    fn hardened(&self, notification: Notification) -> Notification {
+        let restart = self
+            .negotiated
+            .as_ref()
+            .and_then(|terms| terms.graceful_restart.as_ref());
+        // RFC 8538 §5.1.
+        let final_words = matches!(
+            notification.code(),
+            NotificationCode::Cease(
+                CeaseError::MaximumNumberOfPrefixesReached
+                    | CeaseError::AdministrativeShutdown
+                    | CeaseError::PeerDeconfigured
+            )
+        );
+        if final_words && self.phase == Phase::Established && restart.is_some_and(|terms| terms.notification)
+        {
+            notification.into_hard_reset()
+        } else {
+            notification
+        }
     }
 
     /// Ends the connection without a NOTIFICATION.

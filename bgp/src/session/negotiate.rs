@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::family::AfiSafi;
 use crate::policy::PeerKind;
+use crate::wire::capability::{Capabilities, LongLivedGracefulRestart};
 use crate::wire::context::{self, DecodeContext, EncodeContext, FamilyContext};
 use crate::wire::error::WireError;
 use crate::wire::frame::MessageLimit;
@@ -50,6 +51,11 @@ pub struct GracefulRestart {
     pub restart_time: u16,
     /// The families it keeps forwarding.
     pub families: Vec<RestartFamily>,
+    /// Both sides keep routes after NOTIFICATIONs too (RFC 8538, N bit).
+    pub notification: bool,
+    /// For how long, and for which families, stale routes of the peer may be kept beyond its restart time; `None` when it does not know RFC 9494, or
+    /// we did not say that we do.
+    pub long_lived: Option<Vec<LongLivedGracefulRestart>>,
 }
 
 /// A family in the graceful restart capability.
@@ -65,6 +71,12 @@ impl GracefulRestart {
     /// Whether the peer names `family` at all.
     pub fn covers(&self, family: AfiSafi) -> bool {
         self.families.iter().any(|f| f.family == family)
+    }
+
+    /// What the peer asks for `family` beyond its restart time (RFC 9494).
+    pub fn long_lived(&self, family: AfiSafi) -> Option<LongLivedGracefulRestart> {
+        let entries = self.long_lived.as_deref().unwrap_or_default();
+        entries.iter().find(|entry| entry.family == family).copied()
     }
 
     /// Whether the peer kept forwarding `family` through its restart.
@@ -170,20 +182,24 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
         } else {
             MessageLimit::Standard
         },
-        graceful_restart: mine
-            .graceful_restart()
-            .and(peers.graceful_restart())
-            .map(|theirs| GracefulRestart {
-                restarting: theirs.restart_state,
-                restart_time: theirs.restart_time,
-                families: theirs
-                    .families
-                    .iter()
-                    .map(|f| RestartFamily {
-                        family: f.family,
-                        forwarding: f.forwarding_preserved,
-                    })
-                    .collect(),
-            }),
+        graceful_restart: negotiate_restart(mine, peers),
+    })
+}
+
+fn negotiate_restart(mine: &Capabilities, peers: &Capabilities) -> Option<GracefulRestart> {
+    let (ours, theirs) = (mine.graceful_restart()?, peers.graceful_restart()?);
+    let long_lived = mine
+        .long_lived_graceful_restart()
+        .and(peers.long_lived_graceful_restart());
+    let families = theirs.families.iter().map(|f| RestartFamily {
+        family: f.family,
+        forwarding: f.forwarding_preserved,
+    });
+    Some(GracefulRestart {
+        restarting: theirs.restart_state,
+        restart_time: theirs.restart_time,
+        families: families.collect(),
+        notification: ours.notification && theirs.notification,
+        long_lived: long_lived.map(<[_]>::to_vec),
     })
 }

@@ -22,7 +22,9 @@ use crate::session::negotiate::Negotiated;
 use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
-use crate::wire::capability::{Capabilities, Capability, GracefulRestart, GracefulRestartFamily};
+use crate::wire::capability::{
+    Capabilities, Capability, GracefulRestart, GracefulRestartFamily, LongLivedGracefulRestart,
+};
 use crate::wire::notification::{CeaseError, Notification, NotificationCode};
 use crate::wire::open::Open;
 
@@ -514,10 +516,23 @@ impl Peer {
             };
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
                 restart_state: self.local.restarting,
-                notification: false,
+                notification: restart.notification,
                 restart_time: restart.restart_time.min(4095),
                 families: self.config.families.iter().map(family).collect(),
             }));
+            // Without families it still says that we know what stale routes are (RFC 9494 §4.3).
+            let asked = Some(restart.long_lived.stale_time).filter(|secs| *secs > 0);
+            let families = asked.iter().flat_map(|stale_time| {
+                self.config
+                    .families
+                    .iter()
+                    .map(|family| LongLivedGracefulRestart {
+                        family: *family,
+                        forwarding_preserved: self.local.forwarding,
+                        stale_time: *stale_time,
+                    })
+            });
+            capabilities.push(Capability::LongLivedGracefulRestart(families.collect()));
         }
         Open::new(
             self.local_as(),

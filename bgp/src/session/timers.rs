@@ -1,6 +1,6 @@
 //! The timers of a session: one slot per timer, the next deadline with its name.
 //!
-//! RFC 4271 §8 and §10 (ConnectRetry, Hold, Keepalive, DelayOpen, IdleHold), RFC 9687 (SendHold), RFC 4724 §4.2 (restart
+//! RFC 4271 §8 and §10 (ConnectRetry, Hold, Keepalive, DelayOpen, IdleHold), RFC 9687 (SendHold), RFC 4724 §4.2 and RFC 9494 §4.2 (restart
 //! and stale timers of the receiving speaker). A timer that is not set has no deadline; setting it again moves it.
 
 use std::time::Duration;
@@ -29,10 +29,12 @@ pub enum Timer {
     Restart,
     /// How long routes stay stale after the peer came back and sent no End-of-RIB (RFC 4724 §4.2).
     Stale,
+    /// How long stale routes of a peer are kept beyond its restart time (RFC 9494 §4.2); of several families the next to end.
+    LongLived,
 }
 
 impl Timer {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::ConnectRetry,
         Self::IdleHold,
         Self::DelayOpen,
@@ -41,6 +43,7 @@ impl Timer {
         Self::SendHold,
         Self::Restart,
         Self::Stale,
+        Self::LongLived,
     ];
 }
 

@@ -1,12 +1,13 @@
 //! From the tables to what a peer is told: who may hear of a route, export policy, and what becomes of its attributes.
 //!
 //! RFC 4271 §5.1 and §9.1.3 (attributes by attribute), §9.2 (IBGP routes are not passed on to IBGP), RFC 4456 (except by a reflector), RFC 1997
-//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 8326 (graceful shutdown).
+//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 8326 (graceful shutdown), RFC 9494
+//! (long-lived stale routes go to peers that know what they are).
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::PeerEntry;
-use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConfig};
+use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConfig, StaleExport};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{Source, SourceId, Withheld};
@@ -24,6 +25,8 @@ pub(super) struct Exporter<'a> {
     default_local_pref: u32,
     own_ipv4: Option<Ipv4Addr>,
     own_ipv6: Option<NextHop>,
+    /// Whether the peer knows what long-lived stale routes are (RFC 9494).
+    knows_stale: bool,
 }
 
 impl<'a> Exporter<'a> {
@@ -41,6 +44,8 @@ impl<'a> Exporter<'a> {
             Some(IpAddr::V6(address)) => own_ipv6 = Some(NextHop::V6(address)),
             None => {}
         }
+        let terms = entry.session.as_ref();
+        let restart = terms.and_then(|terms| terms.graceful_restart.as_ref());
         Self {
             peer: entry.peer.config(),
             kind: entry.peer.kind(),
@@ -51,6 +56,7 @@ impl<'a> Exporter<'a> {
             default_local_pref: config.decision.default_local_pref,
             own_ipv4,
             own_ipv6,
+            knows_stale: restart.is_some_and(|restart| restart.long_lived.is_some()),
         }
     }
 
@@ -92,6 +98,9 @@ impl<'a> Exporter<'a> {
             exported.next_hop = self.own_next_hop(F::AFI_SAFI);
         }
         exported.next_hop.ok_or(Withheld::NoNextHop)?;
+        if attributes.communities.contains(Community::LLGR_STALE) {
+            self.mark_stale(&mut exported);
+        }
         match self.kind {
             PeerKind::Ebgp => self.to_ebgp(&mut exported),
             PeerKind::Ibgp => self.to_ibgp(source, &mut exported),
@@ -124,6 +133,9 @@ impl<'a> Exporter<'a> {
         let communities = &attributes.communities;
         if communities.contains(Community::NO_ADVERTISE) {
             return Err(Withheld::NoAdvertise);
+        }
+        if communities.contains(Community::LLGR_STALE) && !self.may_hear_stale() {
+            return Err(Withheld::LongLivedStale);
         }
         // RFC 9234 §5, egress 2: what came from above goes down only.
         let up = matches!(
@@ -186,6 +198,22 @@ impl<'a> Exporter<'a> {
             AfiSafi::IPV6_UNICAST => self.own_ipv6,
             _ => None,
         }
+    }
+
+    /// RFC 9494 §4.3: no policy takes the mark off. §4.6: who does not know the mark is told by other means.
+    fn mark_stale(&self, attributes: &mut Attributes) {
+        attributes.communities.insert(Community::LLGR_STALE);
+        if !self.knows_stale {
+            attributes.communities.insert(Community::NO_EXPORT);
+            attributes.local_pref = Some(0);
+        }
+    }
+
+    /// Whether the peer may hear of long-lived stale routes.
+    fn may_hear_stale(&self) -> bool {
+        let restart = self.peer.graceful_restart.as_ref();
+        let partial = restart.is_some_and(|restart| restart.long_lived.export == StaleExport::Depreference);
+        self.knows_stale || (partial && self.kind == PeerKind::Ibgp)
     }
 
     fn to_ebgp(&self, attributes: &mut Attributes) {

@@ -58,7 +58,7 @@ impl<'a> Importer<'a> {
         }
         match self.apply_policy(prefix.into(), attrs.get(received)) {
             Err(refusal) => Import::Refused(refusal),
-            Ok(accepted) => match self.finish(accepted) {
+            Ok(accepted) => match self.finish(accepted, attrs.get(received)) {
                 Cow::Borrowed(_) => {
                     attrs.retain(received);
                     Import::Accepted(received)
@@ -87,7 +87,12 @@ impl<'a> Importer<'a> {
 
     /// What the speaker does to a route whatever the policy: what well-known communities ask of the one who receives them, unless the policy took
     /// them off, and the mark of a route from above.
-    fn finish<'b>(&self, mut attributes: Cow<'b, Attributes>) -> Cow<'b, Attributes> {
+    fn finish<'b>(&self, mut attributes: Cow<'b, Attributes>, received: &Attributes) -> Cow<'b, Attributes> {
+        // RFC 9494 §4.3: no policy takes it off.
+        let stale = Community::LLGR_STALE;
+        if received.communities.contains(stale) && !attributes.communities.contains(stale) {
+            attributes.to_mut().communities.insert(stale);
+        }
         let ebgp = self.kind == PeerKind::Ebgp;
         let has = |community| ebgp && attributes.communities.contains(community);
         let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);

@@ -10,6 +10,7 @@ mod configure;
 mod explain;
 mod export;
 mod import;
+mod keep;
 mod limit;
 mod refresh;
 mod restart;
@@ -153,8 +154,10 @@ struct PeerEntry {
     /// The terms of the Established session.
     session: Option<Negotiated>,
     progress: BTreeMap<AfiSafi, FamilyProgress>,
-    /// Restart and Stale.
+    /// Restart, Stale and LongLived.
     timers: TimerTable,
+    /// What is kept of its routes while it is away.
+    kept: keep::Kept,
     /// When UPDATE errors may be reported again.
     quiet_until: Time,
     /// When the prefix limit may be reported again.
@@ -387,6 +390,7 @@ impl Speaker {
             session: None,
             progress: BTreeMap::new(),
             timers,
+            kept: keep::Kept::default(),
             quiet_until: now,
             limit_quiet_until: now,
         };

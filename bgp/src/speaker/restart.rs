@@ -1,18 +1,15 @@
 //! Sessions that come and go, and what that does to routes: graceful restart in both roles (RFC 4724).
 //!
-//! *The peer restarts* (§4.2): its session goes away without a NOTIFICATION; its routes of the families it named become stale and stay in use
-//! until it announces them again, its End-of-RIB says that the rest is gone, or a timer ends.
+//! *The peer restarts* (§4.2): see [`super::keep`] for what becomes of its routes.
 //!
 //! *We restarted* (§4.1): OPENs carry the R bit, and End-of-RIB is held back until our own routes are known and every peer that
 //! has not restarted itself has sent its table, or until a deadline. Our own routes have no deadline: End-of-RIB without them would make peers drop
 //! what they still keep for us. Routes are announced as soon as they are known, not only then:
 //! a node's own routes must not wait for a neighbour that is down, and nothing that peers hold as stale is removed before End-of-RIB.
 
-use std::time::Duration;
-
 use super::{LogEvent, PeerEntry, Speaker, each_family, source_of};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
-use crate::rib::{AdjRibOut, SourceId, Tables};
+use crate::rib::{AdjRibOut, SourceId};
 use crate::session::{Closed, Timer};
 use crate::time::Time;
 
@@ -74,32 +71,6 @@ impl Speaker {
             .iter()
             .map(|family| (*family, Default::default()))
             .collect();
-        entry.timers.stop(Timer::Restart);
-        let kept = |family: AfiSafi| {
-            let restart = terms.graceful_restart.as_ref();
-            terms.families.contains(&family) && restart.is_some_and(|restart| restart.kept_forwarding(family))
-        };
-        let stale_time = entry
-            .peer
-            .config()
-            .graceful_restart
-            .as_ref()
-            .map(|restart| restart.stale_time);
-        if let Some(stale_time) = stale_time {
-            entry.timers.set(Timer::Stale, now + stale_time);
-        }
-        let mut tables = Tables {
-            attrs: &mut self.attrs,
-            sources: &self.sources,
-            decision: &self.config.decision,
-        };
-        let source = SourceId::peer(index);
-        if !kept(Ipv4Unicast::AFI_SAFI) {
-            self.ipv4.loc_rib.sweep_stale(source, &mut tables);
-        }
-        if !kept(Ipv6Unicast::AFI_SAFI) {
-            self.ipv6.loc_rib.sweep_stale(source, &mut tables);
-        }
         if terms.families.contains(&Ipv4Unicast::AFI_SAFI) {
             self.ipv4
                 .adj_ribs_out
@@ -112,6 +83,7 @@ impl Speaker {
         }
         let peer = entry.peer.config().name.clone();
         entry.session = Some(terms);
+        self.meet_again(index, now);
         self.log(LogEvent::Up { peer });
         self.update_sync(now);
     }
@@ -129,39 +101,18 @@ impl Speaker {
             each_family!(self, tables => tables.loc_rib.unmark_for_refresh(*family, SourceId::peer(index)));
         }
         entry.timers.stop(Timer::Stale);
-        let mut tables = Tables {
-            attrs: &mut self.attrs,
-            sources: &self.sources,
-            decision: &self.config.decision,
-        };
+        let attrs = &mut self.attrs;
         each_family!(self, family => {
             if let Some(mut out) = family.adj_ribs_out.remove(&index) {
-                out.clear(tables.attrs);
+                out.clear(attrs);
             }
         });
         if self.leaving {
             return;
         }
         let restart = terms.and_then(|terms| terms.graceful_restart);
-        let restart = restart.filter(|restart| closed.reason.may_be_restart() && restart.restart_time > 0);
-        let source = SourceId::peer(index);
-        let keeps = |family| restart.as_ref().is_some_and(|restart| restart.covers(family));
-        if keeps(Ipv4Unicast::AFI_SAFI) {
-            self.ipv4.loc_rib.mark_stale(source, &mut tables);
-        } else {
-            self.ipv4.loc_rib.clear_source(source, &mut tables);
-        }
-        if keeps(Ipv6Unicast::AFI_SAFI) {
-            self.ipv6.loc_rib.mark_stale(source, &mut tables);
-        } else {
-            self.ipv6.loc_rib.clear_source(source, &mut tables);
-        }
-        if let Some(restart) = restart {
-            entry.timers.set(
-                Timer::Restart,
-                now + Duration::from_secs(restart.restart_time.into()),
-            );
-        }
+        let restart = restart.filter(|restart| closed.reason.keeps_routes(restart.notification));
+        self.keep_routes(index, restart.as_ref(), now);
     }
 
     /// The peer's End-of-RIB of a family: what it has not announced again is gone.
@@ -175,16 +126,7 @@ impl Speaker {
         if entry.is_synced() {
             entry.timers.stop(Timer::Stale);
         }
-        let mut tables = Tables {
-            attrs: &mut self.attrs,
-            sources: &self.sources,
-            decision: &self.config.decision,
-        };
-        match family {
-            AfiSafi::IPV4_UNICAST => self.ipv4.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
-            AfiSafi::IPV6_UNICAST => self.ipv6.loc_rib.sweep_stale(SourceId::peer(index), &mut tables),
-            _ => {}
-        }
+        self.synchronized(index, family);
         self.update_sync(now);
     }
 
@@ -205,27 +147,6 @@ impl Speaker {
             progress.end_of_rib_received = true;
         }
         self.update_sync(now);
-    }
-
-    pub(super) fn expire_restart_timers(&mut self, index: u32, now: Time) {
-        let Some(entry) = self.peers.get_mut(&index) else {
-            return;
-        };
-        let peer = entry.peer.config().name.clone();
-        while let Some(entry) = self.peers.get_mut(&index)
-            && entry.timers.take_expired(now).is_some()
-        {
-            for progress in entry.progress.values_mut() {
-                progress.refreshing = false;
-            }
-            let mut tables = Tables {
-                attrs: &mut self.attrs,
-                sources: &self.sources,
-                decision: &self.config.decision,
-            };
-            each_family!(self, family => family.loc_rib.sweep_stale(SourceId::peer(index), &mut tables));
-            self.log(LogEvent::StaleRoutesRemoved { peer: peer.clone() });
-        }
     }
 
     /// Whether our End-of-RIB may go out to the peers now.

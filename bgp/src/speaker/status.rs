@@ -53,6 +53,15 @@ impl Speaker {
                     .graceful_restart
                     .as_ref()
                     .map(|restart| restart.restart_time),
+                notification_survived: terms
+                    .graceful_restart
+                    .as_ref()
+                    .is_some_and(|restart| restart.notification),
+                long_lived_seconds: terms
+                    .graceful_restart
+                    .as_ref()
+                    .and_then(|restart| restart.long_lived.as_ref())
+                    .map(|entries| entries.iter().map(|e| (e.family, e.stale_time)).collect()),
             }),
             last_error: peer.last_error().map(|(closed, at)| LastError {
                 by: closed.reason.by(),

@@ -241,14 +241,13 @@ impl Capabilities {
         })
     }
 
-    /// The long-lived graceful restart entry of `family`. It counts only beside a graceful restart capability (RFC 9494 section 4.5).
-    pub fn long_lived_graceful_restart(&self, family: AfiSafi) -> Option<LongLivedGracefulRestart> {
-        let entries = self.0.iter().rev().find_map(|capability| match capability {
-            Capability::LongLivedGracefulRestart(entries) => Some(entries),
-            _ => None,
-        })?;
+    /// The entries of the long-lived graceful restart capability. It counts only beside a graceful restart capability (RFC 9494 section 3).
+    pub fn long_lived_graceful_restart(&self) -> Option<&[LongLivedGracefulRestart]> {
         self.graceful_restart()?;
-        entries.iter().find(|entry| entry.family == family).copied()
+        self.0.iter().rev().find_map(|capability| match capability {
+            Capability::LongLivedGracefulRestart(entries) => Some(entries.as_slice()),
+            _ => None,
+        })
     }
 
     /// The role the sender has.

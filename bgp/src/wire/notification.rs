@@ -259,9 +259,14 @@ impl Notification {
         Self::new(NotificationCode::Cease(CeaseError::HardReset), &data)
     }
 
+    /// Whether it is a Hard Reset, also one that gives no reason.
+    pub fn is_hard_reset(&self) -> bool {
+        self.code == NotificationCode::Cease(CeaseError::HardReset)
+    }
+
     /// The notification inside a Hard Reset; `None` for any other, and for a Hard Reset too short to hold one.
     pub fn hard_reset_reason(&self) -> Option<Self> {
-        if self.code != NotificationCode::Cease(CeaseError::HardReset) {
+        if !self.is_hard_reset() {
             return None;
         }
         let mut cursor = Cursor::new(&self.data);

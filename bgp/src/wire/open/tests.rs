@@ -132,7 +132,8 @@ fn questions_about_capabilities_are_answered() {
     assert_eq!(capabilities.role(), Ok(Some(Role::Customer)));
     assert_eq!(
         capabilities
-            .long_lived_graceful_restart(ipv6)
+            .long_lived_graceful_restart()
+            .and_then(|entries| entries.iter().find(|entry| entry.family == ipv6))
             .map(|entry| entry.stale_time),
         Some(65536)
     );
