@@ -73,6 +73,11 @@ test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namesp
 		$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop && \
 		target/debug/calidris-lab kubernetes --programs "$$programs"
 
+.PHONY: conformance
+conformance: setup ## Walk our CNI plugin and Debian's through the specification; writes the table (ALSO="--also 'ptp 1.9.1=PATH'")
+	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop -p calidris-cni-conformance
+	target/debug/calidris-lab conformance $(ALSO) --write interop-tests/cni-conformance/RESULTS.md
+
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all

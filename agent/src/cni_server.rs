@@ -14,6 +14,8 @@ mod detach;
 mod lock;
 mod refusal;
 mod request;
+mod stages;
+mod status;
 
 pub(crate) use request::handle_id;
 
@@ -22,7 +24,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calidris_cni::contract::{Operation, Reply, Request};
 use calidris_cni::error::{CniError, ErrorCode};
@@ -32,11 +34,15 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
+use crate::clock;
 use crate::config::Config;
 use crate::input::Input;
+use crate::metrics::Exposition;
 use crate::model::EndpointId;
+use crate::pod_link::Created;
 use crate::report::{CniReport, DatastoreReport};
 use crate::turn::{Found, Message, NotApplied};
+use stages::{Stage, StageHistograms, Stages};
 
 /// How long a plugin may take to send its request: it sends it in one go.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,7 +96,13 @@ struct Counters {
     answered: AtomicU64,
     failed: AtomicU64,
     in_progress: AtomicU64,
+    /// By operation, in the order of [`OPERATIONS`].
+    stages: [StageHistograms; OPERATIONS.len()],
+    refused: [AtomicU64; OPERATIONS.len()],
 }
+
+/// The operations that are counted.
+const OPERATIONS: [&str; 5] = ["ADD", "DEL", "CHECK", "STATUS", "GC"];
 
 /// The node's thread is gone: the agent is ending.
 fn ending() -> CniError {
@@ -182,7 +194,9 @@ impl<S: Store + 'static> CniServer<S> {
         warn!(%error, answer_to, "CNI: the plugin has gone without its answer");
         if let Some(request) = request.filter(|_| is_added)
             && let Some(attachment) = request.operation.attachment()
-            && let Err(error) = self.detach(&request.config, attachment).await
+            && let Err(error) = self
+                .detach(&request.config, attachment, &mut Stages::default())
+                .await
         {
             warn!(%error, "CNI: an ADD nobody waits for could not be undone; DEL will");
         }
@@ -190,6 +204,7 @@ impl<S: Store + 'static> CniServer<S> {
 
     async fn reply_within_bounds(&self, request: Arc<Request>, netns: Option<OwnedFd>) -> Reply {
         let allowed = u64::try_from(self.config.max_concurrent.saturating_add(self.config.max_waiting));
+        let arrived = clock::now();
         let before = self.counters.in_progress.fetch_add(1, Ordering::Relaxed);
         let reply = if before >= allowed.unwrap_or(u64::MAX) {
             Reply::Failed {
@@ -200,7 +215,7 @@ impl<S: Store + 'static> CniServer<S> {
             }
         } else {
             match self.working.acquire().await {
-                Ok(_permit) => self.reply(&request, netns).await,
+                Ok(_permit) => self.reply(&request, netns, arrived).await,
                 Err(_) => Reply::Failed { error: ending() },
             }
         };
@@ -208,35 +223,65 @@ impl<S: Store + 'static> CniServer<S> {
         reply
     }
 
-    async fn reply(&self, request: &Request, netns: Option<OwnedFd>) -> Reply {
-        let command = request.operation.command();
-        let started = crate::clock::now();
+    async fn reply(&self, request: &Request, netns: Option<OwnedFd>, arrived: Instant) -> Reply {
+        let mut stages = Stages::default();
+        stages.over(Stage::Wait, arrived);
         let reply: Reply = match &request.operation {
-            Operation::Add(attachment) => self.add(request, attachment, netns).await.into(),
-            Operation::Del(attachment) => self.detach(&request.config, attachment).await.into(),
+            Operation::Add(attachment) => self.add(request, attachment, netns, &mut stages).await.into(),
+            Operation::Del(attachment) => self.detach(&request.config, attachment, &mut stages).await.into(),
             Operation::Check(attachment) => self.check(&request.config, attachment, netns).await.into(),
-            Operation::Status => self.status().await.into(),
+            Operation::Status => self.status(&request.config).await.into(),
             Operation::Gc { valid_attachments } => {
                 self.collect(&request.config, valid_attachments).await.into()
             }
         };
-        let took = crate::clock::now().saturating_duration_since(started);
-        let container = request
-            .operation
-            .attachment()
-            .map(|attachment| attachment.id.container_id.as_str());
-        let network = request.config.name.as_str();
-        match &reply {
-            Reply::Failed { error } => {
-                warn!(command, network, container, ?took, code = error.code.0, details = %error.details, "CNI: {}", error.msg);
+        let took = clock::now().saturating_duration_since(arrived);
+        let command = request.operation.command();
+        if let Some(operation) = OPERATIONS.iter().position(|operation| *operation == command) {
+            if let Some(histograms) = self.counters.stages.get(operation) {
+                histograms.observe(&stages, took);
             }
-            Reply::Added { .. } => info!(command, network, container, ?took, "CNI: pod attached"),
-            Reply::Done if matches!(request.operation, Operation::Del(_)) => {
-                info!(command, network, container, ?took, "CNI: pod detached");
+            if let (Reply::Failed { .. }, Some(refused)) = (&reply, self.counters.refused.get(operation)) {
+                refused.fetch_add(1, Ordering::Relaxed);
             }
-            Reply::Done => debug!(command, network, container, ?took, "CNI: done"),
         }
+        log(request, &reply, took, &stages);
         reply
+    }
+
+    /// How many requests there were and how long they and their stages took.
+    pub fn metrics(&self, to: &mut Exposition) {
+        let operations = || OPERATIONS.iter().zip(&self.counters.stages);
+        to.family(
+            "calidris_cni_request_seconds",
+            "histogram",
+            "CNI requests, from arrival to answer.",
+        );
+        for (operation, histograms) in operations() {
+            let labels = [("operation", *operation)];
+            to.histogram("calidris_cni_request_seconds", &labels, &histograms.total);
+        }
+        to.family(
+            "calidris_cni_stage_seconds",
+            "histogram",
+            "Stages of CNI requests; some overlap.",
+        );
+        for (operation, histograms) in operations() {
+            for (stage, histogram) in histograms.iter().filter(|(_, histogram)| histogram.count() > 0) {
+                let labels = [("operation", *operation), ("stage", stage.as_str())];
+                to.histogram("calidris_cni_stage_seconds", &labels, histogram);
+            }
+        }
+        let failed = "calidris_cni_failed_requests_total";
+        to.family(failed, "counter", "CNI requests answered with an error.");
+        for (operation, refused) in OPERATIONS.iter().zip(&self.counters.refused) {
+            let refused = u32::try_from(refused.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+            to.sample(failed, &[("operation", *operation)], f64::from(refused));
+        }
+        let waiting = self.counters.in_progress.load(Ordering::Relaxed);
+        let name = "calidris_cni_requests_in_progress";
+        to.family(name, "gauge", "CNI requests being worked on or waiting.");
+        to.sample(name, &[], f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
     }
 
     fn count(&self, reply: &Reply) {
@@ -273,6 +318,16 @@ impl<S: Store + 'static> CniServer<S> {
         applied.await.map_err(|_| ending())
     }
 
+    /// As [`Self::apply`], for a pod whose link was made a moment ago.
+    async fn apply_made(&self, input: Input, made: Created) -> Result<Result<(), NotApplied>, CniError> {
+        let (done, applied) = oneshot::channel();
+        self.inbox
+            .send(Message::ApplyMade(input, Box::new(made), done))
+            .await
+            .map_err(|_| ending())?;
+        applied.await.map_err(|_| ending())
+    }
+
     /// An error if the datastore cannot be used now.
     fn require_datastore(&self) -> Result<(), CniError> {
         let state = self.datastore.borrow();
@@ -284,6 +339,46 @@ impl<S: Store + 'static> CniServer<S> {
             .clone()
             .unwrap_or_else(|| "not connected yet".to_owned());
         Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, "the datastore is unreachable").with_details(why))
+    }
+}
+
+/// One line for each request, with the time of each stage and the runtime's trace.
+fn log(request: &Request, reply: &Reply, took: Duration, stages: &Stages) {
+    let command = request.operation.command();
+    let container = request
+        .operation
+        .attachment()
+        .map(|attachment| attachment.id.container_id.as_str());
+    let network = request.config.name.as_str();
+    let traceparent = request.trace_parent.as_deref();
+    let stages = stages.text();
+    match reply {
+        Reply::Failed { error } => {
+            warn!(command, network, container, ?took, stages, traceparent, code = error.code.0, details = %error.details, "CNI: {}", error.msg);
+        }
+        Reply::Added { .. } => {
+            info!(
+                command,
+                network,
+                container,
+                ?took,
+                stages,
+                traceparent,
+                "CNI: pod attached"
+            );
+        }
+        Reply::Done if matches!(request.operation, Operation::Del(_)) => {
+            info!(
+                command,
+                network,
+                container,
+                ?took,
+                stages,
+                traceparent,
+                "CNI: pod detached"
+            );
+        }
+        Reply::Done => debug!(command, network, container, ?took, traceparent, "CNI: done"),
     }
 }
 

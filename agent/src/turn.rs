@@ -20,6 +20,7 @@ use crate::desired::{self, Desired};
 use crate::input::{Input, KernelChange};
 use crate::kernel::Kernel;
 use crate::model::{Endpoint, EndpointId, InSync, Model};
+use crate::pod_link::Created;
 use crate::report::DataplaneReport;
 
 /// Messages that may wait for the node's thread.
@@ -36,8 +37,12 @@ pub enum Message {
     Input(Input),
     /// Something happened, and somebody waits until the kernel has followed.
     Apply(Input, Applied),
+    /// As `Apply`, for a pod whose link was made a moment ago: its host end need not be read back.
+    ApplyMade(Input, Box<Created>, Applied),
     /// Which endpoint is this?
     Find(EndpointId, oneshot::Sender<Found>),
+    /// Can pods be attached?
+    Readiness(oneshot::Sender<Readiness>),
     /// How is it going?
     Status(oneshot::Sender<NodeStatus>),
 }
@@ -57,6 +62,17 @@ pub struct Found {
     pub endpoint: Option<(EndpointId, Endpoint)>,
     /// Which sources are in sync: before the datastore is, absence means nothing.
     pub in_sync: InSync,
+}
+
+/// Answer to [`Message::Readiness`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Which sources are in sync.
+    pub in_sync: InSync,
+    /// How many IP pools there are.
+    pub pools: usize,
+    /// Whether the kernel does not follow in something.
+    pub kernel_fails: bool,
 }
 
 /// Answer to [`Message::Status`].
@@ -87,6 +103,7 @@ pub struct Node<K> {
 struct Waiting {
     applied: Vec<(Option<Endpoint>, Applied)>,
     find: Vec<(EndpointId, oneshot::Sender<Found>)>,
+    readiness: Vec<oneshot::Sender<Readiness>>,
     status: Vec<oneshot::Sender<NodeStatus>>,
 }
 
@@ -157,18 +174,22 @@ impl<K: Kernel> Node<K> {
         let mut waiting = Waiting::default();
         let mut is_changed = false;
         for message in batch {
-            let input = match message {
-                Message::Input(input) => input,
+            let (input, made) = match message {
+                Message::Input(input) => (input, None),
                 Message::Apply(input, done) => {
-                    let endpoint = match &input {
-                        Input::Attached { endpoint, .. } => Some(endpoint.clone()),
-                        _ => None,
-                    };
-                    waiting.applied.push((endpoint, done));
-                    input
+                    waiting.applied.push((attached(&input), done));
+                    (input, None)
+                }
+                Message::ApplyMade(input, made, done) => {
+                    waiting.applied.push((attached(&input), done));
+                    (input, Some(made))
                 }
                 Message::Find(id, answer) => {
                     waiting.find.push((id, answer));
+                    continue;
+                }
+                Message::Readiness(answer) => {
+                    waiting.readiness.push(answer);
                     continue;
                 }
                 Message::Status(answer) => {
@@ -176,9 +197,12 @@ impl<K: Kernel> Node<K> {
                     continue;
                 }
             };
-            match &input {
-                Input::KernelChanged(change) => self.dataplane.note(*change),
-                Input::Attached { .. } => self.dataplane.note(KernelChange::Links),
+            match (&input, made) {
+                (Input::KernelChanged(change), _) => self.dataplane.note(*change),
+                (Input::Attached { endpoint, .. }, Some(made)) => {
+                    self.dataplane.note_made(&endpoint.host_interface, *made);
+                }
+                (Input::Attached { .. }, None) => self.dataplane.note(KernelChange::Links),
                 _ => {}
             }
             self.model.absorb(input);
@@ -267,6 +291,13 @@ impl<K: Kernel> Node<K> {
                 in_sync: self.model.in_sync,
             });
         }
+        for answer in waiting.readiness {
+            let _unheard = answer.send(Readiness {
+                in_sync: self.model.in_sync,
+                pools: self.model.pools.len(),
+                kernel_fails: !self.report.failures.is_empty(),
+            });
+        }
         for answer in waiting.status {
             let _unheard = answer.send(NodeStatus {
                 model: self.model.clone(),
@@ -302,6 +333,14 @@ impl<K: Kernel> Node<K> {
         exactly
             .or_else(but_for_the_network)
             .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
+    }
+}
+
+/// The endpoint that an input brings.
+fn attached(input: &Input) -> Option<Endpoint> {
+    match input {
+        Input::Attached { endpoint, .. } => Some(endpoint.clone()),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
 use calidris_ipam_etcd::EtcdStore;
 use ipnetwork::IpNetwork;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +25,7 @@ use crate::input::Input;
 use crate::ipam_collector;
 use crate::kernel::{Kernel, Linux};
 use crate::listen::listen;
+use crate::metrics::{self, Exposition};
 use crate::model::Model;
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
@@ -68,6 +69,17 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
     let cni_listener = UnixListener::from_std(listen(config.cni.socket.as_path())?)?;
     let status_listener = UnixListener::from_std(listen(config.status.socket.as_path())?)?;
     let control_listener = UnixListener::from_std(listen(config.control.socket.as_path())?)?;
+    let metrics_listener = match config.metrics.listen {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("metrics.listen: cannot listen at {address}"))?,
+        ),
+        None => None,
+    };
+
+    let config_list = config.cni.config_list()?;
+
     let (inbox, messages) = mpsc::channel(INBOX);
     let (announcements, to_announce) = watch::channel(None);
     let (datastore_state, datastore) = watch::channel(DatastoreReport {
@@ -119,9 +131,9 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         datastore.clone(),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
-    tokio::spawn({
+    let report = {
         let (server, speaker) = (Arc::clone(&server), bgp.as_ref().map(|bgp| bgp.speaker.clone()));
-        let report = move || {
+        move || {
             let parts = (
                 node_name.clone(),
                 Arc::clone(&server),
@@ -149,9 +161,27 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
                     cni: server.report(),
                 })
             }
-        };
-        status::serve(status_listener, report)
-    });
+        }
+    };
+    if let Some(config_list) = config_list {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { config_list.run(|| server.is_ready()).await });
+    }
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(metrics::serve(listener, {
+            let (server, report) = (Arc::clone(&server), report.clone());
+            move || {
+                let (server, report) = (Arc::clone(&server), report());
+                async move {
+                    let mut text = Exposition::default();
+                    metrics::of_status(&report.await, &mut text);
+                    server.metrics(&mut text);
+                    text.into_text()
+                }
+            }
+        }));
+    }
+    tokio::spawn(status::serve(status_listener, report));
 
     let [terminate, interrupt] = &mut ending;
     let result = tokio::select! {

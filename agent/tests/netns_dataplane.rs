@@ -77,6 +77,7 @@ fn model(node: &Namespace) -> Model {
             mac: None,
             namespace: None,
             pod: None,
+            ..Endpoint::default()
         };
         model.endpoints.insert(id, endpoint);
     }

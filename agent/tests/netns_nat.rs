@@ -69,6 +69,7 @@ fn pod(node: &Namespace, number: u8, pool: (&str, &str)) -> (Namespace, Endpoint
         mac: None,
         namespace: None,
         pod: None,
+        ..Endpoint::default()
     };
     (pod, id, endpoint)
 }

@@ -13,6 +13,7 @@ pub mod calico;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;
+pub mod conformance;
 pub mod daemon;
 pub mod eventually;
 pub mod fabric;

@@ -12,13 +12,14 @@ use serde::Serialize;
 use calidris_interop::bench::command as bench;
 use calidris_interop::binaries::Binaries;
 use calidris_interop::cluster::{Cluster, LOG_LINES};
+use calidris_interop::conformance::Another;
 use calidris_interop::kubernetes::programs::Programs;
 use calidris_interop::lab::{self, Lab};
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
 use calidris_interop::topology::{DEMO, Topology};
-use calidris_interop::{http, kubernetes, signals};
+use calidris_interop::{conformance, http, kubernetes, signals};
 
 /// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
 #[derive(Parser)]
@@ -54,6 +55,12 @@ Examples:
   calidris lab bench bgp --prefixes 100000 --fanout-prefixes 0 --rounds 1
   calidris lab bench all")]
     Bench(bench::BenchArgs),
+    /// Walk our CNI plugin and the reference plugins through the specification, clause by clause
+    #[command(after_help = "\
+Examples, at the top of the repository:
+  calidris lab conformance
+  calidris lab conformance --also 'ptp 1.9.1=/tmp/plugins/ptp' --write interop-tests/cni-conformance/RESULTS.md")]
+    Conformance(ConformanceArgs),
     /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
     #[command(hide = true)]
     Kubernetes(KubernetesArgs),
@@ -93,6 +100,16 @@ struct CleanArgs {
     /// Only this lab
     #[arg(long)]
     name: Option<String>,
+}
+
+#[derive(Args)]
+struct ConformanceArgs {
+    /// Another build of a reference plugin
+    #[arg(long, value_name = "LABEL=PATH")]
+    also: Vec<Another>,
+    /// Put the table in the place of the one in this file, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -136,6 +153,7 @@ fn main() -> ExitCode {
         Command::Clean(args) => clean(args.name),
         Command::List => list(),
         Command::Bench(args) => bench::run(&args),
+        Command::Conformance(args) => judge(&args),
         Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Serve { name } => http::serve(&name).map(|()| ExitCode::SUCCESS),
     };
@@ -239,6 +257,20 @@ fn show_how_to_look_inside(cluster: &Cluster, progress: &Progress) {
         "Remove it: calidris lab clean --name {}\n",
         cluster.lab.name()
     ));
+}
+
+fn judge(args: &ConformanceArgs) -> anyhow::Result<ExitCode> {
+    let needs = require::LAB.iter().chain(&[require::Need::ReferencePlugins]);
+    if let Some(missing) = needs.into_iter().find_map(|need| need.missing()) {
+        bail!("the suite needs {missing} (`make setup` as root installs what is missing)");
+    }
+    signals::catch();
+    let table = conformance::table(&args.also)?;
+    match &args.write {
+        Some(file) => conformance::write(file, &table)?,
+        None => print!("{table}"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn prove_kubernetes(args: &KubernetesArgs) -> anyhow::Result<ExitCode> {

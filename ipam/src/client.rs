@@ -12,11 +12,12 @@ use crate::handle::Handle;
 use crate::inventory::Inventory;
 use crate::keys;
 use crate::plan::{
-    AssignRequest, Assigned, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign, plan_release,
-    plan_repair,
+    AssignRequest, Assigned, Decision, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
+    plan_release, plan_repair,
 };
 use crate::store::{Range, Store, StoreError};
 use crate::timestamp::UnixNanos;
+use crate::view::View;
 
 /// Address management over a store.
 #[derive(Debug)]
@@ -54,6 +55,18 @@ impl<S: Store> Ipam<S> {
                 attempts: MAX_ATTEMPTS,
             }),
             Err(Failure::Refused(refusal)) => Err(refusal.into()),
+        }
+    }
+
+    /// Whether [`Self::assign`] would succeed now. Nothing is written.
+    pub async fn could_assign(&self, request: &AssignRequest, now: UnixNanos) -> Result<(), AssignError> {
+        let mut view = View::default();
+        loop {
+            match plan_assign(&view, request, now) {
+                Decision::Read(ranges) => view.absorb(&ranges, self.store.read(&ranges).await?),
+                Decision::Commit { .. } | Decision::Done(_) => return Ok(()),
+                Decision::Refuse(refusal) => return Err(refusal.into()),
+            }
         }
     }
 

@@ -11,6 +11,10 @@
 //! - A transaction whose answer was lost is resolved by reading back, for each request of its own ([`Settled::Found`]).
 //! - A leader that is dropped puts its group back and the next caller leads; what was under way then is an unknown outcome.
 //!
+//! What a plan reads first says where it looks next: the blocks. Those that the last groups looked at are read along with
+//! the first question of the next one, which saves it a round trip as a rule. It is a guess about what to read, not
+//! about what is there.
+//!
 //! The queue holds one entry for each caller that waits and is bounded by their number. It needs no runtime: callers are
 //! woken by their own wakers.
 
@@ -20,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::ErrorClass;
+use crate::keys;
 use crate::plan::{Batch, Decision};
 use crate::store::{CommitOutcome, Range, Store, StoreError, Txn};
 use crate::view::View;
@@ -31,10 +36,15 @@ pub(crate) const MAX_ATTEMPTS: u32 = 100;
 /// Unknown outcomes that one request tries to resolve. Each costs the store's whole time limit.
 const MAX_UNKNOWN: u32 = 3;
 
+/// Blocks read along with a group's first question, at most: those looked at last.
+const MAX_AHEAD: usize = 16;
+
 /// The requests of one client.
 #[derive(Default)]
 pub(crate) struct GroupCommit {
     queue: Mutex<Queue>,
+    /// Blocks that groups have looked at, the latest last.
+    looked_at: Mutex<VecDeque<Range>>,
 }
 
 /// How a request ended.
@@ -83,6 +93,29 @@ impl GroupCommit {
                 Turn::Lead(mut lead) => lead.carry_out(store).await,
             }
         }
+    }
+}
+
+impl GroupCommit {
+    /// The ranges to read, and for the first question of a group the blocks that are looked at next as a rule.
+    fn with_what_comes_next(&self, mut ranges: Vec<Range>, is_first: bool) -> Vec<Range> {
+        let mut looked_at = lock(&self.looked_at);
+        if is_first {
+            let more = looked_at.iter().filter(|range| !ranges.contains(range));
+            let more: Vec<Range> = more.cloned().collect();
+            ranges.extend(more);
+            return ranges;
+        }
+        for range in &ranges {
+            let is_block = matches!(range, Range::Key(key) if keys::parse_block(key).is_some());
+            if is_block && !looked_at.contains(range) {
+                looked_at.push_back(range.clone());
+            }
+        }
+        while looked_at.len() > MAX_AHEAD {
+            looked_at.pop_front();
+        }
+        ranges
     }
 }
 
@@ -225,10 +258,13 @@ impl Lead<'_> {
         let mut view = View::default();
         while !self.group.is_empty() {
             match self.plan(&view) {
-                Step::Read(ranges) => match store.read(&ranges).await {
-                    Ok(snapshot) => view.absorb(&ranges, snapshot),
-                    Err(error) => return self.failed(&error),
-                },
+                Step::Read(ranges) => {
+                    let ranges = self.commits.with_what_comes_next(ranges, view.is_empty());
+                    match store.read(&ranges).await {
+                        Ok(snapshot) => view.absorb(&ranges, snapshot),
+                        Err(error) => return self.failed(&error),
+                    }
+                }
                 Step::Done => return self.settled(),
                 Step::Commit(txn) => {
                     self.in_flight = true;

@@ -23,6 +23,11 @@ pub struct View {
 pub(crate) struct Need(pub(crate) Vec<Range>);
 
 impl View {
+    /// Whether nothing was read yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.read.is_empty()
+    }
+
     /// Takes in what `ranges` contained. Replaces what was known of them.
     pub fn absorb(&mut self, ranges: &[Range], snapshot: Snapshot) {
         for range in ranges {

@@ -43,6 +43,15 @@ impl Links {
         self.dirty
     }
 
+    /// Takes in a link that is known without reading it back.
+    pub(super) fn made(&mut self, name: &str, link: Link) -> LinksChanged {
+        self.known.insert(name.to_owned(), link);
+        LinksChanged {
+            names: BTreeSet::from([name.to_owned()]),
+            uplinks: false,
+        }
+    }
+
     /// Reads back if dirty; `None` if not.
     pub(super) fn read_back(
         &mut self,

@@ -29,6 +29,7 @@ use crate::desired::{Desired, HostLink, RouteKey};
 use crate::input::KernelChange;
 use crate::kernel::{Kernel, KernelError, Link, RouteChange};
 use crate::model::{Endpoint, InSync};
+use crate::pod_link::Created;
 
 pub use nft::NftChange;
 
@@ -122,6 +123,14 @@ impl<K: Kernel> Dataplane<K> {
                 self.nft.mark_dirty();
             }
         }
+    }
+
+    /// A host end was made a moment ago, and this is how: it need not be read back.
+    pub fn note_made(&mut self, host_interface: &str, made: Created) {
+        let changed = self.links.made(host_interface, made.host);
+        self.sysctls.links_changed(&changed);
+        self.routes.links_changed(&changed);
+        self.sysctls.made(made.host_sysctls);
     }
 
     /// The links of the node, read back if dirty: for [`crate::model::Model::links`], before desired is computed.

@@ -23,6 +23,11 @@ impl Sysctls {
             .retain(|path, _| interface_of(path).is_none_or(|interface| !changed.names.contains(interface)));
     }
 
+    /// Takes in parameters that were written a moment ago.
+    pub(super) fn made(&mut self, sysctls: Vec<(String, String)>) {
+        self.known.extend(sysctls);
+    }
+
     pub(super) fn difference(
         &mut self,
         kernel: &mut impl Kernel,

@@ -47,6 +47,7 @@ fn model() -> Model {
             mac: None,
             namespace: None,
             pod: None,
+            ..Endpoint::default()
         };
         model.endpoints.insert(id, endpoint);
     }

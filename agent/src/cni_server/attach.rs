@@ -3,23 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use calidris_cni::contract::{Attachment, Request};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::result::{AddResult, Dns, Interface, IpConfig, Route};
-use calidris_ipam::{AssignRequest, Assigned, Expect, ExtraWrite, Store};
+use calidris_ipam::{AddressRequest, AssignRequest, Assigned, Expect, ExtraWrite, Store};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::request::{self, Subject, Wanted};
+use super::stages::{Stage, Stages, timed};
 use super::{CniServer, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint::{self, Written, mac_text};
 use crate::input::Input;
 use crate::model::Endpoint;
 use crate::ours::HOST_MAC;
-use crate::pod_link::{self, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError};
+use crate::pod_link::{self, Earlier, Families, GATEWAY_V4, GATEWAY_V6, NewLink, PodLinkError};
 
 impl<S: Store + 'static> CniServer<S> {
     /// Attaches the container.
@@ -28,6 +30,7 @@ impl<S: Store + 'static> CniServer<S> {
         request: &Request,
         attachment: &Attachment,
         netns: Option<OwnedFd>,
+        stages: &mut Stages,
     ) -> Result<AddResult, CniError> {
         let subject = request::subject(&request.config, attachment)?;
         let wanted = request::wanted(&request.config, attachment, &subject)?;
@@ -38,9 +41,11 @@ impl<S: Store + 'static> CniServer<S> {
             )
         })?;
         let deadline = Instant::from_std(clock::now() + self.time_for(request));
+        let since = clock::now();
         let _held = timeout_at(deadline, self.locks.hold(&subject.host_interface))
             .await
             .map_err(|_| too_late("another request for the same pod"))?;
+        stages.over(Stage::Wait, since);
         self.require_datastore()?;
         let found = self.find(&subject.id).await?;
         if !found.in_sync.datastore {
@@ -58,10 +63,10 @@ impl<S: Store + 'static> CniServer<S> {
                 ),
             ));
         }
-        match self.attach(&subject, &wanted, netns, deadline).await {
+        match self.attach((&subject, &wanted), netns, deadline, stages).await {
             Ok(endpoint) => Ok(self.result(&subject, &endpoint, &attachment.netns_path)),
             Err(error) => {
-                if let Err(left) = self.tear_down(&subject, None).await {
+                if let Err(left) = self.tear_down(&subject, None, &mut Stages::default()).await {
                     warn!(container = subject.id.container_id, error = %left, "an ADD that failed could not be undone; DEL will");
                 }
                 Err(error)
@@ -71,43 +76,64 @@ impl<S: Store + 'static> CniServer<S> {
 
     async fn attach(
         &self,
-        subject: &Subject,
-        wanted: &Wanted,
+        (subject, wanted): (&Subject, &Wanted),
         netns: OwnedFd,
         deadline: Instant,
+        stages: &mut Stages,
     ) -> Result<Endpoint, CniError> {
-        let assigned = self.assign(subject, wanted, deadline).await?;
-        let endpoint = endpoint(
-            subject,
-            wanted,
-            assigned
-                .addresses
-                .iter()
-                .map(|assigned| assigned.address)
-                .collect(),
-        );
-        debug!(container = subject.id.container_id, addresses = ?endpoint.addresses, "assigned");
-
-        // Not under the deadline: a thread cannot be stopped, and what it makes must be known to be undone.
-        let link = PodLink {
+        let new_link = NewLink {
             id: subject.id.clone(),
-            host_interface: endpoint.host_interface.clone(),
-            addresses: endpoint.addresses.clone(),
+            host_interface: subject.host_interface.clone(),
             mac: Some(wanted.mac),
             mtu: self.config.mtu,
+            families: Families {
+                v4: wanted.v4 != AddressRequest::None,
+                v6: wanted.v6 != AddressRequest::None,
+            },
         };
-        in_thread(move || pod_link::create(netns.as_fd(), &link))
+        // The pair is made while the addresses are being committed; but if there is a link of an earlier container of the
+        // same pod, which has to go for it, then only when there are addresses. Not under the deadline, and always waited
+        // for: a thread cannot be stopped, and what it makes must be known to be undone.
+        let netns = Arc::new(netns);
+        let prepare = |earlier| {
+            let (netns, link) = (Arc::clone(&netns), new_link.clone());
+            in_thread(move || pod_link::prepare(netns.as_fd(), link, earlier))
+        };
+        let ((assigned, datastore), (prepared, link)) = tokio::join!(
+            timed(self.assign(subject, wanted, deadline)),
+            timed(prepare(Earlier::Stays))
+        );
+        stages.note(Stage::Datastore, datastore);
+        stages.note(Stage::Link, link);
+        let (assigned, prepared) = (assigned?, prepared?);
+        let prepared = match prepared {
+            Err(PodLinkError::Earlier(_)) => prepare(Earlier::Goes).await?,
+            other => other,
+        }
+        .map_err(|error| of_link(&error))?;
+        let addresses: BTreeSet<IpAddr> = assigned
+            .addresses
+            .iter()
+            .map(|assigned| assigned.address)
+            .collect();
+        let endpoint = endpoint(subject, wanted, addresses.clone());
+        debug!(container = subject.id.container_id, addresses = ?endpoint.addresses, "assigned");
+        let since = clock::now();
+        let made = in_thread(move || prepared.complete(&addresses))
             .await?
             .map_err(|error| of_link(&error))?;
+        stages.over(Stage::Pod, since);
 
         let input = Input::Attached {
             id: subject.id.clone(),
             endpoint: endpoint.clone(),
             claimed_blocks: assigned.claimed_blocks.into_iter().collect(),
         };
-        let applied = timeout_at(deadline, self.apply(input))
+        let since = clock::now();
+        let applied = timeout_at(deadline, self.apply_made(input, made))
             .await
             .map_err(|_| too_late("the kernel"))??;
+        stages.over(Stage::Node, since);
         applied.map_err(|why| {
             CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
                 .with_details(why.to_string())
@@ -197,6 +223,8 @@ fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> 
         mac: Some(wanted.mac),
         namespace,
         pod,
+        host_ports: wanted.host_ports.clone(),
+        allowed_sources: wanted.allowed_sources.clone(),
     }
 }
 
@@ -230,7 +258,9 @@ fn of_link(error: &PodLinkError) -> CniError {
         PodLinkError::Namespace(_) | PodLinkError::HostNamespace => ErrorCode::INVALID_ENVIRONMENT,
         // The only name that somebody else can have in the pod is that of its interface.
         PodLinkError::Kernel(error) if error.errno() == Some(libc::EEXIST) => ErrorCode::ALREADY_ATTACHED,
-        PodLinkError::NameTaken(_) | PodLinkError::Kernel(_) => ErrorCode::DATAPLANE,
+        PodLinkError::NameTaken(_) | PodLinkError::Earlier(_) | PodLinkError::Kernel(_) => {
+            ErrorCode::DATAPLANE
+        }
     };
     CniError::new(code, error.to_string())
 }

@@ -1,4 +1,4 @@
-//! CHECK and STATUS: they look and change nothing.
+//! CHECK: it looks and changes nothing.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,13 +8,11 @@ use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::NetConf;
 use calidris_ipam::Store;
-use tokio::sync::oneshot;
 
 use super::request::{self, Subject};
-use super::{CniServer, ending, in_thread, refusal};
+use super::{CniServer, in_thread, refusal};
 use crate::model::Endpoint;
 use crate::pod_link::{self, PodLink};
-use crate::turn::Message;
 
 impl<S: Store + 'static> CniServer<S> {
     /// CHECK: the attachment is known, its addresses are assigned to it and are those of `prevResult`, and the link is
@@ -70,34 +68,6 @@ impl<S: Store + 'static> CniServer<S> {
         Ok(missing
             .map(|address| format!("{address} is not assigned to {}", subject.handle_id))
             .collect())
-    }
-
-    /// STATUS: could an ADD be served now?
-    pub(super) async fn status(&self) -> Result<(), CniError> {
-        let unavailable = |error: CniError| CniError {
-            code: ErrorCode::UNAVAILABLE,
-            ..error
-        };
-        self.require_datastore().map_err(unavailable)?;
-        let (answer, status) = oneshot::channel();
-        self.inbox
-            .send(Message::Status(answer))
-            .await
-            .map_err(|_| unavailable(ending()))?;
-        let status = status.await.map_err(|_| unavailable(ending()))?;
-        if !status.model.in_sync.datastore {
-            return Err(CniError::new(
-                ErrorCode::UNAVAILABLE,
-                "the agent is reading the datastore",
-            ));
-        }
-        if status.model.pools.is_empty() {
-            return Err(CniError::new(
-                ErrorCode::UNAVAILABLE,
-                "there is no IP pool to assign addresses from",
-            ));
-        }
-        Ok(())
     }
 }
 

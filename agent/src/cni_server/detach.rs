@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::request::{self, Subject};
+use super::stages::{Stage, Stages, timed};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint;
@@ -28,9 +29,16 @@ const MAX_ATTEMPTS: u32 = 5;
 
 impl<S: Store + 'static> CniServer<S> {
     /// Detaches the container; nothing to do if it is not attached.
-    pub(super) async fn detach(&self, config: &NetConf, attachment: &Attachment) -> Result<(), CniError> {
+    pub(super) async fn detach(
+        &self,
+        config: &NetConf,
+        attachment: &Attachment,
+        stages: &mut Stages,
+    ) -> Result<(), CniError> {
         let subject = request::subject(config, attachment)?;
+        let since = clock::now();
         let _held = self.locks.hold(&subject.host_interface).await;
+        stages.over(Stage::Wait, since);
         let found = self.find(&subject.id).await?;
         // A runtime may call DEL without CNI_ARGS: then the host interface is known only from what was stored.
         let other_name = found
@@ -42,7 +50,7 @@ impl<S: Store + 'static> CniServer<S> {
             None => None,
         };
         let is_read = found.in_sync.datastore;
-        self.tear_down(&subject, found.endpoint.as_ref()).await?;
+        self.tear_down(&subject, found.endpoint.as_ref(), stages).await?;
         if is_read {
             Ok(())
         } else {
@@ -58,6 +66,7 @@ impl<S: Store + 'static> CniServer<S> {
         &self,
         subject: &Subject,
         known: Option<&(EndpointId, Endpoint)>,
+        stages: &mut Stages,
     ) -> Result<(), CniError> {
         let id = known.map_or(&subject.id, |(id, _)| id).clone();
         let host_interface = known
@@ -72,24 +81,40 @@ impl<S: Store + 'static> CniServer<S> {
         };
         let key = workload_endpoint::key(&self.config.node, &id, pod);
 
+        let since = clock::now();
         if let Err(why) = self.apply(Input::Detached(id.clone())).await? {
             debug!(%why, "detached, but the kernel does not follow yet");
         }
-        match in_thread(move || pod_link::remove(&host_interface, &id)).await? {
+        stages.over(Stage::Node, since);
+        // What is to be deleted in the datastore is looked up while the link goes.
+        let removing = in_thread(move || pod_link::remove(&host_interface, &id));
+        let ((removed, link), own) = tokio::join!(timed(removing), async {
+            self.require_datastore()?;
+            self.own_resource(subject, &key).await
+        });
+        stages.note(Stage::Link, link);
+        match removed? {
             Ok(_) => {}
             // Somebody else's, Calico's perhaps: it goes with the pod's namespace.
             Err(error @ PodLinkError::NameTaken(_)) => warn!(%error, "the link stays"),
             Err(error) => return Err(CniError::new(ErrorCode::DATAPLANE, error.to_string())),
         }
-        self.require_datastore()?;
-        self.release(subject, &key).await
+        let since = clock::now();
+        self.release(subject, &key, own?).await?;
+        stages.over(Stage::Datastore, since);
+        Ok(())
     }
 
     /// Frees the addresses and deletes the WorkloadEndpoint, if it is this container's, in one transaction.
-    async fn release(&self, subject: &Subject, key: &str) -> Result<(), CniError> {
+    async fn release(
+        &self,
+        subject: &Subject,
+        key: &str,
+        mut own: Option<ExtraDelete>,
+    ) -> Result<(), CniError> {
         let mut attempt = 1;
         loop {
-            let extra_deletes = self.own_resource(subject, key).await?.into_iter().collect();
+            let extra_deletes = own.into_iter().collect();
             let request = ReleaseRequest {
                 handle_id: subject.handle_id.clone(),
                 extra_deletes,
@@ -105,6 +130,7 @@ impl<S: Store + 'static> CniServer<S> {
                     if attempt < MAX_ATTEMPTS =>
                 {
                     attempt += 1;
+                    own = self.own_resource(subject, key).await?;
                 }
                 Err(error) => return Err(refusal::of_release(&error)),
             }
@@ -167,7 +193,7 @@ impl<S: Store + 'static> CniServer<S> {
                     ..CniArgs::default()
                 },
             };
-            match self.detach(config, &attachment).await {
+            match self.detach(config, &attachment, &mut Stages::default()).await {
                 Ok(()) => debug!(container = id.container_id, "GC: detached"),
                 Err(error) => failures.push(format!("{}/{}: {error}", id.container_id, id.ifname)),
             }

@@ -3,17 +3,18 @@
 //! Everything that came over the socket is checked here again before it becomes part of a datastore key or of an
 //! interface name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::{NetConf, is_valid_ifname, is_valid_name};
 use calidris_ipam::AddressRequest;
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use crate::datastore::workload_endpoint::parse_mac;
-use crate::model::EndpointId;
+use crate::model::{EndpointId, HostPort, Protocol};
 use crate::pod_link::{container_mac, host_interface_name};
 
 /// Longest part of a name in a datastore key, as Kubernetes has it (RFC 1123 subdomain).
@@ -43,6 +44,10 @@ pub(super) struct Wanted {
     pub(super) pools: Vec<String>,
     /// MAC address of the container's end.
     pub(super) mac: [u8; 6],
+    /// Ports of the node that are to lead to the container.
+    pub(super) host_ports: BTreeSet<HostPort>,
+    /// Ranges that it may send from besides its own addresses.
+    pub(super) allowed_sources: BTreeSet<IpNetwork>,
 }
 
 /// Whom the request is about.
@@ -118,10 +123,9 @@ pub(super) fn wanted(
     attachment: &Attachment,
     subject: &Subject,
 ) -> Result<Wanted, CniError> {
-    let annotations = &config.runtime_config.pod_annotations;
-    let ipam = config.other.get("ipam").and_then(Value::as_object);
-    let ipam = |key: &str| ipam.and_then(|ipam| ipam.get(key));
     let mac = requested_mac(config, attachment)?.unwrap_or_else(|| container_mac(&subject.id));
+    let host_ports = host_ports(config)?;
+    let allowed_sources = allowed_sources(config)?;
     let requested = requested_addresses(config, attachment)?;
     if !requested.is_empty() {
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = requested.into_iter().partition(IpAddr::is_ipv4);
@@ -130,8 +134,37 @@ pub(super) fn wanted(
             v6: exactly(v6),
             pools: Vec::new(),
             mac,
+            host_ports,
+            allowed_sources,
         });
     }
+    let (v4, v6, pools) = automatic(config, &config.runtime_config.pod_annotations)?;
+    Ok(Wanted {
+        v4,
+        v6,
+        pools,
+        mac,
+        host_ports,
+        allowed_sources,
+    })
+}
+
+/// What the network's configuration alone asks for, for any pod.
+///
+/// # Errors
+/// Code 7.
+pub(super) fn wanted_of_network(
+    config: &NetConf,
+) -> Result<(AddressRequest, AddressRequest, Vec<String>), CniError> {
+    automatic(config, &BTreeMap::new())
+}
+
+fn automatic(
+    config: &NetConf,
+    annotations: &BTreeMap<String, String>,
+) -> Result<(AddressRequest, AddressRequest, Vec<String>), CniError> {
+    let ipam = config.other.get("ipam").and_then(Value::as_object);
+    let ipam = |key: &str| ipam.and_then(|ipam| ipam.get(key));
     let v4 = switch("ipam.assign_ipv4", ipam("assign_ipv4"))?.unwrap_or(true);
     let v6 = switch("ipam.assign_ipv6", ipam("assign_ipv6"))?.unwrap_or(false);
     let mut pools = Vec::new();
@@ -151,12 +184,7 @@ pub(super) fn wanted(
             AddressRequest::None
         }
     };
-    Ok(Wanted {
-        v4: one(v4),
-        v6: one(v6),
-        pools,
-        mac,
-    })
+    Ok((one(v4), one(v6), pools))
 }
 
 fn requested_addresses(config: &NetConf, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {
@@ -168,7 +196,7 @@ fn requested_addresses(config: &NetConf, attachment: &Attachment) -> Result<Vec<
         .runtime_config
         .ips
         .iter()
-        .map(ipnetwork::IpNetwork::ip)
+        .map(IpNetwork::ip)
         .collect();
     if !ips.is_empty() || attachment.args.ip.is_empty() {
         return Ok(ips);
@@ -191,6 +219,59 @@ fn requested_mac(config: &NetConf, attachment: &Attachment) -> Result<Option<[u8
             "{text:?} is not the MAC address of a host, such as 02:00:00:11:22:33"
         ))),
     }
+}
+
+/// The capability `portMappings`. Entries without a host port ask for nothing (Kubernetes has them).
+fn host_ports(config: &NetConf) -> Result<BTreeSet<HostPort>, CniError> {
+    let mut ports = BTreeSet::new();
+    for mapping in config
+        .runtime_config
+        .port_mappings
+        .iter()
+        .filter(|mapping| mapping.host_port != 0)
+    {
+        let invalid = |what: &str| invalid(&format!("portMappings: host port {}: {what}", mapping.host_port));
+        if mapping.container_port == 0 {
+            return Err(invalid("containerPort is 0"));
+        }
+        let protocol = match mapping.protocol.as_str() {
+            "" => Protocol::Tcp,
+            name => Protocol::named(name)
+                .ok_or_else(|| invalid(&format!("protocol {name:?} is not tcp, udp or sctp")))?,
+        };
+        let host_address = match mapping.host_ip.as_str() {
+            "" => None,
+            text => {
+                let address: IpAddr = text
+                    .parse()
+                    .map_err(|_| invalid(&format!("hostIP {text:?} is not an IP address")))?;
+                Some(address).filter(|address| !address.is_unspecified())
+            }
+        };
+        ports.insert(HostPort {
+            protocol,
+            host_address,
+            host_port: mapping.host_port,
+            port: mapping.container_port,
+        });
+    }
+    Ok(ports)
+}
+
+/// The annotation `allowedSourcePrefixes`.
+fn allowed_sources(config: &NetConf) -> Result<BTreeSet<IpNetwork>, CniError> {
+    let annotation = "cni.projectcalico.org/allowedSourcePrefixes";
+    let texts = annotated_list(&config.runtime_config.pod_annotations, annotation)?.unwrap_or_default();
+    texts
+        .iter()
+        .map(|text| {
+            let prefix: IpNetwork = text
+                .parse()
+                .map_err(|_| invalid(&format!("annotation {annotation}: {text:?} is not a prefix")))?;
+            IpNetwork::new(prefix.network(), prefix.prefix())
+                .map_err(|_| invalid(&format!("annotation {annotation}: {text:?} is not a prefix")))
+        })
+        .collect()
 }
 
 fn exactly(addresses: Vec<IpAddr>) -> AddressRequest {

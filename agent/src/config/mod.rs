@@ -4,6 +4,7 @@
 //! file, line and what was expected; every key is documented in `deploy/calidris.toml` (a test compares).
 
 mod bgp;
+mod cni;
 mod duration;
 mod etcd;
 mod file;
@@ -16,7 +17,7 @@ mod standalone;
 mod tests;
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs, Role, StaticRoute};
+pub use cni::Cni;
 pub(crate) use duration::parse as parse_duration;
 pub use file::ConfigError;
 pub use ipam::IpamSettings;
@@ -65,6 +67,9 @@ pub struct Config {
     /// Kernel programming.
     #[serde(default)]
     pub dataplane: DataplaneConfig,
+    /// The metrics' listener.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// The status socket.
     #[serde(default)]
     pub status: Status,
@@ -144,26 +149,6 @@ pub struct NodeAddresses {
     pub ipv6_address: Option<Ipv6Network>,
 }
 
-/// `[cni]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cni {
-    /// The socket.
-    pub socket: SocketPath,
-    /// MTU of pods' interfaces in bytes, 1280 (for IPv6, RFC 8200 §5) to 65535.
-    #[serde(deserialize_with = "mtu")]
-    pub mtu: u32,
-    /// Requests worked on at a time, 1 to 256.
-    #[serde(deserialize_with = "concurrency")]
-    pub max_concurrent: u16,
-    /// Requests waiting beyond those, 0 to 10000.
-    #[serde(deserialize_with = "waiting")]
-    pub max_waiting: u16,
-    /// Longest time for a request.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub request_timeout: Duration,
-}
-
 /// `[dataplane]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -171,6 +156,14 @@ pub struct DataplaneConfig {
     /// Time between complete read-backs.
     #[serde(deserialize_with = "duration::deserialize")]
     pub read_back_interval: Duration,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered; nowhere unless given.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[status]`
@@ -274,6 +267,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        self.cni.check()?;
         if self.dataplane.read_back_interval < Duration::from_secs(1) {
             return Err("dataplane.read_back_interval is below 1s".to_owned());
         }
@@ -376,18 +370,6 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
-impl Default for Cni {
-    fn default() -> Self {
-        Self {
-            socket: SocketPath(PathBuf::from(calidris_cni::spec::DEFAULT_SOCKET)),
-            mtu: 1500,
-            max_concurrent: 16,
-            max_waiting: 512,
-            request_timeout: Duration::from_secs(25),
-        }
-    }
-}
-
 impl Default for DataplaneConfig {
     fn default() -> Self {
         Self {
@@ -447,18 +429,6 @@ pub(crate) fn is_endpoint(url: &str) -> bool {
     let host_and_port = rest.and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'));
     host_and_port
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
-}
-
-fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    within(u32::deserialize(deserializer)?, 1280, 65_535).map_err(D::Error::custom)
-}
-
-fn concurrency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    within(u16::deserialize(deserializer)?, 1, 256).map_err(D::Error::custom)
-}
-
-fn waiting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    within(u16::deserialize(deserializer)?, 0, 10_000).map_err(D::Error::custom)
 }
 
 /// `value`, if it is in the range.

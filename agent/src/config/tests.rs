@@ -73,6 +73,7 @@ fn every_key_is_in_the_example() {
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
         keys_of::<DataplaneConfig>(),
+        keys_of::<Metrics>(),
         keys_of::<Status>(),
         keys_of::<Control>(),
         keys_of::<Log>(),

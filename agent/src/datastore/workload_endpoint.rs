@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::model::{Endpoint, EndpointId};
+use crate::model::{Endpoint, EndpointId, HostPort, Protocol};
 
 /// Plural of the kind, in keys.
 const PLURAL: &str = "workloadendpoints";
@@ -52,9 +52,63 @@ pub struct WorkloadEndpointSpec {
     /// MAC address in the container.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mac: String,
+    /// Named ports, and ports of the node that lead to the pod.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<EndpointPort>,
+    /// Ranges it may send from besides its own addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_spoofed_source_prefixes: Vec<IpNetwork>,
     /// Fields not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// A port of an endpoint, fields in Calico's order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct EndpointPort {
+    /// Its name, for policies.
+    pub name: String,
+    /// `TCP`, `UDP`, `SCTP`, or a number.
+    pub protocol: Value,
+    /// The endpoint's port.
+    pub port: u16,
+    /// The node's port; 0: none.
+    pub host_port: u16,
+    /// The node's address; empty: all.
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+}
+
+impl EndpointPort {
+    /// The port of the node, if it has one that can be.
+    fn host_port(&self) -> Option<HostPort> {
+        let host_address = match self.host_ip.as_str() {
+            "" => None,
+            text => Some(text.parse().ok()?),
+        };
+        (self.host_port != 0 && self.port != 0).then_some(HostPort {
+            protocol: Protocol::named(self.protocol.as_str()?)?,
+            host_address,
+            host_port: self.host_port,
+            port: self.port,
+        })
+    }
+}
+
+impl From<&HostPort> for EndpointPort {
+    fn from(port: &HostPort) -> Self {
+        Self {
+            name: String::new(),
+            protocol: Value::from(port.protocol.as_str().to_uppercase()),
+            port: port.port,
+            host_port: port.host_port,
+            host_ip: port
+                .host_address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// An endpoint together with where it is written down.
@@ -115,6 +169,8 @@ pub fn compose(node: &str, written: &Written, uid: &str, now: UnixNanos) -> Work
         profiles: vec![profile],
         interface_name: endpoint.host_interface.clone(),
         mac: endpoint.mac.map(mac_text).unwrap_or_default(),
+        ports: endpoint.host_ports.iter().map(EndpointPort::from).collect(),
+        allow_spoofed_source_prefixes: endpoint.allowed_sources.iter().copied().collect(),
         extra: Map::new(),
     };
     let mut resource = Resource::new("WorkloadEndpoint", &name(node, id, endpoint.pod.as_deref()), spec);
@@ -174,6 +230,8 @@ pub fn read(node: &str, key: &str, value: &[u8]) -> Result<Option<Written>, Stri
             mac: parse_mac(&spec.mac),
             namespace: metadata.namespace.filter(|_| is_pod),
             pod: Some(spec.pod).filter(|pod| !pod.is_empty()),
+            host_ports: spec.ports.iter().filter_map(EndpointPort::host_port).collect(),
+            allowed_sources: spec.allow_spoofed_source_prefixes.into_iter().collect(),
         },
     }))
 }
@@ -220,6 +278,7 @@ mod tests {
                 mac: Some([0xda, 0x8f, 0x20, 0x9a, 0x7c, 0xc8]),
                 namespace: Some("shop".into()),
                 pod: Some("web-1".into()),
+                ..Endpoint::default()
             },
         }
     }

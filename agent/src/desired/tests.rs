@@ -39,6 +39,7 @@ fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Model {
             mac: None,
             namespace: None,
             pod: None,
+            ..Endpoint::default()
         };
         model.endpoints.insert(id, endpoint);
     }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 pub use absorb::Unechoed;
-pub use endpoint::{Endpoint, EndpointId};
+pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
 pub use pool::{Encapsulation, Pool};
 
 /// Everything the agent knows about this node and its cluster.

@@ -20,6 +20,7 @@ fn endpoint(host_interface: &str, address: &str) -> Endpoint {
         mac: None,
         namespace: None,
         pod: None,
+        ..Endpoint::default()
     }
 }
 

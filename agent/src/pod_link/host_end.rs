@@ -4,47 +4,40 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
-use super::{GATEWAY_V6, PodLink, PodLinkError, pod_end};
+use super::{GATEWAY_V6, NewLink, PodLinkError, pod_end, removal};
 use crate::desired::sysctl;
 use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::{KernelError, Link, linux, proc};
 use crate::model::EndpointId;
 use crate::ours;
 
-/// Marks the link as ours, sets its parameters, then sets it up.
-pub(super) fn set_up(host: &mut NetlinkSocket, link: &PodLink) -> Result<(), KernelError> {
+/// Sets the link's parameters, then marks it as ours and sets it up, both in one. Returns its index.
+pub(super) fn set_up(host: &mut NetlinkSocket, link: &NewLink) -> Result<u32, KernelError> {
     let name = &link.host_interface;
     let index = linux::index_of(host, name)?;
-    let mut alias = LinkMessage::default();
-    alias.header.index = index;
-    alias
-        .attributes
-        .push(LinkAttribute::IfAlias(ours::alias(&link.id)));
-    let request = Request {
-        message: RouteNetlinkMessage::SetLink(alias),
-        flags: 0,
-    };
-    host.request(request, &format!("set the alias of {name}"))?;
     for (path, value) in sysctl::of_host_interface_ipv4(name) {
         proc::set(&path, &value)?;
     }
-    if link.has_ipv6() {
+    if link.families.v6 {
         for (path, value) in sysctl::of_host_interface_ipv6(name) {
             proc::set(&path, &value)?;
         }
         // 1: no link-local address of the kernel's choice. The pods' gateway is given by hand, just below.
         proc::set(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
     }
-    host.request(
-        Request {
-            message: pod_end::up(index),
-            flags: 0,
-        },
-        &format!("set {name} up"),
-    )?;
-    if link.has_ipv6() {
+    let mut up = LinkMessage::default();
+    up.header.index = index;
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    up.attributes.push(LinkAttribute::IfAlias(ours::alias(&link.id)));
+    let request = Request {
+        message: RouteNetlinkMessage::SetLink(up),
+        flags: 0,
+    };
+    host.request(request, &format!("set {name} up, with its alias"))?;
+    if link.families.v6 {
         let message = pod_end::add_address(index, IpAddr::V6(GATEWAY_V6), 64);
         let request = Request {
             message,
@@ -52,7 +45,7 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &PodLink) -> Result<(), Ker
         };
         host.request(request, &format!("add address {GATEWAY_V6}/64 to {name}"))?;
     }
-    Ok(())
+    Ok(index)
 }
 
 /// As [`remove`], if it is that of the attachment `id`, or half made.
@@ -77,11 +70,7 @@ fn delete(host: &mut NetlinkSocket, name: &str, link: &Link) -> Result<bool, Pod
     if !ours::is_our_link(name, link) && !ours::is_half_made(name, link) {
         return Err(PodLinkError::NameTaken(name.to_owned()));
     }
-    let request = Request {
-        message: pod_end::delete(link.index),
-        flags: 0,
-    };
-    match host.request(request, &format!("delete link {name}")) {
+    match removal::delete(host, name, link.index) {
         Ok(()) => Ok(true),
         // The pod's namespace ended at this moment, and its links with it.
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(false),

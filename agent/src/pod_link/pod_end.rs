@@ -1,5 +1,6 @@
 //! The pod's end, from inside the pod's namespace.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
@@ -17,14 +18,14 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
-use super::{GATEWAY_V4, PodLink, gateways};
+use super::{GATEWAY_V4, NewLink, gateways};
 use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::{KernelError, linux, message, proc};
 use crate::ours::HOST_MAC;
 
-/// Creates the pair, then gives this end its addresses and routes. On failure the pair is deleted. Returns this end's
-/// MAC address, and the socket, which stays in the pod's namespace.
-pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<([u8; 6], NetlinkSocket), KernelError> {
+/// Creates the pair and sets this end up, without addresses. On failure the pair is deleted. Returns the index of this end
+/// and the socket, which stays in the pod's namespace.
+pub(super) fn create(link: &NewLink, host_namespace: &File) -> Result<(u32, NetlinkSocket), KernelError> {
     let mut pod = NetlinkSocket::open()?;
     let action = format!(
         "create the pair {} (pod) and {} (host)",
@@ -38,7 +39,7 @@ pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<([u8; 6], 
         &action,
     )?;
     let index = linux::index_of(&pod, &link.id.ifname)?;
-    let result = configure(&mut pod, link, index);
+    let result = set_up(&mut pod, link, index);
     if result.is_err() {
         let _ = pod.request(
             Request {
@@ -48,7 +49,15 @@ pub(super) fn create(link: &PodLink, host_namespace: &File) -> Result<([u8; 6], 
             "delete the pair again",
         );
     }
-    result.map(|mac| (mac, pod))
+    result.map(|()| (index, pod))
+}
+
+/// The MAC address of this end.
+pub(super) fn mac(pod: &mut NetlinkSocket, ifname: &str) -> Result<[u8; 6], KernelError> {
+    let mac = linux::link(pod, ifname)?.and_then(|found| found.mac);
+    mac.ok_or_else(|| KernelError::NoSuchLink {
+        name: ifname.to_owned(),
+    })
 }
 
 /// A request to delete a link.
@@ -85,7 +94,7 @@ pub(super) fn add_address(index: u32, address: IpAddr, prefix: u8) -> RouteNetli
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn veth(link: &PodLink, host_namespace: &File) -> RouteNetlinkMessage {
+fn veth(link: &NewLink, host_namespace: &File) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(link.host_interface.clone()),
@@ -108,9 +117,9 @@ fn veth(link: &PodLink, host_namespace: &File) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(message)
 }
 
-fn configure(pod: &mut NetlinkSocket, link: &PodLink, index: u32) -> Result<[u8; 6], KernelError> {
+fn set_up(pod: &mut NetlinkSocket, link: &NewLink, index: u32) -> Result<(), KernelError> {
     let ifname = &link.id.ifname;
-    if link.has_ipv6() {
+    if link.families.v6 {
         // Some runtimes switch IPv6 off in new namespaces.
         for interface in ["all", "default", "lo", ifname] {
             proc::set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")?;
@@ -118,8 +127,23 @@ fn configure(pod: &mut NetlinkSocket, link: &PodLink, index: u32) -> Result<[u8;
         // The address was given by the allocator: nobody else has it, and detection would hold the first packet back.
         proc::set(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0")?;
     }
-    let mut steps = vec![("set lo up".to_owned(), up(linux::index_of(pod, "lo")?), 0)];
-    for address in &link.addresses {
+    let lo = up(linux::index_of(pod, "lo")?);
+    let requests = [lo, up(index)].map(|message| Request { message, flags: 0 });
+    let name = |position| if position == 0 { "lo" } else { ifname };
+    pod.batch(&requests, |position| format!("set {} up", name(position)))
+        .into_iter()
+        .collect()
+}
+
+/// Gives this end its addresses, neighbours and routes.
+pub(super) fn configure(
+    pod: &mut NetlinkSocket,
+    ifname: &str,
+    index: u32,
+    addresses: &BTreeSet<IpAddr>,
+) -> Result<(), KernelError> {
+    let mut steps = Vec::new();
+    for address in addresses {
         let prefix = if address.is_ipv6() { 128 } else { 32 };
         let action = format!("add address {address}/{prefix} to {ifname}");
         steps.push((
@@ -128,15 +152,14 @@ fn configure(pod: &mut NetlinkSocket, link: &PodLink, index: u32) -> Result<[u8;
             NLM_F_CREATE | NLM_F_EXCL,
         ));
     }
-    steps.push((format!("set {ifname} up"), up(index), 0));
-    let gateways = gateways(&link.addresses);
+    let gateways = gateways(addresses);
     steps.extend(
         gateways
             .iter()
             .map(|(gateway, _)| neighbour_step(index, *gateway)),
     );
     let made = steps.len();
-    if link.addresses.iter().any(IpAddr::is_ipv4) {
+    if addresses.iter().any(IpAddr::is_ipv4) {
         steps.push(route_step(index, Some(IpAddr::V4(GATEWAY_V4)), None));
     }
     steps.extend(
@@ -158,8 +181,7 @@ fn configure(pod: &mut NetlinkSocket, link: &PodLink, index: u32) -> Result<[u8;
             other => other?,
         }
     }
-    let mac = linux::links(pod)?.remove(ifname).and_then(|found| found.mac);
-    mac.ok_or_else(|| KernelError::NoSuchLink { name: ifname.clone() })
+    Ok(())
 }
 
 /// The gateway's MAC address, for good: the first packet waits for no answer, and no answer is needed. The host would

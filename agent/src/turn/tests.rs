@@ -195,6 +195,7 @@ fn endpoint() -> Endpoint {
         mac: None,
         namespace: None,
         pod: None,
+        ..Endpoint::default()
     }
 }
 

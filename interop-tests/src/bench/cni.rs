@@ -5,6 +5,9 @@
 //! router; the others are `ptp` and `bridge` with `host-local`, which write files. A time is from the execution of the
 //! plugin to its exit.
 
+mod alone;
+mod burst;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +23,7 @@ use crate::cluster::Cluster;
 use crate::cni::{self, Attachment, Runtime};
 use crate::eventually::Stopwatch;
 use crate::lab::Lab;
-use crate::netns;
+use crate::netns::{self, Namespace};
 use crate::pod::attachment;
 use crate::progress::{Progress, Stream};
 use crate::topology::{DEMO, Topology};
@@ -29,6 +32,9 @@ use crate::topology::{DEMO, Topology};
 const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
 /// The reference plugins measured, with what each needs beside its address management.
 const REFERENCES: [&str; 2] = ["ptp", "bridge"];
+
+/// Pods of the burst that are added at a time.
+const BURST_PARALLEL: usize = 64;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -39,6 +45,10 @@ pub struct Options {
     pub parallel: Vec<usize>,
     /// Counted runs of each subject in each series.
     pub rounds: usize,
+    /// Pods of the burst; 0: no burst.
+    pub burst: usize,
+    /// How often the plugin's process is measured alone; 0: not at all.
+    pub alone: usize,
 }
 
 /// Who is measured.
@@ -61,7 +71,8 @@ struct Outcome {
 /// When the cluster does not come up, or a plugin refuses.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut topology = Topology::parse(DEMO)?;
-    topology.scale(1)?;
+    // The second node asks the pods of the burst.
+    topology.scale(2)?;
     let lab = Lab::create(&format!("bench-cni-{}", std::process::id()))?;
     let cluster = Cluster::start(lab, topology, Binaries::find()?, &Progress::start(Stream::Error))?;
     let result = measure(options, &cluster);
@@ -81,7 +92,7 @@ fn measure(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
         subjects.push(reference(&cluster.lab, plugin)?);
     }
     let mut pods = Vec::new();
-    for number in 0..options.pods {
+    for number in 0..options.pods.max(options.burst) {
         let name = format!("pod{number}");
         let namespace = cluster.lab.namespace(&name)?;
         pods.push((name, namespace));
@@ -97,10 +108,7 @@ fn measure(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
                 let (Some(subject), Some(outcomes)) = (subjects.get(at), outcomes.get_mut(at)) else {
                     continue;
                 };
-                let attachments = pods
-                    .iter()
-                    .map(|(name, namespace)| attachment(name, namespace))
-                    .collect::<anyhow::Result<Vec<_>>>()?;
+                let attachments = attachments(pods.iter().take(options.pods))?;
                 let outcome = run_once(&subject.runtime, &attachments, parallel)
                     .with_context(|| format!("{} with {parallel} at a time", subject.name))?;
                 eprintln!(
@@ -118,14 +126,46 @@ fn measure(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
     }
     let pairs = (options.pods * options.parallel.len() * options.rounds) as f64;
     let version = env!("CARGO_PKG_VERSION");
+    let mut add = |metric: &str, unit: &str, values: &[f64]| {
+        report.add(("calidris", version), (metric, unit), values);
+    };
     let cpu = (usage::cpu_seconds(agent)? - cpu_before) / pairs * 1000.0;
-    report.add(("calidris", version), ("agent-cpu-per-add-and-del", "ms"), &[cpu]);
+    add("agent-cpu-per-add-and-del", "ms", &[cpu]);
+    if options.burst > 0 {
+        let (mut all, mut after_add) = (Vec::new(), Vec::new());
+        let asker = &cluster.node("node2")?.namespace;
+        for _ in 0..options.rounds {
+            let attachments = attachments(pods.iter().take(options.burst))?;
+            let burst = burst::run(&node.runtime, &attachments, BURST_PARALLEL, asker)?;
+            in_parallel(&attachments, BURST_PARALLEL, |pod| node.runtime.del(pod, None))?;
+            eprintln!("    burst: all reachable after {:.2} s", burst.all_reachable);
+            all.push(burst.all_reachable);
+            after_add.push(percentile(&burst.after_add, 99));
+        }
+        add(&format!("burst-of-{}-all-reachable", options.burst), "s", &all);
+        add("burst-reachable-after-add-p99", "ms", &after_add);
+    }
+    if let (Some((name, namespace)), 1..) = (pods.first(), options.alone) {
+        let attachment = attachment(name, namespace)?;
+        let folder = cluster.lab.folder("alone")?;
+        let (plugin, nothing) = alone::run(&node.runtime, &attachment, &folder, options.alone)?;
+        for (subject, times) in [(("calidris", version), plugin), (("true", "coreutils"), nothing)] {
+            report.add(subject, ("process-alone-p50", "ms"), &[percentile(&times, 50)]);
+            report.add(subject, ("process-alone-p99", "ms"), &[percentile(&times, 99)]);
+        }
+    }
     report.add(
         ("calidris", version),
         ("agent-peak-memory", "MiB"),
         &[usage::peak_mib(agent)?],
     );
     Ok(report)
+}
+
+/// Containers as a runtime makes them, each with an ID of its own, in these namespaces.
+fn attachments<'a>(pods: impl Iterator<Item = &'a (String, Namespace)>) -> anyhow::Result<Vec<Attachment>> {
+    pods.map(|(name, namespace)| attachment(name, namespace))
+        .collect()
 }
 
 fn add_rows(report: &mut Report, subject: &Subject, parallel: usize, outcomes: &[Outcome]) {

@@ -68,6 +68,12 @@ struct CniArgs {
     /// Runs of each
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Pods of a burst that another node must reach; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    burst: usize,
+    /// How often the plugin's process is measured alone; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    alone: usize,
 }
 
 impl Default for CniArgs {
@@ -76,6 +82,8 @@ impl Default for CniArgs {
             pods: 200,
             parallel: vec![1, 16, 64],
             rounds: 3,
+            burst: 500,
+            alone: 200,
         }
     }
 }
@@ -130,6 +138,8 @@ fn run_cni(args: &CniArgs, folder: &Path) -> anyhow::Result<()> {
         pods: args.pods.max(1),
         parallel: args.parallel.clone(),
         rounds: args.rounds.max(1),
+        burst: args.burst,
+        alone: args.alone,
     };
     show(&cni::run(&options)?, folder)
 }

@@ -40,6 +40,7 @@ fn written(container: &str) -> Written {
             mac: None,
             namespace: Some("ns".into()),
             pod: Some("p".into()),
+            ..Endpoint::default()
         },
     }
 }
