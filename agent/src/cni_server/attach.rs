@@ -21,7 +21,7 @@ use crate::datastore::workload_endpoint::{self, Written, mac_text};
 use crate::input::Input;
 use crate::model::Endpoint;
 use crate::ours::HOST_MAC;
-use crate::pod_link::{self, Earlier, Families, GATEWAY_V4, GATEWAY_V6, NewLink, PodLinkError};
+use crate::pod_link::{self, Earlier, Families, NewLink, PodLinkError};
 
 impl<S: Store + 'static> CniServer<S> {
     /// Attaches the container.
@@ -64,7 +64,9 @@ impl<S: Store + 'static> CniServer<S> {
             ));
         }
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
-            Ok(endpoint) => Ok(self.result(&subject, &endpoint, &attachment.netns_path)),
+            Ok((endpoint, gateways)) => {
+                Ok(self.result(&subject, &endpoint, &gateways, &attachment.netns_path))
+            }
             Err(error) => {
                 if let Err(left) = self.tear_down(&subject, None, &mut Stages::default()).await {
                     warn!(container = subject.id.container_id, error = %left, "an ADD that failed could not be undone; DEL will");
@@ -80,7 +82,7 @@ impl<S: Store + 'static> CniServer<S> {
         netns: OwnedFd,
         deadline: Instant,
         stages: &mut Stages,
-    ) -> Result<Endpoint, CniError> {
+    ) -> Result<(Endpoint, Vec<IpAddr>), CniError> {
         let new_link = NewLink {
             id: subject.id.clone(),
             host_interface: subject.host_interface.clone(),
@@ -123,6 +125,7 @@ impl<S: Store + 'static> CniServer<S> {
             .await?
             .map_err(|error| of_link(&error))?;
         stages.over(Stage::Pod, since);
+        let gateways = made.gateways.clone();
 
         let input = Input::Attached {
             id: subject.id.clone(),
@@ -138,7 +141,7 @@ impl<S: Store + 'static> CniServer<S> {
             CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
                 .with_details(why.to_string())
         })?;
-        Ok(endpoint)
+        Ok((endpoint, gateways))
     }
 
     async fn assign(
@@ -186,7 +189,13 @@ impl<S: Store + 'static> CniServer<S> {
             .map_err(|error| refusal::of_assign(&error))
     }
 
-    fn result(&self, subject: &Subject, endpoint: &Endpoint, netns_path: &str) -> AddResult {
+    fn result(
+        &self,
+        subject: &Subject,
+        endpoint: &Endpoint,
+        gateways: &[IpAddr],
+        netns_path: &str,
+    ) -> AddResult {
         let mtu = Some(self.config.mtu);
         let host = Interface {
             name: endpoint.host_interface.clone(),
@@ -209,7 +218,10 @@ impl<S: Store + 'static> CniServer<S> {
         AddResult {
             interfaces: vec![host, container],
             ips: ips.collect(),
-            routes: default_routes(endpoint),
+            routes: gateways
+                .iter()
+                .filter_map(|gateway| default_route(*gateway))
+                .collect(),
             dns: Dns::default(),
         }
     }
@@ -228,29 +240,21 @@ fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> 
     }
 }
 
-/// One default route for each family the pod has.
-fn default_routes(endpoint: &Endpoint) -> Vec<Route> {
-    let route = |dst: IpNetwork, gw: IpAddr| Route {
+/// The default route through a gateway.
+fn default_route(gateway: IpAddr) -> Option<Route> {
+    let dst = match gateway {
+        IpAddr::V4(_) => IpNetwork::V4(Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).ok()?),
+        IpAddr::V6(_) => IpNetwork::V6(Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).ok()?),
+    };
+    Some(Route {
         dst,
-        gw: Some(gw),
+        gw: Some(gateway),
         mtu: None,
         advmss: None,
         priority: None,
         table: None,
         scope: None,
-    };
-    let any_v4 = Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).map(IpNetwork::V4);
-    let any_v6 = Ipv6Network::new(Ipv6Addr::UNSPECIFIED, 0).map(IpNetwork::V6);
-    let v4 = any_v4
-        .ok()
-        .filter(|_| endpoint.addresses.iter().any(IpAddr::is_ipv4));
-    let v6 = any_v6
-        .ok()
-        .filter(|_| endpoint.addresses.iter().any(IpAddr::is_ipv6));
-    let v4 = v4.map(|dst| route(dst, IpAddr::V4(GATEWAY_V4)));
-    v4.into_iter()
-        .chain(v6.map(|dst| route(dst, IpAddr::V6(GATEWAY_V6))))
-        .collect()
+    })
 }
 
 fn of_link(error: &PodLinkError) -> CniError {

@@ -192,12 +192,7 @@ fn requested_addresses(config: &NetConf, attachment: &Attachment) -> Result<Vec<
     if let Some(texts) = annotated_list(&config.runtime_config.pod_annotations, annotation)? {
         return texts.iter().map(|text| address(annotation, text)).collect();
     }
-    let ips: Vec<IpAddr> = config
-        .runtime_config
-        .ips
-        .iter()
-        .map(IpNetwork::ip)
-        .collect();
+    let ips: Vec<IpAddr> = config.runtime_config.ips.iter().map(IpNetwork::ip).collect();
     if !ips.is_empty() || attachment.args.ip.is_empty() {
         return Ok(ips);
     }

@@ -96,6 +96,8 @@ pub struct Prepared {
 pub struct Created {
     /// MAC address of the pod's end.
     pub pod_mac: [u8; 6],
+    /// Gateways that a default route was made to; a further interface of a pod has none.
+    pub gateways: Vec<IpAddr>,
     /// The host's end.
     pub host: Link,
     /// The kernel's parameters of the host's end that were set: path below `/proc/sys` to value.
@@ -215,7 +217,7 @@ impl Prepared {
             pod,
             pod_index,
         } = self;
-        pod_end::configure(pod, &link.id.ifname, *pod_index, addresses)?;
+        let gateways = pod_end::configure(pod, &link.id.ifname, *pod_index, addresses)?;
         settle::settle(host, &link.host_interface)?;
         settle::settle(pod, &link.id.ifname)?;
         let pod_mac = match link.mac {
@@ -228,6 +230,7 @@ impl Prepared {
         }
         Ok(Created {
             pod_mac,
+            gateways,
             host: Link {
                 index: *host_index,
                 up: true,

@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
 use super::{GATEWAY_V4, NewLink, gateways};
@@ -135,13 +135,14 @@ fn set_up(pod: &mut NetlinkSocket, link: &NewLink, index: u32) -> Result<(), Ker
         .collect()
 }
 
-/// Gives this end its addresses, neighbours and routes.
+/// Gives this end its addresses, neighbours and routes. Returns the gateways that a default route was made to: a further
+/// interface of a pod gets none, since the first one has it and keeps it.
 pub(super) fn configure(
     pod: &mut NetlinkSocket,
     ifname: &str,
     index: u32,
     addresses: &BTreeSet<IpAddr>,
-) -> Result<(), KernelError> {
+) -> Result<Vec<IpAddr>, KernelError> {
     let mut steps = Vec::new();
     for address in addresses {
         let prefix = if address.is_ipv6() { 128 } else { 32 };
@@ -158,10 +159,11 @@ pub(super) fn configure(
             .iter()
             .map(|(gateway, _)| neighbour_step(index, *gateway)),
     );
-    let made = steps.len();
+    let routes = steps.len();
     if addresses.iter().any(IpAddr::is_ipv4) {
         steps.push(route_step(index, Some(IpAddr::V4(GATEWAY_V4)), None));
     }
+    let default_routes = steps.len();
     steps.extend(
         gateways
             .iter()
@@ -174,14 +176,18 @@ pub(super) fn configure(
     let results = pod.batch(&requests, |position| {
         actions.get(position).cloned().unwrap_or_default()
     });
+    let mut reached = Vec::new();
     for (position, result) in results.into_iter().enumerate() {
         match result {
-            // A further interface of a pod: the first one has the default route, and keeps it.
-            Err(error) if position >= made && error.errno() == Some(libc::EEXIST) => {}
-            other => other?,
+            Err(error) if position >= routes && error.errno() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                let gateway = position.checked_sub(default_routes);
+                reached.extend(gateway.and_then(|at| Some(gateways.get(at)?.0)));
+            }
         }
     }
-    Ok(())
+    Ok(reached)
 }
 
 /// The gateway's MAC address, for good: the first packet waits for no answer, and no answer is needed. The host would
@@ -221,6 +227,12 @@ fn route_step(
             RouteScope::Link
         },
         kind: RouteType::Unicast,
+        // The gateway is on this link, whatever other interfaces the pod has a route to it through.
+        flags: if gateway.is_some() {
+            RouteFlags::Onlink
+        } else {
+            RouteFlags::empty()
+        },
         ..RouteHeader::default()
     };
     if let Some(address) = destination {
