@@ -7,7 +7,8 @@
 use crate::affinity::{Affinity, NodeBlock};
 use crate::block::{Allocation, AllocationBlock};
 use crate::error::{AssignError, Family, ReadError, ReleaseError, RepairError};
-use crate::group_commit::{Failure, GroupCommit, MAX_ATTEMPTS, Settled};
+use crate::fence::{self, Fences};
+use crate::group_commit::{Earlier, Failure, GroupCommit, MAX_ATTEMPTS, Settled};
 use crate::handle::Handle;
 use crate::inventory::Inventory;
 use crate::keys;
@@ -24,6 +25,7 @@ use crate::view::View;
 pub struct Ipam<S> {
     store: S,
     commits: GroupCommit,
+    fences: Fences,
 }
 
 impl<S: Store> Ipam<S> {
@@ -32,6 +34,7 @@ impl<S: Store> Ipam<S> {
         Self {
             store,
             commits: GroupCommit::default(),
+            fences: Fences::default(),
         }
     }
 
@@ -41,14 +44,33 @@ impl<S: Store> Ipam<S> {
     }
 
     /// Assigns all the addresses that `request` asks for, in one transaction, or none. The same request with the same
-    /// `now` can be made again after an error: it finds what it did.
+    /// `now` can be made again after an error: it finds what it did. After an error that leaves the outcome open, or if
+    /// the call is dropped, a release of the handle with [`ReleaseRequest::fence`] settles it.
     pub async fn assign(&self, request: &AssignRequest, now: UnixNanos) -> Result<Assigned, AssignError> {
-        let request = request.clone();
-        match self
-            .commits
-            .run(&self.store, move |view| plan_assign(view, &request, now))
-            .await
-        {
+        let attempt = self.fences.attempt(&request.node);
+        let plan = {
+            let request = request.clone();
+            move |view: &View, earlier| {
+                let decision = plan_assign(view, &request, now);
+                match earlier {
+                    Earlier::Settled => decision,
+                    Earlier::Lost => fence::closed(decision, &request.node, now),
+                }
+            }
+        };
+        let answer = self.commits.run(&self.store, plan).await;
+        let is_open = matches!(
+            answer,
+            Err(Failure::Store(StoreError::UnknownOutcome(_)))
+                | Ok(Settled::Found {
+                    unresolved: Some(_),
+                    ..
+                })
+        );
+        if !is_open {
+            attempt.settled();
+        }
+        match answer {
             Ok(Settled::Committed(outcome) | Settled::Found { outcome, .. }) => Ok(outcome),
             Err(Failure::Store(error)) => Err(error.into()),
             Err(Failure::Contention) => Err(AssignError::Contention {
@@ -73,29 +95,43 @@ impl<S: Store> Ipam<S> {
     /// Releases what the handle of `request` has and returns it. Unknown handles have nothing. With a cool-down the
     /// addresses rest from `now` on.
     pub async fn release(&self, request: &ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
+        let outstanding = request
+            .fence
+            .as_ref()
+            .and_then(|node| Some((node, self.fences.outstanding(node)?)));
+        let request = ReleaseRequest {
+            fence: outstanding.map(|(node, _)| node.clone()),
+            ..request.clone()
+        };
         let mut released = Released::default();
         loop {
-            let request = request.clone();
-            let part = match self
-                .commits
-                .run(&self.store, move |view| plan_release(view, &request, now))
-                .await
-            {
-                Ok(Settled::Committed(outcome)) => outcome,
-                // The attempt whose answer was lost did it (or somebody else did).
-                Ok(Settled::Found { outcome, unresolved }) => unresolved.unwrap_or(outcome),
-                Err(Failure::Store(error)) => return Err(error.into()),
-                Err(Failure::Contention) => {
-                    return Err(ReleaseError::Contention {
-                        attempts: MAX_ATTEMPTS,
-                    });
-                }
-                Err(Failure::Refused(refusal)) => return Err(refusal.into()),
-            };
+            let part = self.release_part(request.clone(), now).await?;
             released.addresses.extend(part.addresses);
             if !part.more {
-                return Ok(released);
+                break;
             }
+        }
+        if let Some((node, outstanding)) = outstanding {
+            self.fences.fenced(node, outstanding);
+        }
+        Ok(released)
+    }
+
+    /// One transaction's worth of a release.
+    async fn release_part(&self, request: ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
+        match self
+            .commits
+            .run(&self.store, move |view, _| plan_release(view, &request, now))
+            .await
+        {
+            Ok(Settled::Committed(outcome)) => Ok(outcome),
+            // The attempt whose answer was lost did it (or somebody else did).
+            Ok(Settled::Found { outcome, unresolved }) => Ok(unresolved.unwrap_or(outcome)),
+            Err(Failure::Store(error)) => Err(error.into()),
+            Err(Failure::Contention) => Err(ReleaseError::Contention {
+                attempts: MAX_ATTEMPTS,
+            }),
+            Err(Failure::Refused(refusal)) => Err(refusal.into()),
         }
     }
 
@@ -104,7 +140,7 @@ impl<S: Store> Ipam<S> {
         let request = request.clone();
         match self
             .commits
-            .run(&self.store, move |view| plan_repair(view, &request))
+            .run(&self.store, move |view, _| plan_repair(view, &request))
             .await
         {
             Ok(Settled::Committed(outcome)) => Ok(outcome),

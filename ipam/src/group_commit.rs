@@ -66,14 +66,23 @@ pub(crate) enum Failure<Refusal> {
 
 type Answer<Outcome, Refusal> = Result<Settled<Outcome>, Failure<Refusal>>;
 type AnswerSlot<Outcome, Refusal> = Arc<Mutex<Option<Answer<Outcome, Refusal>>>>;
-type Planner<Outcome, Refusal> = Box<dyn Fn(&View) -> Decision<Outcome, Refusal> + Send>;
+type Planner<Outcome, Refusal> = Box<dyn Fn(&View, Earlier) -> Decision<Outcome, Refusal> + Send>;
+
+/// What became of the attempts before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// None is outstanding.
+    Settled,
+    /// One may still come through.
+    Lost,
+}
 
 impl GroupCommit {
     /// Carries out what `plan` plans, together with what others ask for at the same time.
     pub(crate) async fn run<Outcome, Refusal>(
         &self,
         store: &impl Store,
-        plan: impl Fn(&View) -> Decision<Outcome, Refusal> + Send + 'static,
+        plan: impl Fn(&View, Earlier) -> Decision<Outcome, Refusal> + Send + 'static,
     ) -> Answer<Outcome, Refusal>
     where
         Outcome: Send + 'static,
@@ -393,7 +402,7 @@ struct PlannedRequest<Outcome, Refusal> {
     plan: Planner<Outcome, Refusal>,
     decided: Option<Decided<Outcome, Refusal>>,
     /// The last attempt whose answer was lost. It may still take effect until another attempt commits, which it then
-    /// cannot survive: every attempt guards the handle.
+    /// cannot survive: every attempt guards the handle, and an assignment the node's fence too (`fence.rs`).
     unresolved: Option<(Outcome, StoreError)>,
     answer: AnswerSlot<Outcome, Refusal>,
 }
@@ -406,7 +415,11 @@ enum Decided<Outcome, Refusal> {
 
 impl<Outcome: Send, Refusal: Send> Request for PlannedRequest<Outcome, Refusal> {
     fn plan(&mut self, view: &View) -> Step {
-        let (step, decided) = match (self.plan)(view) {
+        let earlier = match self.unresolved {
+            Some(_) => Earlier::Lost,
+            None => Earlier::Settled,
+        };
+        let (step, decided) = match (self.plan)(view, earlier) {
             Decision::Read(ranges) => (Step::Read(ranges), None),
             Decision::Commit { txn, outcome } => (Step::Commit(txn), Some(Decided::Write(outcome))),
             Decision::Done(outcome) => (Step::Done, Some(Decided::Done(outcome))),

@@ -1,4 +1,4 @@
-//! Where things are: the etcd keys of Calico v3.
+//! Where things are: the etcd keys of Calico v3, and one of ours.
 //!
 //! | key | value |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `/calico/ipam/v2/handle/HANDLE` | handle |
 //! | `/calico/ipam/v2/config` | IPAM configuration |
 //! | `/calico/resources/v3/projectcalico.org/PLURAL/[NAMESPACE/]NAME` | v3 resource |
+//! | `/calidris/ipam/v1/fence/NODE` | fence of a node: ours, Calico has no such thing |
 //!
 //! In a key the `/` of a CIDR is written `-`.
 
@@ -36,6 +37,9 @@ pub const NODES: &str = "/calico/resources/v3/projectcalico.org/nodes/";
 pub const WORKLOAD_ENDPOINTS: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
 /// The one ClusterInformation, which says whether the datastore may be used.
 pub const CLUSTER_INFORMATION: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+
+/// Prefix of the fences: see [`fence`].
+pub const FENCES: &str = "/calidris/ipam/v1/fence/";
 
 /// The key of a block.
 pub fn block(cidr: IpNetwork) -> String {
@@ -82,6 +86,12 @@ pub fn parse_affinity(key: &str) -> Option<(&str, IpNetwork)> {
 /// The key of a handle.
 pub fn handle(handle_id: &str) -> String {
     format!("{HANDLES}{handle_id}")
+}
+
+/// The key of a node's fence, which every assignment of the node depends on: changing it shuts out all that are still
+/// under way. It is never deleted, since a key that is absent again looks as if it had never changed.
+pub fn fence(node: &str) -> String {
+    format!("{FENCES}{node}")
 }
 
 /// The key of a cluster-wide v3 resource, for example `resource("nodes", "node-a")`.

@@ -32,7 +32,16 @@ enum Trouble {
     Crash,
     /// The answer to a commit is lost.
     LostAnswer,
+    /// A commit is stuck on its way, whoever called has no more time and gives up.
+    GivenUp,
 }
+
+const TROUBLES: [Trouble; 4] = [
+    Trouble::Nothing,
+    Trouble::Crash,
+    Trouble::LostAnswer,
+    Trouble::GivenUp,
+];
 
 /// Whose requests they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +54,7 @@ enum Clients {
 
 #[test]
 fn two_nodes_that_claim_in_the_same_pool() {
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore(
             "two claims",
             trouble,
@@ -57,7 +66,7 @@ fn two_nodes_that_claim_in_the_same_pool() {
 
 #[test]
 fn two_requests_of_one_node_for_the_last_addresses_of_a_block() {
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore(
             "one node",
             trouble,
@@ -70,7 +79,7 @@ fn two_requests_of_one_node_for_the_last_addresses_of_a_block() {
 #[test]
 fn a_release_and_an_assignment_that_needs_what_is_released() {
     let setup = Setup::new(31).assigned(&[("n1", "old", 2)]);
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore(
             "release, assign",
             trouble,
@@ -83,7 +92,7 @@ fn a_release_and_an_assignment_that_needs_what_is_released() {
 #[test]
 fn two_releases_of_the_same_handle() {
     let setup = Setup::new(30).assigned(&[("n1", "old", 2), ("n2", "other", 1)]);
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore("two releases", trouble, &setup, &[release("old"), release("old")]);
     }
 }
@@ -101,7 +110,7 @@ fn an_empty_block_that_its_node_uses_again_while_another_takes_it() {
     // One block in the pool, of n1, empty and old.
     let mut setup = Setup::new(31).assigned(&[("n1", "old", 1)]);
     setup.release("old");
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore(
             "take over",
             trouble,
@@ -152,7 +161,7 @@ fn requests_of_one_client_that_are_committed_together() {
         ),
     ];
     for (what, setup, requests) in cases {
-        for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+        for trouble in TROUBLES {
             explore_clients(what, Clients::One, trouble, setup, requests);
         }
     }
@@ -162,7 +171,7 @@ fn requests_of_one_client_that_are_committed_together() {
 fn three_requests_of_one_client_of_which_two_wait_for_the_first() {
     let setup = Setup::new(30).assigned(&[("n1", "old", 2)]);
     let requests = [assign("n1", "a", 1), release("old"), assign("n1", "c", 2)];
-    for trouble in [Trouble::Nothing, Trouble::Crash, Trouble::LostAnswer] {
+    for trouble in TROUBLES {
         explore_clients("three", Clients::One, trouble, &setup, &requests);
     }
 }
@@ -229,6 +238,13 @@ impl Request {
     fn handle(&self) -> &str {
         match self {
             Self::Assign { handle, .. } | Self::Release(handle, _) => handle,
+        }
+    }
+
+    fn node(&self) -> Option<&str> {
+        match self {
+            Self::Assign { node, .. } => Some(node),
+            Self::Release(..) => None,
         }
     }
 }
@@ -318,9 +334,10 @@ fn run_once(
     let world = World {
         store: setup.store(),
         script,
-        trouble: Mutex::new(trouble),
+        trouble: Mutex::new(Trouble::Nothing),
         in_flight: Mutex::default(),
         changed: Mutex::default(),
+        stuck: Mutex::default(),
         answers_wait: clients == Clients::One,
     };
     let count = if clients == Clients::One {
@@ -329,6 +346,8 @@ fn run_once(
         requests.len()
     };
     let ipams: Vec<Ipam<Stepped<'_>>> = (0..count).map(|_| Ipam::new(Stepped(&world))).collect();
+    forget_predecessors(&ipams, requests);
+    *world.trouble.lock().unwrap() = trouble;
     let mut tasks: Vec<Option<Task<'_>>> = requests
         .iter()
         .zip(ipams.iter().cycle())
@@ -363,6 +382,9 @@ fn run_once(
             if let Poll::Ready(result) = tasks[index].as_mut().unwrap().poll() {
                 given[index] = result;
                 tasks[index] = None;
+            } else if std::mem::take(&mut *world.stuck.lock().unwrap()) {
+                tasks[index] = None;
+                dead = Some(index);
             }
         } else if choice < woken.len() + late {
             world.deliver();
@@ -374,11 +396,17 @@ fn run_once(
         }
         world.check_if_changed(what, script);
     }
+    *world.trouble.lock().unwrap() = Trouble::Nothing;
+    let waits = !world.in_flight.lock().unwrap().is_empty() && script.choose(2) == 1;
+    if !waits {
+        world.deliver();
+    }
+    world.check(what, script);
+    let settled = recover(&ipams, requests, &given, dead);
+    world.check(what, script);
     world.deliver();
     world.check(what, script);
-    recover(&world, requests, &given, dead);
-    world.check(what, script);
-    world.check_given(what, requests, &given, dead);
+    world.check_given(what, requests, &given, &settled);
 }
 
 /// A request under way, and whether it was woken since it was polled.
@@ -414,8 +442,29 @@ impl<'a> Task<'a> {
     }
 }
 
-/// What an agent does at its next start: it releases what it does not know of.
-fn recover(world: &World<'_>, requests: &[Request], given: &[Given], dead: Option<usize>) {
+/// A fresh client takes it that a predecessor's assignment may be outstanding. These are to know better: what keeps a lost
+/// attempt out must be what they saw themselves.
+fn forget_predecessors(ipams: &[Ipam<Stepped<'_>>], requests: &[Request]) {
+    for node in requests.iter().filter_map(Request::node) {
+        let request = ReleaseRequest {
+            handle_id: "nobody".to_owned(),
+            fence: Some(node.to_owned()),
+            ..ReleaseRequest::default()
+        };
+        for ipam in ipams {
+            run_alone(ipam.release(&request, at(0))).unwrap();
+        }
+    }
+}
+
+/// What an agent does about requests that did not end well: it releases what they may have got. Returns which.
+fn recover(
+    ipams: &[Ipam<Stepped<'_>>],
+    requests: &[Request],
+    given: &[Given],
+    dead: Option<usize>,
+) -> BTreeSet<usize> {
+    let mut settled = BTreeSet::new();
     for (index, request) in requests.iter().enumerate() {
         let unsettled =
             Some(index) == dead || (given[index].is_none() && matches!(request, Request::Assign { .. }));
@@ -426,9 +475,22 @@ fn recover(world: &World<'_>, requests: &[Request], given: &[Given], dead: Optio
         if unsettled && !known_by_another {
             let release = ReleaseRequest {
                 handle_id: request.handle().to_owned(),
+                fence: request.node().map(str::to_owned),
                 ..ReleaseRequest::default()
             };
-            now_or_never(Ipam::new(&*world.store).release(&release, at(0))).unwrap();
+            run_alone(ipams[index % ipams.len()].release(&release, at(0))).unwrap();
+            settled.insert(index);
+        }
+    }
+    settled
+}
+
+/// Runs `future` to its end while nothing else happens.
+fn run_alone<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return value;
         }
     }
 }
@@ -440,6 +502,8 @@ struct World<'a> {
     trouble: Mutex<Trouble>,
     in_flight: Mutex<Vec<Txn>>,
     changed: Mutex<bool>,
+    /// Whether a commit was stuck just now.
+    stuck: Mutex<bool>,
     /// Whether a client can die between a commit and its answer.
     answers_wait: bool,
 }
@@ -450,6 +514,18 @@ impl World<'_> {
         for txn in self.in_flight.lock().unwrap().drain(..) {
             now_or_never(self.store.commit(&txn)).unwrap();
         }
+    }
+
+    /// Whether `txn` is stuck on its way; it is carried out later.
+    fn gets_stuck(&self, txn: &Txn) -> bool {
+        let may = *self.trouble.lock().unwrap() == Trouble::GivenUp;
+        let is_stuck = may && self.script.choose(2) == 1;
+        if is_stuck {
+            *self.trouble.lock().unwrap() = Trouble::Nothing;
+            *self.stuck.lock().unwrap() = true;
+            self.in_flight.lock().unwrap().push(txn.clone());
+        }
+        is_stuck
     }
 
     fn commit(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
@@ -484,7 +560,7 @@ impl World<'_> {
     }
 
     /// Who was told that it has addresses has them (unless it was asked to release them); nobody else has any.
-    fn check_given(&self, what: &str, requests: &[Request], given: &[Given], dead: Option<usize>) {
+    fn check_given(&self, what: &str, requests: &[Request], given: &[Given], settled: &BTreeSet<usize>) {
         let mut held: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for (key, value) in self.store.dump() {
             if keys::parse_block(&key).is_some() {
@@ -502,8 +578,11 @@ impl World<'_> {
             let holds = held.get(request.handle());
             match &given[index] {
                 Some(addresses) if !released => assert_eq!(holds, Some(addresses), "{what}: {request:?}"),
-                None if !released && dead.is_none() && matches!(request, Request::Assign { .. }) => {
-                    assert_eq!(holds, None, "{what}: {request:?} was refused and has addresses");
+                None if settled.contains(&index) && matches!(request, Request::Assign { .. }) => {
+                    assert_eq!(
+                        holds, None,
+                        "{what}: {request:?} has addresses, and nobody who knows of them"
+                    );
                 }
                 _ => {}
             }
@@ -522,6 +601,9 @@ impl Store for Stepped<'_> {
 
     async fn commit(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
         YieldOnce(false).await;
+        if self.0.gets_stuck(txn) {
+            std::future::pending::<()>().await;
+        }
         let answer = self.0.commit(txn);
         if self.0.answers_wait {
             YieldOnce(false).await;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use calidris_ipam::{
     AddressRequest, AllocationBlock, AssignError, AssignRefusal, AssignRequest, CommitOutcome, ErrorClass,
     Expect, ExtraDelete, ExtraWrite, IntendedUse, Ipam, MemoryStore, Range, ReleaseError, ReleaseOnly,
-    ReleaseRefusal, ReleaseRequest, Snapshot, Store, StoreError, Txn, Write, keys,
+    ReleaseRefusal, ReleaseRequest, Snapshot, Store, StoreError, Tunnel, Txn, Write, keys,
 };
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn a_refusal_names_every_pool_and_the_reason_against_it() {
         ),
         (
             "e-tunnel",
-            json!({"cidr": "10.5.0.0/24", "allowedUses": ["Tunnel"]}),
+            json!({"cidr": "10.5.0.0/24", "allowedUses": ["Tunnel"], "vxlanMode": "Always"}),
         ),
         ("f-broken", json!({"cidr": "10.6.0.0/24", "blockSize": 8})),
         (
@@ -98,7 +98,7 @@ fn a_refusal_names_every_pool_and_the_reason_against_it() {
         cluster
             .ask("n", "t", |r| {
                 one(r);
-                r.intended_use = IntendedUse::Tunnel;
+                r.intended_use = IntendedUse::Tunnel(Tunnel::Vxlan);
             })
             .unwrap()[0]
             .starts_with("10.5.")

@@ -179,6 +179,7 @@ impl<S: Store + 'static> CniServer<S> {
             v4: wanted.v4.clone(),
             v6: wanted.v6.clone(),
             pools: wanted.pools.clone(),
+            namespace_labels: namespace_labels(subject),
             attributes,
             extra_writes: vec![write],
             ..AssignRequest::new(&subject.handle_id, &self.config.node)
@@ -238,6 +239,17 @@ fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> 
         host_ports: wanted.host_ports.clone(),
         allowed_sources: wanted.allowed_sources.clone(),
     }
+}
+
+/// The labels that every namespace has by its name alone: Kubernetes' own and the one that Calico adds. Others are known to
+/// the Kubernetes API only, which the agent does not ask.
+fn namespace_labels(subject: &Subject) -> BTreeMap<String, String> {
+    let labels = ["kubernetes.io/metadata.name", "projectcalico.org/name"];
+    let namespace = subject.pod.as_ref().map(|(namespace, _)| namespace);
+    namespace
+        .into_iter()
+        .flat_map(|namespace| labels.map(|label| (label.to_owned(), namespace.clone())))
+        .collect()
 }
 
 /// The default route through a gateway.

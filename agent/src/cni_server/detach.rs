@@ -118,6 +118,7 @@ impl<S: Store + 'static> CniServer<S> {
             let request = ReleaseRequest {
                 handle_id: subject.handle_id.clone(),
                 extra_deletes,
+                fence: Some(self.config.node.clone()),
                 ..ReleaseRequest::default()
             };
             match self.ipam.release(&request, clock::wall()).await {

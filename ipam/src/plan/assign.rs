@@ -17,7 +17,7 @@ use crate::view::View;
 use super::draft::{Draft, stored_block};
 use super::pools;
 use super::{
-    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Stop, datastore_ready,
+    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, IntendedUse, Stop, datastore_ready,
     expected_revision, ipam_config, is_identifier,
 };
 
@@ -66,6 +66,7 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
         draft: Draft::new(view, &request.node, attribute, now, cooldown_nanos),
     };
     assignment.draft.guard(ready_guard);
+    assignment.draft.guard_stored(&keys::fence(&request.node));
     assignment.family(Family::V4, &request.v4)?;
     assignment.family(Family::V6, &request.v6)?;
     let (txn, outcome) = assignment.finish(handle)?;
@@ -118,6 +119,7 @@ fn always_needed(request: &AssignRequest) -> Vec<Range> {
         Range::Key(keys::IPAM_CONFIG.to_owned()),
         Range::Key(keys::handle(&request.handle_id)),
         Range::Key(keys::resource("nodes", &request.node)),
+        Range::Key(keys::fence(&request.node)),
         Range::Prefix(keys::IP_POOLS.to_owned()),
         Range::Prefix(keys::IP_RESERVATIONS.to_owned()),
     ];
@@ -143,9 +145,12 @@ fn attribute(request: &AssignRequest, now: UnixNanos) -> AllocationAttribute {
     secondary
         .entry("node".to_owned())
         .or_insert_with(|| request.node.clone());
-    secondary
-        .entry("timestamp".to_owned())
-        .or_insert_with(|| now.go_string());
+    // Calico notes none for tunnel devices; without it whoever asks again finds what is there.
+    if request.intended_use == IntendedUse::Workload {
+        secondary
+            .entry("timestamp".to_owned())
+            .or_insert_with(|| now.go_string());
+    }
     AllocationAttribute {
         handle_id: Some(request.handle_id.clone()),
         secondary,

@@ -21,6 +21,7 @@ use ipnetwork::IpNetwork;
 
 pub use assign::plan_assign;
 pub(crate) use batch::Batch;
+pub(crate) use pools::tunnel_pools;
 pub use release::plan_release;
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
@@ -28,6 +29,7 @@ use crate::config::{ClusterInformation, IpamConfig};
 use crate::keys;
 use crate::resource::ResourceError;
 use crate::store::{Guard, Range, Txn};
+use crate::tunnel::Tunnel;
 use crate::view::{Need, View};
 
 /// What to do next.
@@ -69,7 +71,8 @@ pub struct AssignRequest {
     pub intended_use: IntendedUse,
     /// Labels of the pod's namespace, for pools that select namespaces.
     pub namespace_labels: BTreeMap<String, String>,
-    /// Notes stored with the allocation (`pod`, `namespace`, `type`). `node` and `timestamp` are added if missing.
+    /// Notes stored with the allocation (`pod`, `namespace`, `type`). `node` and `timestamp` are added if missing
+    /// (no `timestamp` for a tunnel device).
     pub attributes: BTreeMap<String, String>,
     /// Other keys to write in the same transaction (the WorkloadEndpoint).
     pub extra_writes: Vec<ExtraWrite>,
@@ -93,8 +96,8 @@ pub enum IntendedUse {
     /// A pod.
     #[default]
     Workload,
-    /// A node's tunnel device.
-    Tunnel,
+    /// A node's tunnel device of this kind.
+    Tunnel(Tunnel),
 }
 
 /// Makes the value of an extra write from the assigned addresses.
@@ -168,6 +171,9 @@ pub struct ReleaseRequest {
     pub extra_deletes: Vec<ExtraDelete>,
     /// Keys that must be as expected for anything to happen, at most 32.
     pub extra_guards: Vec<ExtraGuard>,
+    /// The node that assigned, if no assignment of it whose answer was lost may come through after this: what is released
+    /// stays released. [`crate::Ipam`] does nothing for it where nothing can be outstanding.
+    pub fence: Option<String>,
 }
 
 /// One address to release.
@@ -240,7 +246,7 @@ impl IntendedUse {
     fn name(self) -> &'static str {
         match self {
             Self::Workload => "Workload",
-            Self::Tunnel => "Tunnel",
+            Self::Tunnel(_) => "Tunnel",
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::pool::{AssignmentMode, Geometry, IpPool, IpPoolSpec, IpReservation};
 use crate::selector::Selector;
 use crate::view::View;
 
-use super::{AssignRequest, Stop};
+use super::{AssignRequest, IntendedUse, Stop};
 
 /// A pool that can be used.
 pub(super) struct UsablePool {
@@ -64,6 +64,19 @@ pub(super) fn choose(
         choice.usable.sort_by_key(|pool| order.get(&pool.key).copied());
     }
     Ok(choice)
+}
+
+/// The networks of the pools that `request` may use. `view` has all pools and the node.
+pub(crate) fn tunnel_pools(
+    view: &View,
+    request: &AssignRequest,
+    family: Family,
+) -> Result<Vec<IpNetwork>, AssignRefusal> {
+    match choose(view, request, family) {
+        Ok(choice) => Ok(choice.usable.into_iter().map(|pool| pool.geometry.cidr).collect()),
+        Err(Stop::Refuse(refusal)) => Err(refusal),
+        Err(Stop::Need(_)) => Ok(Vec::new()),
+    }
 }
 
 /// The enabled pool that contains `address`.
@@ -193,6 +206,11 @@ fn reason_against(
 
 fn reason_against_use(spec: &IpPoolSpec, request: &AssignRequest) -> Option<String> {
     let use_ = request.intended_use.name();
+    if let IntendedUse::Tunnel(tunnel) = request.intended_use
+        && !tunnel.is_used_by(spec)
+    {
+        return Some(format!("it does not use {tunnel} tunnels"));
+    }
     (!spec.allows(use_)).then(|| format!("allowedUses {:?} does not have {use_}", spec.allowed_uses))
 }
 

@@ -10,9 +10,10 @@ use ipnetwork::IpNetwork;
 
 use crate::block::{Allocation, AllocationBlock};
 use crate::error::ReleaseRefusal;
+use crate::fence;
 use crate::handle::Handle;
 use crate::keys;
-use crate::store::{Guard, Range, Txn};
+use crate::store::{Guard, Range, Txn, Write};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
@@ -81,6 +82,15 @@ fn try_plan(
         release.handle(&handle_key, &handle, request)?;
     }
     release.extra_deletes(request)?;
+    if let Some(node) = request.fence.as_ref().filter(|_| !release.released.more) {
+        // Also if there is nothing to release: then it is what makes sure that there never will be.
+        release
+            .guards
+            .insert(handle_key, stored.map_or(0, |kv| kv.mod_revision));
+        if let Write::Put { key, value } = fence::write(node, now) {
+            release.writes.insert(key, Some(value));
+        }
+    }
     if release.writes.is_empty() {
         return Ok(Decision::Done(release.released));
     }
@@ -93,6 +103,11 @@ fn validate(request: &ReleaseRequest) -> Result<(), String> {
         let id = &request.handle_id;
         return Err(format!(
             "handle {id:?} is empty, too long, or has a slash or control character"
+        ));
+    }
+    if let Some(node) = request.fence.as_ref().filter(|node| !is_identifier(node)) {
+        return Err(format!(
+            "node {node:?} is empty, too long, or has a slash or control character"
         ));
     }
     for (what, count) in [
