@@ -1,5 +1,5 @@
 //! The addresses of tunnel devices: Calico's handles and notes, from pools that use such tunnels.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
