@@ -134,7 +134,10 @@ fn an_operator_sees_peers_routes_and_why() {
     );
     let sent = left.json(&["routes", "--out", "right"]).unwrap();
     assert_eq!(sent.as_array().unwrap().len(), 3, "{sent}");
-    assert_eq!(sent[0]["exports"][0]["announced"]["as_path"], "65001", "{sent}");
+    assert_eq!(
+        sent[0]["exports"][0]["announced"][0]["attributes"]["as_path"], "65001",
+        "{sent}"
+    );
 
     let route = right.json(&["route", "10.1.1.0/24"]).unwrap();
     assert_eq!(route["decided_by"], "weight", "{route}");

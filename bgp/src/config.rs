@@ -4,6 +4,7 @@
 //! ([`Impact`]). Only what RFC 4271 makes the identity of a session (addresses, AS numbers, router identifier, transport) resets
 //! one; everything else is applied to the running sessions.
 
+mod add_path;
 mod impact;
 mod limit;
 mod restart;
@@ -16,6 +17,7 @@ use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
 pub use crate::wire::capability::Role;
 
+pub use add_path::{AddPathConfig, AddPathSend};
 pub use impact::Impact;
 pub(crate) use limit::Level;
 pub use limit::{BeyondLimit, PrefixLimit};
@@ -142,6 +144,8 @@ pub struct PeerConfig {
     pub idle_hold: Duration,
     /// The longest wait in Idle.
     pub idle_hold_max: Duration,
+    /// Several paths to one prefix (RFC 7911), in all families.
+    pub add_path: AddPathConfig,
     /// Whether the peer is a client of us as route reflector (RFC 4456). IBGP only.
     pub route_reflector_client: bool,
     /// Next hop in what we announce to the peer.
@@ -201,6 +205,7 @@ impl PeerConfig {
             delay_open: None,
             idle_hold: Duration::from_secs(1),
             idle_hold_max: Duration::from_secs(60),
+            add_path: AddPathConfig::default(),
             route_reflector_client: false,
             next_hop: NextHopMode::Auto,
             import: None,

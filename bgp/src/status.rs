@@ -31,6 +31,8 @@ pub struct SpeakerStatus {
     pub prefixes: usize,
     /// Distinct attribute sets held.
     pub attribute_sets: usize,
+    /// Groups of peers that are told the same, computed and encoded once; over all families.
+    pub update_groups: usize,
     /// The peers, by name.
     pub peers: Vec<PeerStatus>,
 }
@@ -79,6 +81,10 @@ pub struct NegotiatedStatus {
     pub keepalive: u16,
     /// Families both sides offered.
     pub families: Vec<AfiSafi>,
+    /// Families of which the peer may send us several paths to a prefix (RFC 7911).
+    pub add_path_receive: Vec<AfiSafi>,
+    /// Families of which we may send it several paths to a prefix (RFC 7911).
+    pub add_path_send: Vec<AfiSafi>,
     /// RFC 6793.
     pub four_octet_as: bool,
     /// RFC 2918.
@@ -231,12 +237,21 @@ pub struct RouteStatus {
 pub struct ExportStatus {
     /// Name of the peer.
     pub to: String,
-    /// What it was last told; `None` for nothing.
-    pub announced: Option<AttributesSummary>,
+    /// What it was last told, or is being told: one route, several with ADD-PATH, none.
+    pub announced: Vec<AnnouncedPath>,
     /// Why the best route is not for it.
     pub withheld: Option<Withheld>,
     /// Terms of the export policy that matched, in order: those that changed the route and the one that decided.
     pub terms: Vec<String>,
+}
+
+/// What a peer is told of one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedPath {
+    /// The path identifier, where there are several (RFC 7911).
+    pub path_id: Option<u32>,
+    /// The attributes.
+    pub attributes: AttributesSummary,
 }
 
 /// One route to a prefix.
@@ -244,10 +259,16 @@ pub struct ExportStatus {
 pub struct CandidateStatus {
     /// Name of the peer it is from; `None` when we originate it.
     pub from: Option<String>,
+    /// The identifier its peer gave it (RFC 7911); 0 without ADD-PATH.
+    pub path_id: u32,
+    /// The identifier under which peers with ADD-PATH hear of it.
+    pub local_id: u16,
     /// How it came here.
     pub source: SourceKind,
     /// Best, equally good, worse, or refused.
     pub standing: Standing,
+    /// What it costs to get to its next hop; `None` when there is no way, or nobody said what lies below BGP.
+    pub next_hop_cost: Option<u32>,
     /// Its attributes: after import policy, or as received when refused.
     pub attributes: AttributesSummary,
     /// Its attributes as received, where import policy changed them.
@@ -271,6 +292,8 @@ pub enum Standing {
     Multipath,
     /// Lost to the best at this step.
     Lost(Step),
+    /// There is no way to its next hop.
+    Unreachable,
     /// Not used.
     Refused {
         /// Why.

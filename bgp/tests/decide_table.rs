@@ -4,11 +4,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use calidris_bgp::config::DecisionConfig;
+use calidris_bgp::family::{Ipv4Prefix, Prefix};
 use calidris_bgp::policy::SourceKind;
 use calidris_bgp::rib::decide::{Comparison, Selection, Step, explain, select};
-use calidris_bgp::rib::{AttrStore, Import, Path, Refusal, Source, SourceId};
-use calidris_bgp::wire::attr::{AsPath, Attributes, Origin};
+use calidris_bgp::rib::{AttrStore, Import, Path, Refusal, Source, SourceId, Underlay, UnderlayRoute};
+use calidris_bgp::wire::attr::{AsPath, Attributes, NextHop, Origin};
 use proptest::prelude::*;
+
+/// The next hop that costs most.
+const FARTHEST: u32 = 3;
 
 /// A path in the terms of the table.
 #[derive(Debug, Clone)]
@@ -24,6 +28,9 @@ struct Row {
     originator_id: Option<u32>,
     clusters: usize,
     address: u32,
+    path_id: u32,
+    /// What the next hop costs; more than [`FARTHEST`] means that there is no way.
+    cost: u32,
     refused: bool,
 }
 
@@ -41,6 +48,8 @@ fn row() -> Row {
         originator_id: None,
         clusters: 0,
         address: 5,
+        path_id: 1,
+        cost: 1,
         refused: false,
     }
 }
@@ -53,6 +62,7 @@ struct Table {
 
 fn table(rows: &[Row]) -> Table {
     let mut attrs = AttrStore::new(1);
+    attrs.set_underlay(Some(underlay()));
     let mut sources = vec![Source::ORIGINATED];
     let mut paths = Vec::new();
     for (i, row) in rows.iter().enumerate() {
@@ -61,6 +71,7 @@ fn table(rows: &[Row]) -> Table {
             as_path: AsPath::from_sequence(&row.path),
             med: row.med,
             local_pref: row.local_pref,
+            next_hop: Some(NextHop::V4((0x0a00_0000 + row.cost).into())),
             originator_id: row.originator_id.map(Ipv4Addr::from),
             cluster_list: vec![Ipv4Addr::LOCALHOST; row.clusters].into(),
             ..Attributes::default()
@@ -80,17 +91,33 @@ fn table(rows: &[Row]) -> Table {
         let source = SourceId::peer(u32::try_from(i).expect("few"));
         paths.push(Path {
             source,
+            path_id: row.path_id,
+            local_id: 1,
             received: id,
             import,
             learnt: row.learnt,
             stale: false,
         });
     }
+    attrs.resolve_next_hops(|_, _| None);
     Table {
         attrs,
         sources,
         paths,
     }
+}
+
+/// The next hop of cost n is 10.0.0.n.
+fn underlay() -> Underlay {
+    let route = |cost: u32| {
+        let prefix = Prefix::V4(Ipv4Prefix::host((0x0a00_0000 + cost).into()));
+        let route = UnderlayRoute {
+            metric: cost,
+            via: Vec::new(),
+        };
+        (prefix, route)
+    };
+    (0..=FARTHEST).map(route).collect()
 }
 
 /// The winner's place among the rows, and what was selected.
@@ -196,6 +223,17 @@ fn each_step_decides_when_everything_before_it_is_equal() {
             },
         ),
         (
+            Step::NextHopCost,
+            1,
+            Row {
+                cost: 2,
+                learnt: 1,
+                router_id: 1,
+                ..row()
+            },
+            row(),
+        ),
+        (
             Step::Oldest,
             2,
             Row {
@@ -237,6 +275,7 @@ fn each_step_decides_when_everything_before_it_is_equal() {
             Row { clusters: 1, ..row() },
         ),
         (Step::PeerAddress, 2, Row { address: 6, ..row() }, row()),
+        (Step::PathId, 2, Row { path_id: 2, ..row() }, row()),
     ];
     for (step, multipath, worse, better) in table {
         let (best, selection, _) = decide(&[worse, better], &config);
@@ -352,6 +391,7 @@ fn any_row() -> impl Strategy<Value = Row> {
         0..4u32,
         proptest::option::of(0..4u32),
         0..3usize,
+        0..FARTHEST + 2,
     );
     (first, second, prop::bool::weighted(0.2)).prop_map(|(first, second, refused)| Row {
         kind: first.0,
@@ -365,13 +405,17 @@ fn any_row() -> impl Strategy<Value = Row> {
         originator_id: second.3,
         clusters: second.4,
         address: 0,
+        path_id: 0,
+        cost: second.5,
         refused,
     })
 }
 
 /// RFC 4271 §9.1.2.2 word by word on a shrinking list, with none of the code under test.
 fn by_the_book(rows: &[Row], config: &DecisionConfig) -> Option<usize> {
-    let mut left: Vec<usize> = (0..rows.len()).filter(|i| !rows[*i].refused).collect();
+    let mut left: Vec<usize> = (0..rows.len())
+        .filter(|i| !rows[*i].refused && rows[*i].cost <= FARTHEST)
+        .collect();
     fn keep<K: Ord>(left: &mut Vec<usize>, cost: impl Fn(usize) -> K) {
         let least = left.iter().map(|i| cost(*i)).min();
         left.retain(|i| Some(cost(*i)) == least);
@@ -391,6 +435,7 @@ fn by_the_book(rows: &[Row], config: &DecisionConfig) -> Option<usize> {
         !all.iter().any(beaten)
     });
     keep(&mut left, |i| rows[i].kind == SourceKind::Ibgp);
+    keep(&mut left, |i| rows[i].cost);
     if config.prefer_oldest {
         keep(&mut left, |i| {
             if rows[i].kind == SourceKind::Ebgp {
@@ -422,7 +467,7 @@ proptest! {
         let config = DecisionConfig { always_compare_med, prefer_oldest, multipath_limit: 3, ..DecisionConfig::default() };
         let (best, selection, order) = decide(&rows, &config);
         prop_assert_eq!(best, by_the_book(&rows, &config));
-        let accepted = rows.iter().filter(|row| !row.refused).count();
+        let accepted = rows.iter().filter(|row| !row.refused && row.cost <= FARTHEST).count();
         prop_assert_eq!(usize::from(selection.accepted), accepted);
         prop_assert!(usize::from(selection.multipath) <= accepted.min(3));
         let mut sorted = order;

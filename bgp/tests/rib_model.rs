@@ -7,25 +7,31 @@ use std::net::{IpAddr, Ipv4Addr};
 use calidris_bgp::config::DecisionConfig;
 use calidris_bgp::family::{Ipv4Prefix, Ipv4Unicast};
 use calidris_bgp::policy::SourceKind;
-use calidris_bgp::rib::{
-    AdjRibOut, AttrId, AttrStore, Import, LocRib, Path, Refusal, Source, SourceId, Tables, Walk,
-};
+use calidris_bgp::rib::adj_rib_out::{PathsPerPrefix, SentPath, SentPaths};
+use calidris_bgp::rib::update_group::UpdateGroup;
+use calidris_bgp::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, Source, SourceId, Tables};
 use calidris_bgp::wire::attr::Attributes;
 use proptest::prelude::*;
 
 const PEERS: u32 = 3;
+/// Path identifiers a peer uses.
+const PATHS: u32 = 2;
 const READERS: usize = 3;
+/// The reader that is told of several paths.
+const SEVERAL: usize = 2;
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Announce {
         peer: u32,
+        path: u32,
         prefix: u8,
         med: u32,
         refused: bool,
     },
     Withdraw {
         peer: u32,
+        path: u32,
         prefix: u8,
     },
     Clear {
@@ -58,9 +64,9 @@ fn event() -> impl Strategy<Value = Event> {
     let peer = 0..PEERS;
     let reader = 0..READERS;
     prop_oneof![
-        6 => (peer.clone(), 0..12u8, 0..4u32, prop::bool::weighted(0.2))
-            .prop_map(|(peer, prefix, med, refused)| Event::Announce { peer, prefix, med, refused }),
-        4 => (peer.clone(), 0..12u8).prop_map(|(peer, prefix)| Event::Withdraw { peer, prefix }),
+        6 => (peer.clone(), 0..PATHS, 0..12u8, 0..4u32, prop::bool::weighted(0.2))
+            .prop_map(|(peer, path, prefix, med, refused)| Event::Announce { peer, path, prefix, med, refused }),
+        4 => (peer.clone(), 0..PATHS, 0..12u8).prop_map(|(peer, path, prefix)| Event::Withdraw { peer, path, prefix }),
         1 => peer.clone().prop_map(|peer| Event::Clear { peer }),
         1 => peer.clone().prop_map(|peer| Event::MarkStale { peer }),
         1 => peer.clone().prop_map(|peer| Event::Sweep { peer }),
@@ -85,14 +91,25 @@ struct World {
     sources: Vec<Source>,
     decision: DecisionConfig,
     loc_rib: LocRib<Ipv4Unicast>,
-    outs: Vec<AdjRibOut>,
-    /// What each reader believes, from what it was told.
-    beliefs: Vec<BTreeMap<Ipv4Prefix, u32>>,
-    model: BTreeMap<u8, BTreeMap<u32, ModelPath>>,
+    outs: Vec<UpdateGroup<Ipv4Unicast>>,
+    /// What each reader believes, from what it was told: by prefix and path identifier.
+    beliefs: Vec<BTreeMap<(Ipv4Prefix, u32), u32>>,
+    /// By prefix, then by peer and path identifier.
+    model: BTreeMap<u8, BTreeMap<(u32, u32), ModelPath>>,
+    /// Our identifiers of the paths, after the event before.
+    local_ids: BTreeMap<(Ipv4Prefix, SourceId, u32), u16>,
 }
 
 fn prefix(number: u8) -> Ipv4Prefix {
     Ipv4Prefix::new(Ipv4Addr::new(10, number, 0, 0), 16).expect("prefix")
+}
+
+fn group(loc_rib: &LocRib<Ipv4Unicast>, reader: usize) -> UpdateGroup<Ipv4Unicast> {
+    let paths = match reader {
+        SEVERAL => PathsPerPrefix::Several,
+        _ => PathsPerPrefix::One,
+    };
+    UpdateGroup::new(loc_rib, paths)
 }
 
 fn import(refused: bool, id: AttrId) -> Import {
@@ -112,7 +129,8 @@ impl World {
             address: IpAddr::V4(i.into()),
             reflector_client: false,
         };
-        let loc_rib = LocRib::new(7);
+        let mut loc_rib = LocRib::new(7);
+        loc_rib.watch_all_paths();
         Self {
             attrs: AttrStore::new(3),
             sources: std::iter::once(Source::ORIGINATED)
@@ -122,9 +140,10 @@ impl World {
                 always_compare_med: true,
                 ..DecisionConfig::default()
             },
-            outs: (0..READERS).map(|_| AdjRibOut::new(&loc_rib)).collect(),
+            outs: (0..READERS).map(|reader| group(&loc_rib, reader)).collect(),
             beliefs: vec![BTreeMap::new(); READERS],
             model: BTreeMap::new(),
+            local_ids: BTreeMap::new(),
             loc_rib,
         }
     }
@@ -142,6 +161,7 @@ impl World {
         match event {
             Event::Announce {
                 peer,
+                path: path_id,
                 prefix: number,
                 med,
                 refused,
@@ -154,16 +174,18 @@ impl World {
                     let source = SourceId::peer(peer);
                     let path = Path {
                         source,
+                        path_id,
+                        local_id: 0,
                         received: id,
                         import: import(refused, id),
                         learnt: 0,
                         stale: false,
                     };
-                    rib.announce(prefix(number), path, tables);
+                    assert!(rib.announce(prefix(number), path, tables));
                     tables.attrs.release(id);
                 });
                 self.model.entry(number).or_default().insert(
-                    peer,
+                    (peer, path_id),
                     ModelPath {
                         med,
                         refused,
@@ -171,9 +193,15 @@ impl World {
                     },
                 );
             }
-            Event::Withdraw { peer, prefix: number } => {
-                self.with_tables(|rib, tables| rib.withdraw(prefix(number), SourceId::peer(peer), tables));
-                self.drop_paths(peer, |at, _| at == number);
+            Event::Withdraw {
+                peer,
+                path,
+                prefix: number,
+            } => {
+                let source = SourceId::peer(peer);
+                self.with_tables(|rib, tables| rib.withdraw(prefix(number), source, path, tables));
+                self.model.entry(number).or_default().remove(&(peer, path));
+                self.drop_paths(peer, |_, _| false);
             }
             Event::Clear { peer } => {
                 self.with_tables(|rib, tables| rib.clear_source(SourceId::peer(peer), tables));
@@ -186,10 +214,7 @@ impl World {
             Event::MarkStale { peer } => {
                 self.with_tables(|rib, tables| rib.mark_stale(SourceId::peer(peer), tables));
                 self.drop_paths(peer, |_, path| path.stale);
-                self.model
-                    .values_mut()
-                    .filter_map(|paths| paths.get_mut(&peer))
-                    .for_each(|path| path.stale = true);
+                self.of_peer(peer).for_each(|path| path.stale = true);
             }
             Event::Reimport { peer, refused } => {
                 self.with_tables(|rib, tables| {
@@ -200,20 +225,19 @@ impl World {
                         import(refused, received)
                     });
                 });
-                let paths = self.model.values_mut().filter_map(|paths| paths.get_mut(&peer));
-                paths.for_each(|path| path.refused = refused);
+                self.of_peer(peer).for_each(|path| path.refused = refused);
             }
             Event::Read { reader, limit } => {
                 self.read(reader, limit);
             }
-            Event::Walk { reader } => self.outs[reader].start_walk(Walk::Everything),
+            Event::Walk { reader } => self.outs[reader].start_walk(),
             Event::Restart { reader } => {
-                self.outs[reader].clear(&mut self.attrs);
-                self.outs[reader] = AdjRibOut::new(&self.loc_rib);
+                self.outs[reader].sent.clear(&mut self.attrs);
+                self.outs[reader] = group(&self.loc_rib, reader);
                 self.beliefs[reader].clear();
             }
             Event::Trim => {
-                let slowest = self.outs.iter().map(AdjRibOut::cursor).min().expect("readers");
+                let slowest = self.outs.iter().map(UpdateGroup::cursor).min().expect("readers");
                 self.loc_rib.trim(slowest);
             }
         }
@@ -221,44 +245,79 @@ impl World {
 
     fn drop_paths(&mut self, peer: u32, condemned: impl Fn(u8, &ModelPath) -> bool) {
         for (number, paths) in &mut self.model {
-            if paths.get(&peer).is_some_and(|path| condemned(*number, path)) {
-                paths.remove(&peer);
-            }
+            paths.retain(|(of, _), path| *of != peer || !condemned(*number, path));
         }
         self.model.retain(|_, paths| !paths.is_empty());
+    }
+
+    fn of_peer(&mut self, peer: u32) -> impl Iterator<Item = &mut ModelPath> {
+        let all = self.model.values_mut().flatten();
+        all.filter(move |((of, _), _)| *of == peer).map(|(_, path)| path)
     }
 
     /// One batch for a reader, as the speaker does it; `false` when there was none.
     fn read(&mut self, reader: usize, limit: usize) -> bool {
         let mut dests = Vec::new();
-        let Some(batch) = self.outs[reader].next_batch(&self.loc_rib, limit, &mut dests) else {
+        if !self.outs[reader].next_batch(&self.loc_rib, limit, &mut dests) {
             return false;
-        };
+        }
         for dest in dests {
             let destination = self.loc_rib.get(dest);
-            let new = destination.best().and_then(Path::accepted);
-            let old = self.outs[reader].sent(dest);
-            match (old, new) {
-                (_, Some(id)) if batch.resend || old != new => {
-                    let med = self.attrs.get(id).med.expect("every path has one");
-                    self.beliefs[reader].insert(destination.prefix, med);
-                }
-                (Some(_), None) => {
-                    self.beliefs[reader].remove(&destination.prefix);
-                }
-                _ => {}
+            let paths = match reader {
+                SEVERAL => destination.usable_paths(usize::MAX),
+                _ => destination.usable_paths(1),
+            };
+            let sent = |path: &Path| SentPath {
+                path_id: if reader == SEVERAL {
+                    path.local_id.into()
+                } else {
+                    0
+                },
+                attrs: path.accepted().expect("accepted"),
+                source: path.source,
+            };
+            let new: SentPaths = paths.iter().map(sent).collect();
+            let old = self.outs[reader].sent.get(dest);
+            if new == old {
+                continue;
             }
-            if old != new {
-                new.inspect(|id| self.attrs.retain(*id));
-                self.outs[reader].set_sent(dest, new, &mut self.attrs);
+            for path in &old {
+                self.beliefs[reader].remove(&(destination.prefix, path.path_id));
             }
+            for path in &new {
+                let med = self.attrs.get(path.attrs).med.expect("every path has one");
+                self.beliefs[reader].insert((destination.prefix, path.path_id), med);
+                self.attrs.retain(path.attrs);
+            }
+            self.outs[reader].sent.replace(dest, &new, &mut self.attrs);
         }
         true
     }
 
-    /// The model's best: lowest MED, then lowest peer.
+    /// What a reader must believe in the end.
+    fn expected_by(&self, reader: usize) -> BTreeMap<(Ipv4Prefix, u32), u32> {
+        if reader != SEVERAL {
+            let best = self.expected().into_iter();
+            return best.map(|(prefix, med)| ((prefix, 0), med)).collect();
+        }
+        let local_id = |number: u8, (peer, path_id): (u32, u32)| {
+            let dest = self.loc_rib.find(prefix(number)).expect("destination");
+            let mut paths = self.loc_rib.get(dest).paths().iter();
+            let path = paths.find(|path| path.is_same(SourceId::peer(peer), path_id));
+            u32::from(path.expect("path").local_id)
+        };
+        let all = self
+            .model
+            .iter()
+            .flat_map(|(number, paths)| paths.iter().map(move |(key, path)| (*number, *key, path)));
+        all.filter(|(.., path)| !path.refused)
+            .map(|(number, key, path)| ((prefix(number), local_id(number, key)), path.med))
+            .collect()
+    }
+
+    /// The model's best: lowest MED, then lowest peer, then lowest path identifier.
     fn expected(&self) -> BTreeMap<Ipv4Prefix, u32> {
-        let best = |paths: &BTreeMap<u32, ModelPath>| {
+        let best = |paths: &BTreeMap<(u32, u32), ModelPath>| {
             paths
                 .iter()
                 .filter(|(_, path)| !path.refused)
@@ -271,6 +330,27 @@ impl World {
             .collect()
     }
 
+    /// Every path under the identifier of ours that it had from the beginning.
+    fn check_local_ids(&mut self) {
+        let mut now = BTreeMap::new();
+        for (_, dest) in self.loc_rib.iter() {
+            for path in dest.paths() {
+                let key = (dest.prefix, path.source, path.path_id);
+                assert!(path.local_id > 0);
+                assert!(now.insert(key, path.local_id).is_none(), "{key:?} twice");
+                let others = dest
+                    .paths()
+                    .iter()
+                    .filter(|other| other.local_id == path.local_id);
+                assert_eq!(others.count(), 1, "two paths have identifier {}", path.local_id);
+                if let Some(before) = self.local_ids.get(&key) {
+                    assert_eq!(*before, path.local_id, "{key:?} has another identifier");
+                }
+            }
+        }
+        self.local_ids = now;
+    }
+
     fn check(&self) {
         let best: BTreeMap<Ipv4Prefix, u32> = self
             .loc_rib
@@ -281,7 +361,8 @@ impl World {
         assert_eq!(self.loc_rib.len(), self.model.len());
         for peer in 0..PEERS {
             let counts = self.loc_rib.count(SourceId::peer(peer));
-            let paths = self.model.values().filter_map(|paths| paths.get(&peer));
+            let all = self.model.values().flatten();
+            let paths = all.filter(|((of, _), _)| *of == peer).map(|(_, path)| path);
             assert_eq!(counts.received, paths.clone().count());
             assert_eq!(
                 counts.accepted,
@@ -301,11 +382,13 @@ proptest! {
         for event in events {
             world.apply(event);
             world.check();
+            world.check_local_ids();
         }
         for reader in 0..READERS {
             while world.read(reader, 3) {}
-            prop_assert_eq!(&world.beliefs[reader], &world.expected());
-            prop_assert_eq!(world.outs[reader].announced(), world.expected().len());
+            let expected = world.expected_by(reader);
+            prop_assert_eq!(&world.beliefs[reader], &expected);
+            prop_assert_eq!(world.outs[reader].sent.announced_to(SourceId::peer(PEERS)), expected.len());
         }
         // Every reference is given back.
         for peer in 0..PEERS {
@@ -328,6 +411,7 @@ fn the_journal_stays_within_its_bound_for_a_reader_that_never_reads() {
         let (prefix, med) = ((round % 12) as u8, round % 4);
         world.apply(Event::Announce {
             peer: 0,
+            path: 0,
             prefix,
             med,
             refused: false,

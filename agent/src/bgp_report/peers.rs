@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use calidris_bgp::family::AfiSafi;
 use calidris_bgp::status::{EndedBy, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
 
 use super::{age, words, write_fact};
@@ -145,10 +146,22 @@ fn write_session(f: &mut fmt::Formatter<'_>, session: &NegotiatedStatus) -> fmt:
         .iter()
         .filter(|(both, _)| *both)
         .map(|(_, name)| (*name).to_owned());
+    let several = |families: &[AfiSafi], what: &str| {
+        let names: Vec<String> = families.iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| format!("several paths of {} {what}", names.join(" and ")))
+    };
+    let add_path = [
+        several(&session.add_path_receive, "received"),
+        several(&session.add_path_send, "sent"),
+    ];
     let restart = session
         .graceful_restart
         .map(|seconds| format!("graceful restart (the peer asks for {seconds}s)"));
-    let all: Vec<String> = families.chain(flags).chain(restart).collect();
+    let all: Vec<String> = families
+        .chain(flags)
+        .chain(add_path.into_iter().flatten())
+        .chain(restart)
+        .collect();
     write_fact(f, "negotiated", all.join(", "))
 }
 

@@ -34,9 +34,9 @@ impl fmt::Display for RouteTable<'_> {
         let mut columns = vec![
             "", "PREFIX", "NEXT HOP", "FROM", "LOC-PREF", "MED", "AS PATH", "ORIGIN",
         ];
-        columns.extend(match self.view {
-            View::To(_) => None,
-            _ => Some("SINCE"),
+        columns.push(match self.view {
+            View::To(_) => "",
+            _ => "SINCE",
         });
         let lines: Vec<Vec<String>> = self.routes.iter().flat_map(|route| self.lines(route)).collect();
         let count = lines.len();
@@ -53,8 +53,12 @@ impl RouteTable<'_> {
         if let View::To(peer) = self.view {
             let told = route.exports.iter().filter(|export| export.to == peer);
             return told
-                .filter_map(|export| export.announced.as_ref())
-                .map(|attributes| line(">", route, "-", attributes))
+                .flat_map(|export| &export.announced)
+                .map(|told| {
+                    let mut line = line(">", route, "-", &told.attributes);
+                    line.push(told.path_id.map_or_else(String::new, |id| format!("path {id}")));
+                    line
+                })
                 .collect();
         }
         let shown = route.candidates.iter().filter(|candidate| match self.view {
@@ -95,15 +99,21 @@ fn mark(standing: &Standing) -> &'static str {
         Standing::Best => ">",
         Standing::Multipath => "=",
         Standing::Lost(_) => "*",
-        Standing::Refused { .. } => "x",
+        Standing::Refused { .. } | Standing::Unreachable => "x",
     }
 }
 
 fn remark(candidate: &CandidateStatus) -> String {
     let stale = if candidate.stale { "  STALE" } else { "" };
+    let stale = match candidate.path_id {
+        0 => stale.to_owned(),
+        id => format!("  path {id}{stale}"),
+    };
     match &candidate.standing {
-        Standing::Refused { .. } => format!("{stale}  {}", standing(&candidate.standing)),
-        _ => stale.to_owned(),
+        Standing::Refused { .. } | Standing::Unreachable => {
+            format!("{stale}  {}", standing(&candidate.standing))
+        }
+        _ => stale,
     }
 }
 
@@ -112,6 +122,7 @@ fn standing(standing: &Standing) -> String {
         Standing::Best => "best".to_owned(),
         Standing::Multipath => "used together with the best".to_owned(),
         Standing::Lost(step) => format!("lost at {}", words(step)),
+        Standing::Unreachable => "next hop out of reach".to_owned(),
         Standing::Refused { term: Some(term), .. } => format!("refused: import term {term:?}"),
         Standing::Refused { reason, term: None } => match words(reason) {
             // Policies have a value beside their name.
@@ -168,7 +179,13 @@ fn write_candidate(f: &mut fmt::Formatter<'_>, candidate: &CandidateStatus) -> f
         age(candidate.age),
         if candidate.stale { ", STALE" } else { "" }
     )?;
+    if candidate.path_id != 0 {
+        write_fact(f, "  path ID", candidate.path_id)?;
+    }
     write_fact(f, "  standing", standing(&candidate.standing))?;
+    if let Some(cost) = candidate.next_hop_cost {
+        write_fact(f, "  cost to next hop", cost)?;
+    }
     write_attributes(f, &candidate.attributes)?;
     if !candidate.terms.is_empty() {
         write_fact(
@@ -216,18 +233,22 @@ fn write_export(f: &mut fmt::Formatter<'_>, export: &ExportStatus) -> fmt::Resul
         [] => String::new(),
         terms => format!(" (export terms {})", terms.join(", ")),
     };
-    match (&export.announced, &export.withheld) {
-        (Some(attributes), _) => {
-            writeln!(f, "  {}: announced{terms}", export.to)?;
-            write_attributes(f, attributes)
-        }
-        (None, Some(reason)) => {
+    for told in &export.announced {
+        let id = told
+            .path_id
+            .map_or_else(String::new, |id| format!(" as path {id}"));
+        writeln!(f, "  {}: announced{id}{terms}", export.to)?;
+        write_attributes(f, &told.attributes)?;
+    }
+    match (export.announced.as_slice(), &export.withheld) {
+        ([_, ..], _) => Ok(()),
+        ([], Some(reason)) => {
             let reason = match words(reason) {
                 none if none.is_empty() => "no export term accepts it".to_owned(),
                 reason => reason,
             };
             writeln!(f, "  {}: withheld: {reason}{terms}", export.to)
         }
-        (None, None) => writeln!(f, "  {}: nothing", export.to),
+        ([], None) => writeln!(f, "  {}: nothing", export.to),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,6 +100,11 @@ pub struct Peer {
     /// Address families.
     #[serde(default = "both_families")]
     pub families: BTreeSet<PeerFamily>,
+    /// Whether we take several paths to a prefix from it (RFC 7911).
+    #[serde(default)]
+    pub add_path_receive: bool,
+    /// Which of several paths to a prefix we announce to it (RFC 7911); the best alone when absent.
+    pub add_path_send: Option<AddPathSend>,
     /// Next hop in our announcements.
     #[serde(default)]
     pub next_hop: NextHop,
@@ -191,6 +197,24 @@ pub enum NextHop {
     Itself,
     /// As received.
     Keep,
+}
+
+/// Which of several paths are announced: `"all"`, or so many of the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected \"all\" or a number from 1 to 255")]
+pub enum AddPathSend {
+    /// All that may be used.
+    All(AllPaths),
+    /// So many.
+    Best(NonZeroU8),
+}
+
+/// The word `all`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllPaths {
+    /// It.
+    All,
 }
 
 /// What becomes of private AS numbers.

@@ -25,7 +25,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-pub use bgp::{BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs, Role, StaticRoute};
+pub use bgp::{AddPathSend, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs, Role, StaticRoute};
 pub use cni::Cni;
 pub(crate) use duration::parse as parse_duration;
 pub use file::ConfigError;

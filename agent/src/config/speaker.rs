@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use calidris_bgp::config::{
-    BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig, LocalAs, LongLivedConfig,
-    NextHopMode, OwnAs, PeerConfig, PrefixLimit, PrivateAs, RoleConfig, SpeakerConfig, StaleExport,
-    TransportConfig,
+    AddPathConfig, AddPathSend, BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig,
+    LocalAs, LongLivedConfig, NextHopMode, OwnAs, PeerConfig, PrefixLimit, PrivateAs, RoleConfig,
+    SpeakerConfig, StaleExport, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
@@ -71,6 +71,13 @@ impl Peer {
             families: self.families.iter().map(|&family| family.to_afi_safi()).collect(),
             hold_time: u16::try_from(self.hold_time.as_secs()).unwrap_or(u16::MAX),
             connect_retry: self.connect_retry,
+            add_path: AddPathConfig {
+                receive: self.add_path_receive,
+                send: self.add_path_send.map(|send| match send {
+                    super::AddPathSend::All(_) => AddPathSend::All,
+                    super::AddPathSend::Best(limit) => AddPathSend::Best(limit),
+                }),
+            },
             route_reflector_client: self.route_reflector_client,
             next_hop: match self.next_hop {
                 NextHop::Auto => NextHopMode::Auto,

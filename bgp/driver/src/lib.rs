@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use calidris_bgp::SpeakerConfig;
 use calidris_bgp::config::{ConfigError, Impact};
 use calidris_bgp::family::{AfiSafi, Prefix};
+use calidris_bgp::rib::Underlay;
 use calidris_bgp::route::{Origination, RouteChange};
 use calidris_bgp::status::{RouteCursor, RouteFilter, RoutePage, SpeakerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -106,6 +107,7 @@ pub(crate) struct Notice {
 pub(crate) enum Command {
     Configure(Box<SpeakerConfig>, oneshot::Sender<Result<Impact, ConfigError>>),
     Originate(BTreeMap<Prefix, Origination>, oneshot::Sender<()>),
+    Underlay(Option<Underlay>, oneshot::Sender<()>),
     TakeChanges(oneshot::Sender<Vec<RouteChange>>),
     BestRoutes(oneshot::Sender<Vec<RouteChange>>),
     Status(oneshot::Sender<SpeakerStatus>),
@@ -150,6 +152,15 @@ impl BgpHandle {
     /// When the speaker has stopped.
     pub async fn originate(&self, routes: BTreeMap<Prefix, Origination>) -> Result<(), Stopped> {
         self.ask(|reply| Command::Originate(routes, reply)).await
+    }
+
+    /// Says how this machine reaches other addresses without BGP, all of it each time: next hops are resolved through it (see
+    /// [`Speaker::handle_underlay`](calidris_bgp::Speaker::handle_underlay)). `None`, as at the start: every next hop is reachable.
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn set_underlay(&self, underlay: Option<Underlay>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Underlay(underlay, reply)).await
     }
 
     /// Waits until best routes have changed that were not taken yet.

@@ -215,6 +215,10 @@ impl Task {
                 self.speaker.originate(routes, now);
                 let _ = reply.send(());
             }
+            Command::Underlay(underlay, reply) => {
+                self.speaker.handle_underlay(underlay);
+                let _ = reply.send(());
+            }
             Command::TakeChanges(reply) => {
                 let _ = reply.send(self.speaker.take_changes(CHANGES));
             }

@@ -65,5 +65,7 @@ fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
 /// Whether a change is told to the peer only when the next session begins.
 fn is_said_in_open(before: &PeerConfig, after: &PeerConfig) -> bool {
     let said = |peer: &PeerConfig| (peer.hold_time, peer.role, peer.graceful_restart.clone());
-    said(before) != said(after) || before.families != after.families
+    said(before) != said(after)
+        || before.families != after.families
+        || before.add_path.direction() != after.add_path.direction()
 }

@@ -86,6 +86,12 @@ impl Policy {
             |condition: &Condition| matches!(condition, Condition::Prefix(_) | Condition::NotPrefix(_));
         self.terms.iter().flat_map(|term| &term.when).any(by_prefix)
     }
+
+    /// Whether the outcome may depend on the name of the peer.
+    pub(crate) fn depends_on_peer(&self) -> bool {
+        let by_name = |condition: &Condition| matches!(condition, Condition::Peer(_));
+        self.terms.iter().flat_map(|term| &term.when).any(by_name)
+    }
 }
 
 fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) -> bool {

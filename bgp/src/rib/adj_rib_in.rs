@@ -1,8 +1,11 @@
 //! The Adj-RIBs-In (RFC 4271 §3.2): what each peer announced, as received, and what import made of it.
 //!
-//! The paths of all peers lie in the slots of the [`LocRib`]; these are the operations on the paths of one source.
+//! The paths of all peers lie in the slots of the [`LocRib`]; these are the operations on the paths of one source. A source has one path to a
+//! destination, or with ADD-PATH (RFC 7911) several, told apart by the identifiers it gave them.
 //! Graceful restart (RFC 4724 §4.2) marks them stale instead of removing them, and sweeps what is still stale later; long-lived graceful restart
 //! (RFC 9494) keeps them as the least preferred in between.
+
+use smallvec::SmallVec;
 
 use super::decide::Comparison;
 use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Source, SourceId};
@@ -43,37 +46,67 @@ pub struct PathCounts {
     pub stale: usize,
 }
 
+/// What becomes of a path that is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays as it is.
+    Keep,
+    /// This stands in its place. References of the new path are its own; those of the old one are given back.
+    Replace(Path),
+    /// It goes.
+    Remove,
+}
+
+/// Paths of one source to one destination, at most: more than any peer has use for, and few enough to compare at every change.
+pub const MAX_PATHS_OF_SOURCE: usize = 64;
+
 impl<F: Family> LocRib<F> {
-    /// A source announces `prefix`: the new path replaces its old one. The table takes references of its own.
-    pub fn announce(&mut self, prefix: F::Prefix, path: Path, tables: &mut Tables<'_>) {
+    /// A source announces a path to `prefix`: it replaces the source's old one of the same identifier. The table takes references of its own and
+    /// gives the path its local identifier. `false` when there is no room: the source has [`MAX_PATHS_OF_SOURCE`] others to the prefix.
+    #[must_use]
+    pub fn announce(&mut self, prefix: F::Prefix, mut path: Path, tables: &mut Tables<'_>) -> bool {
+        let dest = self.find_or_insert(prefix);
+        let paths = &mut self.slot_mut(dest).paths;
+        let place = paths
+            .iter()
+            .position(|old| old.is_same(path.source, path.path_id));
+        if place.is_none() && !paths.is_empty() {
+            let others = paths.iter().filter(|old| old.source == path.source).count();
+            if others >= MAX_PATHS_OF_SOURCE {
+                return false;
+            }
+        }
+        path.local_id = match place {
+            Some(place) => paths[place].local_id,
+            None => free_local_id(paths),
+        };
         tables.attrs.retain(path.received);
         if let Some(imported) = path.accepted() {
             tables.attrs.retain(imported);
         }
-        let dest = self.find_or_insert(prefix);
         let mut old = None;
-        self.edit(dest, &tables.comparison(), |paths| {
-            match paths.iter_mut().find(|p| p.source == path.source) {
-                Some(place) => old = Some(std::mem::replace(place, path)),
-                None => paths.push(path),
-            }
+        self.edit(dest, &tables.comparison(), |paths| match place {
+            Some(place) => old = Some(std::mem::replace(&mut paths[place], path)),
+            None => paths.push(path),
         });
         match old {
             Some(old) => Self::release(&old, tables.attrs),
             None => *self.held_mut(path.source) += 1,
         }
+        true
     }
 
-    /// Whether a source has a path to `prefix`.
-    pub fn has_path(&self, prefix: F::Prefix, source: SourceId) -> bool {
+    /// Whether a source has a path of this identifier to `prefix`.
+    pub fn has_path(&self, prefix: F::Prefix, source: SourceId, path_id: u32) -> bool {
+        let is_same = |path: &Path| path.is_same(source, path_id);
         self.find(prefix)
-            .is_some_and(|dest| self.get(dest).paths().iter().any(|path| path.source == source))
+            .is_some_and(|dest| self.get(dest).paths().iter().any(is_same))
     }
 
-    /// A source withdraws `prefix`. Nothing happens when it had not announced it.
-    pub fn withdraw(&mut self, prefix: F::Prefix, source: SourceId, tables: &mut Tables<'_>) {
+    /// A source withdraws its path of this identifier to `prefix`. Nothing happens when it had not announced it.
+    pub fn withdraw(&mut self, prefix: F::Prefix, source: SourceId, path_id: u32, tables: &mut Tables<'_>) {
         if let Some(dest) = self.find(prefix) {
-            self.remove(dest, source, tables);
+            self.remove(dest, tables, |path| path.is_same(source, path_id));
         }
     }
 
@@ -108,44 +141,34 @@ impl<F: Family> LocRib<F> {
         mut import: impl FnMut(F::Prefix, AttrId, &mut AttrStore) -> Import,
     ) {
         let marked = Community::LLGR_STALE;
-        for dest in 0..self.slots() {
-            let dest = DestId::at(dest);
-            let Some(old) = self
-                .path_mut(dest, source)
-                .map(|path| *path)
-                .filter(|path| path.stale)
-            else {
-                continue;
-            };
-            let refused = |id| tables.attrs.get(id).communities.contains(Community::NO_LLGR);
-            if refused(old.received) || old.accepted().is_some_and(refused) {
-                self.remove(dest, source, tables);
-                continue;
+        self.rewrite(source, tables, |prefix, path, attrs| {
+            let refused = |id| attrs.get(id).communities.contains(Community::NO_LLGR);
+            if !path.stale {
+                return Fate::Keep;
             }
-            let mut attributes = tables.attrs.get(old.received).clone();
+            if refused(path.received) || path.accepted().is_some_and(refused) {
+                return Fate::Remove;
+            }
+            let mut attributes = attrs.get(path.received).clone();
             if attributes.communities.contains(marked) {
-                continue;
+                return Fate::Keep;
             }
             attributes.communities.insert(marked);
-            let received = tables.attrs.intern(attributes);
-            let new = Path {
+            let received = attrs.intern(attributes);
+            Fate::Replace(Path {
                 received,
-                import: import(self.get(dest).prefix, received, tables.attrs),
-                ..old
-            };
-            self.edit(dest, &tables.comparison(), |paths| {
-                for path in paths.iter_mut().filter(|path| path.source == source) {
-                    *path = new;
-                }
-            });
-            Self::release(&old, tables.attrs);
-        }
+                import: import(prefix, received, attrs),
+                ..*path
+            })
+        });
     }
 
     fn for_each_of(&mut self, source: SourceId, mut change: impl FnMut(&mut Path)) {
         for dest in 0..self.slots() {
-            if let Some(path) = self.path_mut(DestId::at(dest), source) {
-                change(path);
+            for path in self.slot_mut(DestId::at(dest)).paths.iter_mut() {
+                if path.source == source {
+                    change(path);
+                }
             }
         }
     }
@@ -172,21 +195,50 @@ impl<F: Family> LocRib<F> {
         tables: &mut Tables<'_>,
         mut import: impl FnMut(F::Prefix, AttrId, &mut AttrStore) -> Import,
     ) {
+        self.rewrite(source, tables, |prefix, path, attrs| {
+            attrs.retain(path.received);
+            let import = import(prefix, path.received, attrs);
+            Fate::Replace(Path { import, ..*path })
+        });
+    }
+
+    /// Looks at each path of a source again and does with it what `judge` says.
+    pub fn rewrite(
+        &mut self,
+        source: SourceId,
+        tables: &mut Tables<'_>,
+        mut judge: impl FnMut(F::Prefix, &Path, &mut AttrStore) -> Fate,
+    ) {
         for dest in 0..self.slots() {
             let dest = DestId::at(dest);
-            let Some(path) = self.path_mut(dest, source).map(|path| *path) else {
+            let slot = self.get(dest);
+            let prefix = slot.prefix;
+            let fates: SmallVec<[(u32, Fate); 1]> = slot
+                .paths
+                .iter()
+                .filter(|path| path.source == source)
+                .map(|path| (path.path_id, judge(prefix, path, tables.attrs)))
+                .filter(|(_, fate)| *fate != Fate::Keep)
+                .collect();
+            if fates.is_empty() {
                 continue;
+            }
+            let mut replaced: SmallVec<[Path; 1]> = SmallVec::new();
+            let fate_of = |path: &Path| {
+                let fate = fates.iter().find(|(id, _)| path.is_same(source, *id));
+                fate.map_or(Fate::Keep, |(_, fate)| *fate)
             };
-            let prefix = self.get(dest).prefix;
-            let new = import(prefix, path.received, tables.attrs);
             self.edit(dest, &tables.comparison(), |paths| {
-                for path in paths.iter_mut().filter(|path| path.source == source) {
-                    path.import = new;
+                for path in paths.iter_mut() {
+                    if let Fate::Replace(new) = fate_of(path) {
+                        replaced.push(std::mem::replace(path, new));
+                    }
                 }
             });
-            if let Import::Accepted(old) = path.import {
-                tables.attrs.release(old);
+            for old in &replaced {
+                Self::release(old, tables.attrs);
             }
+            self.remove(dest, tables, |path| fate_of(path) == Fate::Remove);
         }
     }
 
@@ -207,23 +259,40 @@ impl<F: Family> LocRib<F> {
 
     fn remove_where(&mut self, source: SourceId, tables: &mut Tables<'_>, condemned: impl Fn(&Path) -> bool) {
         for dest in 0..self.slots() {
-            let dest = DestId::at(dest);
-            if self.path_mut(dest, source).is_some_and(|path| condemned(path)) {
-                self.remove(dest, source, tables);
-            }
+            self.remove(DestId::at(dest), tables, |path| {
+                path.source == source && condemned(path)
+            });
         }
     }
 
-    fn remove(&mut self, dest: DestId, source: SourceId, tables: &mut Tables<'_>) {
-        let mut old = None;
+    /// Removes the paths of a destination that are `condemned`.
+    fn remove(&mut self, dest: DestId, tables: &mut Tables<'_>, condemned: impl Fn(&Path) -> bool) {
+        if !self.get(dest).paths.iter().any(&condemned) {
+            return;
+        }
+        let mut removed: SmallVec<[Path; 1]> = SmallVec::new();
         self.edit(dest, &tables.comparison(), |paths| {
-            if let Some(at) = paths.iter().position(|path| path.source == source) {
-                old = Some(paths.remove(at));
-            }
+            paths.retain(|path| {
+                let goes = condemned(path);
+                if goes {
+                    removed.push(*path);
+                }
+                !goes
+            });
         });
-        if let Some(old) = old {
-            *self.held_mut(source) -= 1;
-            Self::release(&old, tables.attrs);
+        for old in &removed {
+            *self.held_mut(old.source) -= 1;
+            Self::release(old, tables.attrs);
         }
     }
+}
+
+/// An identifier no other path of the destination has: the one behind the highest, while there is one.
+fn free_local_id(paths: &[Path]) -> u16 {
+    let highest = paths.iter().map(|path| path.local_id).max().unwrap_or(0);
+    let taken = |id: &u16| paths.iter().any(|path| path.local_id == *id);
+    highest
+        .checked_add(1)
+        .or_else(|| (1..=u16::MAX).find(|id| !taken(id)))
+        .unwrap_or(u16::MAX)
 }

@@ -1,146 +1,167 @@
-//! One Adj-RIB-Out (RFC 4271 §3.2): what a peer was last told of each destination of a family, and what it is still to be told.
+//! The Adj-RIB-Out (RFC 4271 §3.2) of an update group: what its peers were last told of each destination of a family.
 //!
-//! The table is dense, 4 octets per destination. What is to be told is not stored: it is what a walk over all destinations (for a new
-//! session, a ROUTE-REFRESH or a changed policy) or the journal of the [`LocRib`] says when the transport has room.
+//! The table is dense: 8 octets per destination, or a short list where peers hear of several paths (RFC 7911). A peer never hears of its own
+//! routes; that is why the source stands beside what was told, and one table serves all peers of the group.
+
+use smallvec::SmallVec;
 
 use super::attrs::{AttrId, AttrStore};
-use super::{DestId, LocRib};
-use crate::family::Family;
+use super::{DestId, SourceId};
 
-/// How a walk over all destinations treats what the peer knows already.
+/// One path as it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Walk {
-    /// Only differences are sent: the export policy changed, or the peer knows nothing yet.
-    Differences,
-    /// Everything is sent again (RFC 2918).
-    Everything,
+pub struct SentPath {
+    /// The path identifier (RFC 7911); 0 where peers hear of one path.
+    pub path_id: u32,
+    /// The attributes.
+    pub attrs: AttrId,
+    /// Whose path it is: this peer was told nothing.
+    pub source: SourceId,
 }
 
-/// What one peer was told of one family.
+/// What was told of one destination.
+pub type SentPaths = SmallVec<[SentPath; 1]>;
+
+/// How many paths of a destination peers hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathsPerPrefix {
+    /// The best one.
+    One,
+    /// Several, with identifiers (RFC 7911).
+    Several,
+}
+
+#[derive(Debug)]
+enum Table {
+    One(Vec<Option<(AttrId, SourceId)>>),
+    Several(Vec<SentPaths>),
+}
+
+/// What the peers of a group were told of one family.
 #[derive(Debug)]
 pub struct AdjRibOut {
-    sent: Vec<Option<AttrId>>,
-    announced: usize,
-    cursor: u64,
-    walk: Option<(usize, Walk)>,
-    /// Something was not told for want of room.
-    held_back: bool,
-}
-
-/// What is to be looked at next for a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
-    /// Send also what the peer knows already.
-    pub resend: bool,
+    table: Table,
+    /// Paths told, by [`SourceId`].
+    by_source: Vec<usize>,
+    total: usize,
 }
 
 impl AdjRibOut {
-    /// Of a session that is new: everything is to be told.
-    pub fn new<F: Family>(loc_rib: &LocRib<F>) -> Self {
+    /// Nobody was told anything yet.
+    pub fn new(paths: PathsPerPrefix) -> Self {
         Self {
-            sent: Vec::new(),
-            announced: 0,
-            cursor: loc_rib.journal_end(),
-            walk: Some((0, Walk::Differences)),
-            held_back: false,
-        }
-    }
-
-    /// Notes that a destination was not told because the peer knows as many as it may.
-    pub fn hold_back(&mut self) {
-        self.held_back = true;
-    }
-
-    /// Looks again at everything if something was held back: there is room now.
-    pub fn note_room(&mut self) {
-        if std::mem::take(&mut self.held_back) {
-            self.start_walk(Walk::Differences);
-        }
-    }
-
-    /// Starts a walk over all destinations, from the beginning even if one is under way.
-    pub fn start_walk(&mut self, walk: Walk) {
-        let resend = walk == Walk::Everything || matches!(self.walk, Some((_, Walk::Everything)));
-        self.walk = Some((
-            0,
-            if resend {
-                Walk::Everything
-            } else {
-                Walk::Differences
+            table: match paths {
+                PathsPerPrefix::One => Table::One(Vec::new()),
+                PathsPerPrefix::Several => Table::Several(Vec::new()),
             },
-        ));
+            by_source: Vec::new(),
+            total: 0,
+        }
     }
 
-    /// Fills `dests` with at most `limit` destinations to look at now; `None` when there is nothing to tell.
-    /// A destination occurs once in a batch.
-    pub fn next_batch<F: Family>(
-        &mut self,
-        loc_rib: &LocRib<F>,
-        limit: usize,
-        dests: &mut Vec<DestId>,
-    ) -> Option<Batch> {
-        if let Some((next, walk)) = self.walk {
-            let end = loc_rib.slots().min(next.saturating_add(limit));
-            dests.extend((next..end).map(DestId::at));
-            self.walk = (end < loc_rib.slots()).then_some((end, walk));
-            return Some(Batch {
-                resend: walk == Walk::Everything,
-            });
+    /// The same, with references of its own.
+    #[must_use]
+    pub fn duplicate(&self, attrs: &mut AttrStore) -> Self {
+        let table = match &self.table {
+            Table::One(sent) => {
+                sent.iter().flatten().for_each(|(id, _)| attrs.retain(*id));
+                Table::One(sent.clone())
+            }
+            Table::Several(sent) => {
+                sent.iter().flatten().for_each(|path| attrs.retain(path.attrs));
+                Table::Several(sent.clone())
+            }
+        };
+        Self {
+            table,
+            by_source: self.by_source.clone(),
+            total: self.total,
         }
-        while dests.len() < limit {
-            match loc_rib.next_change(&mut self.cursor) {
-                Some(dest) => dests.push(dest),
-                None => break,
+    }
+
+    /// What was told of a destination, by path identifier.
+    pub fn get(&self, dest: DestId) -> SentPaths {
+        match &self.table {
+            Table::One(sent) => {
+                let sent = sent.get(dest.index()).copied().flatten();
+                let path = sent.map(|(attrs, source)| SentPath {
+                    path_id: 0,
+                    attrs,
+                    source,
+                });
+                path.into_iter().collect()
+            }
+            Table::Several(sent) => sent.get(dest.index()).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Records what is told now; the references in `new` become the table's, the old ones are released.
+    pub fn replace(&mut self, dest: DestId, new: &[SentPath], attrs: &mut AttrStore) {
+        let old = self.put(dest, new);
+        for path in new {
+            *self.count_mut(path.source) += 1;
+        }
+        for path in &old {
+            *self.count_mut(path.source) -= 1;
+            attrs.release(path.attrs);
+        }
+        self.total = self.total + new.len() - old.len();
+    }
+
+    fn put(&mut self, dest: DestId, new: &[SentPath]) -> SentPaths {
+        let old = self.get(dest);
+        let at = dest.index();
+        match &mut self.table {
+            Table::One(sent) => {
+                if sent.len() <= at && !new.is_empty() {
+                    sent.resize(at + 1, None);
+                }
+                if let Some(place) = sent.get_mut(at) {
+                    *place = new.first().map(|path| (path.attrs, path.source));
+                }
+            }
+            Table::Several(sent) => {
+                if sent.len() <= at && !new.is_empty() {
+                    sent.resize(at + 1, SentPaths::new());
+                }
+                if let Some(place) = sent.get_mut(at) {
+                    *place = new.into();
+                }
             }
         }
-        (!dests.is_empty()).then_some(Batch { resend: false })
+        old
     }
 
-    /// Whether a walk is not at its end yet.
-    pub const fn is_walking(&self) -> bool {
-        self.walk.is_some()
-    }
-
-    /// Whether there may be something to tell.
-    pub fn has_work<F: Family>(&self, loc_rib: &LocRib<F>) -> bool {
-        self.walk.is_some() || loc_rib.has_changes(self.cursor)
-    }
-
-    /// What the peer was last told of a destination.
-    pub fn sent(&self, dest: DestId) -> Option<AttrId> {
-        self.sent.get(dest.index()).copied().flatten()
-    }
-
-    /// Records what the peer is told now; the reference in `attrs` becomes the table's, the old one is released.
-    pub fn set_sent(&mut self, dest: DestId, new: Option<AttrId>, attrs: &mut AttrStore) {
-        if self.sent.len() <= dest.index() {
-            if new.is_none() {
-                return;
-            }
-            self.sent.resize(dest.index() + 1, None);
-        }
-        let old = std::mem::replace(&mut self.sent[dest.index()], new);
-        self.announced = self.announced + usize::from(new.is_some()) - usize::from(old.is_some());
-        if let Some(old) = old {
-            attrs.release(old);
-        }
-    }
-
-    /// Gives all references back: the session is over.
+    /// Gives all references back.
     pub fn clear(&mut self, attrs: &mut AttrStore) {
-        for id in self.sent.drain(..).flatten() {
-            attrs.release(id);
+        match &mut self.table {
+            Table::One(sent) => sent.drain(..).flatten().for_each(|(id, _)| attrs.release(id)),
+            Table::Several(sent) => sent
+                .drain(..)
+                .flatten()
+                .for_each(|path| attrs.release(path.attrs)),
         }
-        self.announced = 0;
+        self.by_source.clear();
+        self.total = 0;
     }
 
-    /// How many destinations the peer was told of.
-    pub const fn announced(&self) -> usize {
-        self.announced
+    /// One past the last destination that was ever told.
+    pub fn slots(&self) -> usize {
+        match &self.table {
+            Table::One(sent) => sent.len(),
+            Table::Several(sent) => sent.len(),
+        }
     }
 
-    /// Up to where the journal was read.
-    pub const fn cursor(&self) -> u64 {
-        self.cursor
+    /// How many paths a peer that is `source` was told of.
+    pub fn announced_to(&self, source: SourceId) -> usize {
+        self.total - self.by_source.get(source.index()).copied().unwrap_or(0)
+    }
+
+    fn count_mut(&mut self, source: SourceId) -> &mut usize {
+        if self.by_source.len() <= source.index() {
+            self.by_source.resize(source.index() + 1, 0);
+        }
+        &mut self.by_source[source.index()]
     }
 }

@@ -4,6 +4,7 @@
 //! and the set is dropped with its last reference. A handle's number is reused afterwards, so a handle without a
 //! reference means nothing. What the decision process compares is worked out once per set.
 
+use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
@@ -11,7 +12,10 @@ use std::num::NonZeroU32;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use crate::wire::attr::{Attributes, Community, Origin};
+use super::next_hops::{NextHops, Underlay};
+use crate::family::Prefix;
+use crate::route::NextHop as Hop;
+use crate::wire::attr::{Attributes, Community, NextHop, Origin};
 
 /// Names an attribute set in an [`AttrStore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +56,8 @@ pub struct Rank {
     pub originator_id: Option<Ipv4Addr>,
     /// Length of the CLUSTER_LIST.
     pub cluster_list_length: u32,
+    /// What it costs to get to the next hop; `None` when there is no way.
+    pub next_hop_cost: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,22 @@ struct Entry {
     references: u32,
 }
 
+/// A set of attribute sets.
+#[derive(Debug)]
+pub struct Affected(Vec<bool>);
+
+impl Affected {
+    /// Every set of `attrs`.
+    pub fn all(attrs: &AttrStore) -> Self {
+        Self(vec![true; attrs.entries.len()])
+    }
+
+    /// Whether a set is in it.
+    pub fn contains(&self, id: AttrId) -> bool {
+        self.0.get(id.index()).copied().unwrap_or(false)
+    }
+}
+
 /// All attribute sets in use.
 #[derive(Debug)]
 pub struct AttrStore {
@@ -69,6 +91,7 @@ pub struct AttrStore {
     free: Vec<AttrId>,
     index: HashTable<AttrId>,
     hasher: FixedState,
+    next_hops: NextHops,
 }
 
 impl AttrStore {
@@ -79,6 +102,7 @@ impl AttrStore {
             free: Vec::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
+            next_hops: NextHops::default(),
         }
     }
 
@@ -94,7 +118,7 @@ impl AttrStore {
             self.retain(id);
             return id;
         }
-        let rank = Rank::of(&attributes);
+        let rank = Rank::of(&attributes, &mut self.next_hops);
         let entry = Entry {
             attributes,
             rank,
@@ -145,6 +169,47 @@ impl AttrStore {
         &self.entries[id.index()].rank
     }
 
+    /// What the next hops of the sets resolve to.
+    pub fn next_hops(&self) -> &NextHops {
+        &self.next_hops
+    }
+
+    /// Replaces the underlay; [`AttrStore::resolve_next_hops`] is to follow.
+    pub fn set_underlay(&mut self, underlay: Option<Underlay>) {
+        self.next_hops.set_underlay(underlay);
+        let entries = self.entries.iter_mut().filter(|entry| entry.references > 0);
+        let mut in_use = HashSet::new();
+        for entry in entries {
+            let address = entry.attributes.next_hop.map(NextHop::address);
+            entry.rank.next_hop_cost = self.next_hops.cost(address);
+            in_use.extend(address);
+        }
+        self.next_hops.retain(|address| in_use.contains(&address));
+    }
+
+    /// Resolves all next hops anew, as [`NextHops::resolve_all`]. Returns the sets that name one for which the answer changed, if there are any.
+    pub fn resolve_next_hops(
+        &mut self,
+        best: impl Fn(Prefix, &Self) -> Option<Vec<Hop>>,
+    ) -> Option<Affected> {
+        let mut next_hops = std::mem::take(&mut self.next_hops);
+        let changed = next_hops.resolve_all(|prefix| best(prefix, self));
+        self.next_hops = next_hops;
+        if changed.is_empty() {
+            return None;
+        }
+        let next_hops = &mut self.next_hops;
+        let is_affected = self.entries.iter_mut().map(|entry| {
+            let address = entry.attributes.next_hop.map(NextHop::address);
+            let affected = address.is_some_and(|address| changed.binary_search(&address).is_ok());
+            if affected {
+                entry.rank.next_hop_cost = next_hops.cost(address);
+            }
+            affected
+        });
+        Some(Affected(is_affected.collect()))
+    }
+
     /// How many sets there are.
     pub fn len(&self) -> usize {
         self.index.len()
@@ -157,7 +222,7 @@ impl AttrStore {
 }
 
 impl Rank {
-    fn of(attributes: &Attributes) -> Self {
+    fn of(attributes: &Attributes, next_hops: &mut NextHops) -> Self {
         let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Self {
             long_lived_stale: attributes.communities.contains(Community::LLGR_STALE),
@@ -168,6 +233,7 @@ impl Rank {
             neighbor_as: attributes.as_path.neighbor_as().unwrap_or(0),
             originator_id: attributes.originator_id,
             cluster_list_length: short(attributes.cluster_list.len()),
+            next_hop_cost: next_hops.cost(attributes.next_hop.map(NextHop::address)),
         }
     }
 }

@@ -9,21 +9,23 @@
 //! 4. lower ORIGIN (b);
 //! 5. lower MULTI_EXIT_DISC, compared between paths of the same neighbouring AS only, unless configured otherwise (c);
 //! 6. EBGP before IBGP (d);
-//! 7. lower cost to the next hop (e): every next hop costs the same here, a node has one way to each;
+//! 7. lower cost to the next hop (e), as the [`next_hops`](super::next_hops) resolve;
 //! 8. the older of EBGP paths, when so configured;
 //! 9. lower BGP Identifier, or ORIGINATOR_ID where there is one (f, RFC 4456 §9);
 //! 10. shorter CLUSTER_LIST (RFC 4456 §9);
-//! 11. lower peer address (g).
+//! 11. lower peer address (g);
+//! 12. lower path identifier of the peer (RFC 7911): the same choice whatever came first.
 //!
-//! What is left before step 8 is equally good and may be used together (multipath).
+//! A path takes part when import accepted it and its next hop can be reached (§9.1.2.1). What is left before step 8 is equally good and may be used together (multipath).
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::attrs::{AttrStore, Rank};
-use super::{Path, Source};
+use super::{Path, Source, SourceId};
 use crate::config::DecisionConfig;
 use crate::policy::SourceKind;
 
@@ -47,6 +49,8 @@ pub enum Step {
     Med,
     /// Step 6.
     EbgpOverIbgp,
+    /// Step 7.
+    NextHopCost,
     /// Step 8.
     Oldest,
     /// Step 9.
@@ -55,10 +59,12 @@ pub enum Step {
     ClusterListLength,
     /// Step 11.
     PeerAddress,
+    /// Step 12.
+    PathId,
 }
 
 impl Step {
-    const COMPARED: [Self; 11] = [
+    const COMPARED: [Self; 13] = [
         Self::LongLivedStale,
         Self::Weight,
         Self::LocalPref,
@@ -66,10 +72,12 @@ impl Step {
         Self::Origin,
         Self::Med,
         Self::EbgpOverIbgp,
+        Self::NextHopCost,
         Self::Oldest,
         Self::RouterId,
         Self::ClusterListLength,
         Self::PeerAddress,
+        Self::PathId,
     ];
 }
 
@@ -87,7 +95,7 @@ pub struct Comparison<'a> {
 /// What was found for one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Selection {
-    /// How many of the paths may be used at all; they come first, best first.
+    /// How many of the paths take part; they come first, best first.
     pub accepted: u16,
     /// How many of these are equally good, up to the configured limit; at least 1 if any is accepted.
     pub multipath: u8,
@@ -115,13 +123,14 @@ struct Candidate {
 /// Orders `paths`: the best first, then those as good, then the others by how far they came, then those refused.
 pub fn select(paths: &mut [Path], by: &Comparison<'_>) -> Selection {
     if let [only] = paths {
-        return match only.accepted() {
-            Some(_) => Selection {
+        return if is_usable(only, by) {
+            Selection {
                 accepted: 1,
                 multipath: 1,
                 decided_by: Step::OnlyCandidate,
-            },
-            None => Selection::NONE,
+            }
+        } else {
+            Selection::NONE
         };
     }
     let mut candidates = run(paths, by);
@@ -135,14 +144,17 @@ pub fn select(paths: &mut [Path], by: &Comparison<'_>) -> Selection {
         .iter()
         .filter(|c| c.lost_at.is_none_or(|step| step >= Step::Oldest))
         .count();
-    // The stable sort keeps arrival order among paths that lost at the same step.
-    candidates.sort_by_key(|c| std::cmp::Reverse(c.lost_at.map_or(u8::MAX, |step| step as u8)));
-    let refused: SmallVec<[Path; 4]> = paths
+    // Among those that lost at the same step the order is that of all steps, so that it does not depend on arrival.
+    let came = |c: &Candidate| c.lost_at.map_or(u8::MAX, |step| step as u8);
+    candidates.sort_by(|a, b| came(b).cmp(&came(a)).then_with(|| compare(a, b, by.config)));
+    let others = paths.iter().filter(|path| !is_usable(path, by)).copied();
+    let (unreachable, refused): (SmallVec<[Path; 4]>, SmallVec<[Path; 4]>) =
+        others.partition(|path| path.accepted().is_some());
+    let ordered = candidates
         .iter()
-        .filter(|path| path.accepted().is_none())
-        .copied()
-        .collect();
-    let ordered = candidates.iter().map(|c| c.path).chain(refused);
+        .map(|c| c.path)
+        .chain(unreachable)
+        .chain(refused);
     for (slot, path) in paths.iter_mut().zip(ordered) {
         *slot = path;
     }
@@ -154,7 +166,24 @@ pub fn select(paths: &mut [Path], by: &Comparison<'_>) -> Selection {
     }
 }
 
-/// For each of the accepted paths, in the given order, the step at which it lost; `None` for the best.
+/// By all steps in turn, without MED where that is not comparable between any two.
+fn compare(a: &Candidate, b: &Candidate, config: &DecisionConfig) -> Ordering {
+    let comparable = |step: &Step| *step != Step::Med || config.always_compare_med;
+    let steps = Step::COMPARED.into_iter().filter(comparable);
+    steps
+        .map(|step| cost(step, a, config).cmp(&cost(step, b, config)))
+        .find(|order| order.is_ne())
+        .unwrap_or(Ordering::Equal)
+}
+
+/// Whether a path takes part.
+fn is_usable(path: &Path, by: &Comparison<'_>) -> bool {
+    let reachable = |id| by.attrs.rank(id).next_hop_cost.is_some();
+    path.accepted()
+        .is_some_and(|id| path.source == SourceId::ORIGINATED || reachable(id))
+}
+
+/// For each of the paths that take part, in the given order, the step at which it lost; `None` for the best.
 pub fn explain(paths: &[Path], by: &Comparison<'_>) -> Vec<Option<Step>> {
     run(paths, by).into_iter().map(|c| c.lost_at).collect()
 }
@@ -162,6 +191,7 @@ pub fn explain(paths: &[Path], by: &Comparison<'_>) -> Vec<Option<Step>> {
 fn run(paths: &[Path], by: &Comparison<'_>) -> SmallVec<[Candidate; 4]> {
     let mut candidates: SmallVec<[Candidate; 4]> = paths
         .iter()
+        .filter(|path| is_usable(path, by))
         .filter_map(|path| {
             let rank = *by.attrs.rank(path.accepted()?);
             let source = by
@@ -229,6 +259,8 @@ fn cost(step: Step, candidate: &Candidate, config: &DecisionConfig) -> u128 {
         Step::Origin => (rank.origin as u8).into(),
         Step::Med => rank.med.into(),
         Step::EbgpOverIbgp => u128::from(source.kind == SourceKind::Ibgp),
+        Step::NextHopCost if source.kind == SourceKind::Originated => 0,
+        Step::NextHopCost => rank.next_hop_cost.unwrap_or(u32::MAX).into(),
         Step::Oldest if config.prefer_oldest && source.kind == SourceKind::Ebgp => path.learnt.into(),
         Step::Oldest => 0,
         Step::RouterId => u32::from(rank.originator_id.unwrap_or(source.router_id)).into(),
@@ -237,5 +269,6 @@ fn cost(step: Step, candidate: &Candidate, config: &DecisionConfig) -> u128 {
             IpAddr::V4(address) => u32::from(address).into(),
             IpAddr::V6(address) => address.into(),
         },
+        Step::PathId => path.path_id.into(),
     }
 }

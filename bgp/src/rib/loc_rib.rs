@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::attrs::{AttrId, AttrStore};
+use super::attrs::{Affected, AttrId, AttrStore};
 use super::decide::{Comparison, Selection, Step, select};
 use super::journal::Journal;
 use super::{Path, SourceId};
@@ -41,7 +41,7 @@ pub struct Destination<P> {
 }
 
 impl<P> Destination<P> {
-    /// All paths: the accepted ones in order of preference, then the refused ones.
+    /// All paths: those that take part in order of preference, then those whose next hop is out of reach, then the refused ones.
     pub fn paths(&self) -> &[Path] {
         &self.paths
     }
@@ -58,13 +58,29 @@ impl<P> Destination<P> {
             .unwrap_or_default()
     }
 
+    /// What readers see of it.
+    fn seen(&self, watched: Watched) -> impl Iterator<Item = (SourceId, u16, Option<AttrId>)> + '_ {
+        let paths = match watched {
+            Watched::Best => self.best_set(),
+            Watched::All => self.usable_paths(usize::MAX),
+        };
+        paths
+            .iter()
+            .map(|path| (path.source, path.local_id, path.accepted()))
+    }
+
     /// The step that left one path.
     pub const fn decided_by(&self) -> Step {
         self.selection.decided_by
     }
 
-    /// How many of the paths are accepted.
-    pub const fn accepted(&self) -> usize {
+    /// The first paths that take part, `limit` at most.
+    pub fn usable_paths(&self, limit: usize) -> &[Path] {
+        self.paths.get(..self.usable().min(limit)).unwrap_or_default()
+    }
+
+    /// How many of the paths take part in the decision; they come first.
+    pub const fn usable(&self) -> usize {
         self.selection.accepted as usize
     }
 }
@@ -81,6 +97,16 @@ pub struct LocRib<F: Family> {
     reachable: usize,
     /// How many paths each source has, by [`SourceId`].
     held: Vec<usize>,
+    watched: Watched,
+}
+
+/// What has to change to be a change for readers of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// The best path, or those used together with it.
+    Best,
+    /// Any path that takes part.
+    All,
 }
 
 impl<F: Family> LocRib<F> {
@@ -94,6 +120,7 @@ impl<F: Family> LocRib<F> {
             journal: Journal::default(),
             reachable: 0,
             held: Vec::new(),
+            watched: Watched::Best,
         }
     }
 
@@ -161,6 +188,11 @@ impl<F: Family> LocRib<F> {
             .map(|offset| DestId::at(place + offset))
     }
 
+    /// From now on a change of any path that takes part is a change, not only of the best: somebody is told several (RFC 7911).
+    pub fn watch_all_paths(&mut self) {
+        self.watched = Watched::All;
+    }
+
     /// Changes the paths of a destination by `edit`, then selects the best again. References of paths that `edit` drops are to be
     /// released afterwards, so that a handle used anew is not mistaken for the old one.
     pub(super) fn edit(
@@ -170,11 +202,8 @@ impl<F: Family> LocRib<F> {
         edit: impl FnOnce(&mut SmallVec<[Path; 1]>),
     ) {
         let slot = &mut self.slots[dest.index()];
-        let before: SmallVec<[(SourceId, Option<AttrId>); 2]> = slot
-            .best_set()
-            .iter()
-            .map(|path| (path.source, path.accepted()))
-            .collect();
+        let watched = self.watched;
+        let before: SmallVec<[(SourceId, u16, Option<AttrId>); 2]> = slot.seen(watched).collect();
         let had_paths = !slot.paths.is_empty();
         edit(&mut slot.paths);
         slot.selection = if slot.paths.is_empty() {
@@ -187,8 +216,7 @@ impl<F: Family> LocRib<F> {
             (true, false) => self.reachable -= 1,
             _ => {}
         }
-        let after = slot.best_set().iter().map(|path| (path.source, path.accepted()));
-        if !before.into_iter().eq(after) || (had_paths && slot.paths.is_empty()) {
+        if !before.into_iter().eq(slot.seen(watched)) || (had_paths && slot.paths.is_empty()) {
             self.note_change(dest);
         }
     }
@@ -279,6 +307,17 @@ impl<F: Family> LocRib<F> {
         }
     }
 
+    /// Selects again where a path has one of the `affected` attribute sets, and has readers look there again.
+    pub fn select_affected(&mut self, affected: &Affected, by: &Comparison<'_>) {
+        for dest in 0..self.slots.len() {
+            let uses = |path: &Path| path.accepted().is_some_and(|id| affected.contains(id));
+            if self.slots[dest].paths.iter().any(uses) {
+                self.edit(DestId::at(dest), by, |_| {});
+                self.note_change(DestId::at(dest));
+            }
+        }
+    }
+
     /// Selects again everywhere: the rules of the decision changed.
     pub fn select_all(&mut self, by: &Comparison<'_>) {
         for dest in 0..self.slots.len() {
@@ -288,12 +327,9 @@ impl<F: Family> LocRib<F> {
         }
     }
 
-    /// The path of a source to a destination.
-    pub(super) fn path_mut(&mut self, dest: DestId, source: SourceId) -> Option<&mut Path> {
-        self.slots[dest.index()]
-            .paths
-            .iter_mut()
-            .find(|path| path.source == source)
+    /// The slot of a destination.
+    pub(super) fn slot_mut(&mut self, dest: DestId) -> &mut Destination<F::Prefix> {
+        &mut self.slots[dest.index()]
     }
 
     /// Gives the references of a path back.

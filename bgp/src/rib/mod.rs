@@ -5,10 +5,10 @@
 //!
 //! - [`adj_rib_in`]: the paths of one peer, as received, with what import policy made of them;
 //! - [`loc_rib`]: the paths of one destination in order of preference, the best first, and a journal of destinations that changed;
-//! - [`adj_rib_out`]: which attributes each peer was last told for each slot, and how far it has read the journal.
+//! - [`adj_rib_out`]: which attributes the peers of an [`update_group`] were last told for each slot.
 //!
-//! Attribute sets are interned ([`attrs`]) and stand in the tables as 4-octet handles, so that a path takes 24 bytes and an
-//! announcement 4. A consumer that does not read costs no queue: what changed twice is in the journal once.
+//! Attribute sets are interned ([`attrs`]) and stand in the tables as 4-octet handles, so that a path takes 28 bytes and an
+//! announcement 8. A consumer that does not read costs no queue: what changed twice is in the journal once.
 //!
 //! Invariants: a handle in a table holds one reference to its set; a slot is reused only after every consumer has read its
 //! withdrawal; a destination's accepted paths come before its refused ones.
@@ -19,6 +19,8 @@ pub mod attrs;
 pub mod decide;
 mod journal;
 pub mod loc_rib;
+pub mod next_hops;
+pub mod update_group;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,11 +28,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::SourceKind;
 
-pub use adj_rib_in::{PathCounts, Tables};
-pub use adj_rib_out::{AdjRibOut, Walk};
+pub use adj_rib_in::{Fate, MAX_PATHS_OF_SOURCE, PathCounts, Tables};
 pub use attrs::{AttrId, AttrStore};
 pub use decide::{Comparison, Step};
 pub use loc_rib::{DestId, Destination, LocRib};
+pub use next_hops::{NextHops, Underlay, UnderlayRoute};
 
 /// Weight of routes we originate: they win against those of peers unless a peer is given more.
 pub const ORIGINATED_WEIGHT: u16 = 32_768;
@@ -90,6 +92,10 @@ impl Source {
 pub struct Path {
     /// Where it is from.
     pub source: SourceId,
+    /// The identifier its source gave it (RFC 7911 §3); 0 without ADD-PATH.
+    pub path_id: u32,
+    /// The identifier we give it: 1 or more, unique among the paths of the destination, the same while the path is there. The table sets it.
+    pub local_id: u16,
     /// Its attributes as received.
     pub received: AttrId,
     /// What import made of it.
@@ -110,6 +116,11 @@ pub enum Import {
 }
 
 impl Path {
+    /// Whether it is the path that `source` calls `path_id`.
+    pub fn is_same(&self, source: SourceId, path_id: u32) -> bool {
+        self.source == source && self.path_id == path_id
+    }
+
     /// The attributes to use it with.
     pub const fn accepted(&self) -> Option<AttrId> {
         match self.import {

@@ -1,6 +1,6 @@
 //! What two OPENs agree on. Pure: ours and theirs in, the terms of the session out.
 //!
-//! RFC 4271 §4.2 and §6.2, RFC 5492 (a capability holds when both sides have it), 4760 (families), 6793 (4-octet AS), 4724
+//! RFC 4271 §4.2 and §6.2, RFC 5492 (a capability holds when both sides have it), 4760 (families), 6793 (4-octet AS), 7911 (several paths), 4724
 //! (graceful restart is announced by each side about itself), 6286 (identifiers).
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::family::AfiSafi;
 use crate::policy::PeerKind;
-use crate::wire::capability::{Capabilities, LongLivedGracefulRestart};
+use crate::wire::capability::{AddPathDirection, Capabilities, LongLivedGracefulRestart};
 use crate::wire::context::{self, DecodeContext, EncodeContext, FamilyContext};
 use crate::wire::error::WireError;
 use crate::wire::frame::MessageLimit;
@@ -30,6 +30,10 @@ pub struct Negotiated {
     pub keepalive: u16,
     /// Families both sides offered. May be empty: the session then carries nothing.
     pub families: BTreeSet<AfiSafi>,
+    /// Families of which the peer may send us several paths to a prefix (RFC 7911).
+    pub add_path_in: BTreeSet<AfiSafi>,
+    /// Families of which we may send the peer several paths to a prefix (RFC 7911).
+    pub add_path_out: BTreeSet<AfiSafi>,
     /// Both sides speak RFC 2918.
     pub route_refresh: bool,
     /// Both sides mark begin and end of a refresh (RFC 7313).
@@ -95,8 +99,8 @@ impl Negotiated {
                 PeerKind::Ibgp => context::PeerKind::Internal,
             },
             aigp: false,
-            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST),
-            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST),
+            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST, &self.add_path_in),
+            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST, &self.add_path_in),
         }
     }
 
@@ -105,14 +109,15 @@ impl Negotiated {
         EncodeContext {
             four_octet_as: self.four_octet_as,
             message_limit: self.message_limit,
-            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST),
-            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST),
+            ipv4_unicast: self.family_context(AfiSafi::IPV4_UNICAST, &self.add_path_out),
+            ipv6_unicast: self.family_context(AfiSafi::IPV6_UNICAST, &self.add_path_out),
         }
     }
 
-    fn family_context(&self, family: AfiSafi) -> FamilyContext {
+    fn family_context(&self, family: AfiSafi, add_path: &BTreeSet<AfiSafi>) -> FamilyContext {
         FamilyContext {
             negotiated: self.families.contains(&family),
+            add_path: add_path.contains(&family),
             ..FamilyContext::default()
         }
     }
@@ -164,16 +169,19 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
     let hold_time = ours.hold_time.min(theirs.hold_time);
     let (mine, peers) = (&ours.capabilities, &theirs.capabilities);
     let extended = mine.extended_message() && peers.extended_message();
+    let families: BTreeSet<AfiSafi> = mine
+        .families()
+        .filter(|family| peers.multiprotocol(*family))
+        .collect();
     Ok(Negotiated {
         router_id: theirs.bgp_identifier,
         remote_as,
         kind,
         hold_time,
         keepalive: hold_time / 3,
-        families: mine
-            .families()
-            .filter(|family| peers.multiprotocol(*family))
-            .collect(),
+        add_path_in: add_path(&families, peers, mine),
+        add_path_out: add_path(&families, mine, peers),
+        families,
         route_refresh: mine.route_refresh() && peers.route_refresh(),
         enhanced_route_refresh: mine.enhanced_route_refresh() && peers.enhanced_route_refresh(),
         four_octet_as: mine.four_octet_as().is_some() && peers.four_octet_as().is_some(),
@@ -202,4 +210,12 @@ fn negotiate_restart(mine: &Capabilities, peers: &Capabilities) -> Option<Gracef
         notification: ours.notification && theirs.notification,
         long_lived: long_lived.map(<[_]>::to_vec),
     })
+}
+
+/// The families of which `from` may send `to` several paths to a prefix (RFC 7911 §4).
+fn add_path(families: &BTreeSet<AfiSafi>, from: &Capabilities, to: &Capabilities) -> BTreeSet<AfiSafi> {
+    let sends = |family| from.add_path(family).is_some_and(AddPathDirection::sends);
+    let receives = |family| to.add_path(family).is_some_and(AddPathDirection::receives);
+    let agreed = |family: &AfiSafi| sends(*family) && receives(*family);
+    families.iter().copied().filter(agreed).collect()
 }

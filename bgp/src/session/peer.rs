@@ -23,7 +23,7 @@ use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::capability::{
-    Capabilities, Capability, GracefulRestart, GracefulRestartFamily, LongLivedGracefulRestart,
+    AddPath, Capabilities, Capability, GracefulRestart, GracefulRestartFamily, LongLivedGracefulRestart,
 };
 use crate::wire::notification::{CeaseError, Notification, NotificationCode};
 use crate::wire::open::Open;
@@ -505,6 +505,15 @@ impl Peer {
         capabilities.push(Capability::EnhancedRouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
         capabilities.push(Capability::FourOctetAs(self.local_as()));
+        if let Some(direction) = self.config.add_path.direction() {
+            let entry = |family: &_| AddPath {
+                family: *family,
+                direction,
+            };
+            capabilities.push(Capability::AddPath(
+                self.config.families.iter().map(entry).collect(),
+            ));
+        }
         // RFC 9234 §4.1: between ASes only.
         if let Some(role) = self.role() {
             capabilities.push(Capability::Role(role));

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::import::Importer;
 use super::{PeerEntry, Speaker, each_family, source_of};
 use crate::config::{ConfigError, Impact, Level, PeerConfig, SpeakerConfig};
-use crate::family::{AfiSafi, Prefix};
-use crate::rib::{Import, Path, SourceId, Tables, Walk};
+use crate::family::Prefix;
+use crate::rib::{Import, Path, SourceId, Tables};
 use crate::route::Origination;
 use crate::time::Time;
 use crate::wire::attr::Attributes;
@@ -47,6 +47,7 @@ impl Speaker {
             }
         }
         self.apply_speaker_changes(&old);
+        self.regroup();
         self.update_sync(now);
         Ok(impact)
     }
@@ -62,7 +63,6 @@ impl Speaker {
         };
         let before = entry.peer.config().clone();
         let import = !same_import(&before, &after);
-        let export = !same_export(&before, &after);
         let ranking = before.weight != after.weight;
         let reflection = before.route_reflector_client != after.route_reflector_client;
         let limit = before.prefix_limit_in != after.prefix_limit_in;
@@ -85,8 +85,6 @@ impl Speaker {
         if reflection {
             // Who may hear the routes of the peer changed too.
             self.reexport_all();
-        } else if export {
-            self.reexport(index);
         }
     }
 
@@ -158,15 +156,9 @@ impl Speaker {
         each_family!(self, family => family.loc_rib.select_all(&tables.comparison()));
     }
 
+    /// Compares everything with what peers were told: something changed that is not in what their groups are made of.
     fn reexport_all(&mut self) {
-        for index in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.reexport(index);
-        }
-    }
-
-    fn reexport(&mut self, index: u32) {
-        self.start_walk(index, AfiSafi::IPV4_UNICAST, Walk::Differences);
-        self.start_walk(index, AfiSafi::IPV6_UNICAST, Walk::Differences);
+        each_family!(self, tables => tables.groups.start_walk());
     }
 
     /// Makes the originated routes exactly `routes`.
@@ -182,14 +174,16 @@ impl Speaker {
             .filter(|prefix| !self.originations.contains_key(prefix))
         {
             match prefix {
-                Prefix::V4(prefix) => self
-                    .ipv4
-                    .loc_rib
-                    .withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
-                Prefix::V6(prefix) => self
-                    .ipv6
-                    .loc_rib
-                    .withdraw(*prefix, SourceId::ORIGINATED, &mut tables),
+                Prefix::V4(prefix) => {
+                    self.ipv4
+                        .loc_rib
+                        .withdraw(*prefix, SourceId::ORIGINATED, 0, &mut tables);
+                }
+                Prefix::V6(prefix) => {
+                    self.ipv6
+                        .loc_rib
+                        .withdraw(*prefix, SourceId::ORIGINATED, 0, &mut tables);
+                }
             }
         }
         for (prefix, origination) in self
@@ -201,15 +195,18 @@ impl Speaker {
             let source = SourceId::ORIGINATED;
             let path = Path {
                 source,
+                path_id: 0,
+                local_id: 0,
                 received: id,
                 import: Import::Accepted(id),
                 learnt: now.seconds(),
                 stale: false,
             };
-            match prefix {
+            // There is always room for the one path of ours.
+            let _stored = match prefix {
                 Prefix::V4(prefix) => self.ipv4.loc_rib.announce(*prefix, path, &mut tables),
                 Prefix::V6(prefix) => self.ipv6.loc_rib.announce(*prefix, path, &mut tables),
-            }
+            };
             tables.attrs.release(id);
         }
     }
@@ -238,21 +235,4 @@ fn same_import(before: &PeerConfig, after: &PeerConfig) -> bool {
         )
     };
     before.import == after.import && of(before) == of(after)
-}
-
-/// Whether the peer is told the same under both.
-fn same_export(before: &PeerConfig, after: &PeerConfig) -> bool {
-    let of = |peer: &PeerConfig| {
-        (
-            peer.next_hop,
-            peer.route_reflector_client,
-            peer.role,
-            peer.local_as,
-            peer.as_override,
-            peer.remove_private_as,
-            peer.graceful_shutdown,
-            peer.prefix_limit_out,
-        )
-    };
-    before.export == after.export && of(before) == of(after)
 }

@@ -7,15 +7,16 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::export::Exporter;
 use super::import::Importer;
 use super::{FamilyTables, PeerEntry, Speaker};
 use crate::family::{Family, FamilyPrefix, Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::policy::Policy;
-use crate::rib::{Comparison, DestId, Destination, Import, Path, Refusal, Source, SourceId, decide};
+use crate::rib::{
+    Comparison, DestId, Destination, Import, Path, Refusal, Source, SourceId, Withheld, decide,
+};
 use crate::status::{
-    AttributesSummary, CandidateStatus, ExportStatus, Place, RouteCursor, RouteFilter, RoutePage,
-    RouteStatus, Standing,
+    AnnouncedPath, AttributesSummary, CandidateStatus, ExportStatus, Place, RouteCursor, RouteFilter,
+    RoutePage, RouteStatus, Standing,
 };
 use crate::time::Time;
 
@@ -173,18 +174,17 @@ impl Speaker {
                 reason,
                 term: term_name(reason, self.import_policy(path)),
             },
+            _ if rank >= destination.usable() => Standing::Unreachable,
             (_, None) => Standing::Best,
             (_, Some(_)) if rank < multipath => Standing::Multipath,
             (_, Some(step)) => Standing::Lost(step),
         };
         let paths = destination.paths().iter().enumerate();
-        let told = tables
-            .adj_ribs_out
-            .iter()
-            .filter(|(_, out)| out.sent(dest).is_some());
-        let asked = tables.adj_ribs_out.keys().filter(|index| match exports {
+        let is_told = |index: &u32| !tables.groups.told(*index, dest).is_empty();
+        let told = tables.groups.peers().filter(is_told);
+        let asked = tables.groups.peers().filter(|index| match exports {
             Exports::None => false,
-            Exports::To(peer) => **index == peer,
+            Exports::To(peer) => *index == peer,
             Exports::ToAll => true,
         });
         RouteStatus {
@@ -194,10 +194,10 @@ impl Speaker {
                 .collect(),
             decided_by: destination.best().map(|_| destination.decided_by()),
             announced_to: told
-                .filter_map(|(index, _)| Some(self.peers.get(index)?.peer.config().name.clone()))
+                .filter_map(|index| Some(self.peers.get(&index)?.peer.config().name.clone()))
                 .collect(),
             exports: asked
-                .filter_map(|index| self.export_status(tables, dest, *index))
+                .filter_map(|index| self.export_status(tables, dest, index))
                 .collect(),
         }
     }
@@ -215,8 +215,14 @@ impl Speaker {
         let source = self.sources.get(path.source.index());
         CandidateStatus {
             from: entry.map(|entry| entry.peer.config().name.clone()),
+            path_id: path.path_id,
+            local_id: path.local_id,
             source: source.unwrap_or(&Source::ORIGINATED).kind,
             standing,
+            next_hop_cost: path
+                .accepted()
+                .filter(|_| self.attrs.next_hops().is_active())
+                .and_then(|id| self.attrs.rank(id).next_hop_cost),
             attributes: AttributesSummary::of(changed.map_or(received, |id| self.attrs.get(id))),
             received: changed.map(|_| AttributesSummary::of(received)),
             terms: entry.map_or_else(Vec::new, |entry| {
@@ -234,21 +240,27 @@ impl Speaker {
         index: u32,
     ) -> Option<ExportStatus> {
         let entry = self.peers.get(&index)?;
-        let sent = tables.adj_ribs_out.get(&index)?.sent(dest);
+        let group = tables.groups.of(index)?;
         let destination = tables.loc_rib.get(dest);
-        let exporter = Exporter::new(index, entry, &self.config);
+        let exporter = &group.treatment.exporter;
         let best = destination.best().and_then(|best| {
             let source = self.sources.get(best.source.index())?;
             Some((best.source, source, self.attrs.get(best.accepted()?)))
         });
         let withheld = best.and_then(|(from, source, attributes)| {
-            exporter
-                .export::<F>(destination.prefix, from, source, attributes)
-                .err()
+            if from == SourceId::peer(index) {
+                return Some(Withheld::FromThisPeer);
+            }
+            exporter.export::<F>(destination.prefix, source, attributes).err()
+        });
+        let told = tables.groups.told(index, dest);
+        let told = told.iter().map(|path| AnnouncedPath {
+            path_id: group.treatment.add_path.map(|_| path.path_id),
+            attributes: AttributesSummary::of(self.attrs.get(path.attrs)),
         });
         Some(ExportStatus {
             to: entry.peer.config().name.clone(),
-            announced: sent.map(|id| AttributesSummary::of(self.attrs.get(id))),
+            announced: told.collect(),
             withheld,
             terms: best.map_or_else(Vec::new, |(_, source, attributes)| {
                 exporter.matching_terms::<F>(destination.prefix, source, attributes)
@@ -280,10 +292,7 @@ impl Query<'_> {
         destination: &Destination<F::Prefix>,
     ) -> bool {
         let prefix: Prefix = destination.prefix.into();
-        let told = |index: u32| {
-            let out = tables.adj_ribs_out.get(&index);
-            out.is_some_and(|out| out.sent(dest).is_some())
-        };
+        let told = |index: u32| !tables.groups.told(index, dest).is_empty();
         let known = |source: SourceId| destination.paths().iter().any(|path| path.source == source);
         !destination.paths().is_empty()
             && self.filter.within.is_none_or(|within| within.covers(prefix))

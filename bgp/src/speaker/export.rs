@@ -9,17 +9,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::PeerEntry;
 use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConfig, StaleExport};
 use crate::family::{AfiSafi, Family, Prefix};
-use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
-use crate::rib::{Source, SourceId, Withheld};
+use crate::policy::{Outcome, PeerKind, Policy, RouteView, SourceKind, evaluate, matching_terms};
+use crate::rib::{Source, Withheld};
 use crate::wire::attr::{AsPath, Attributes, Community, NextHop};
 
-/// What export has to know of a peer and of us.
-pub(super) struct Exporter<'a> {
-    peer: &'a PeerConfig,
+/// What export has to know of a peer and of us. Equal exporters make the same of every route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Exporter {
+    /// What does not matter is blank.
+    peer: PeerConfig,
     kind: PeerKind,
     /// What we are to the peer; EBGP only.
     role: Option<Role>,
-    to: SourceId,
     local_as: u32,
     cluster_id: Ipv4Addr,
     default_local_pref: u32,
@@ -29,8 +30,8 @@ pub(super) struct Exporter<'a> {
     knows_stale: bool,
 }
 
-impl<'a> Exporter<'a> {
-    pub(super) fn new(index: u32, entry: &'a PeerEntry, config: &SpeakerConfig) -> Self {
+impl Exporter {
+    pub(super) fn new(entry: &PeerEntry, config: &SpeakerConfig) -> Self {
         let session = entry.peer.transport().map(|(local, _)| local.ip().to_canonical());
         let (mut own_ipv4, mut own_ipv6) = (config.next_hop_ipv4, config.next_hop_ipv6.map(NextHop::V6));
         match session {
@@ -47,10 +48,9 @@ impl<'a> Exporter<'a> {
         let terms = entry.session.as_ref();
         let restart = terms.and_then(|terms| terms.graceful_restart.as_ref());
         Self {
-            peer: entry.peer.config(),
+            peer: as_far_as_export_goes(entry.peer.config()),
             kind: entry.peer.kind(),
             role: entry.peer.role(),
-            to: SourceId::peer(index),
             local_as: config.local_as,
             cluster_id: config.cluster_id.unwrap_or(config.router_id),
             default_local_pref: config.decision.default_local_pref,
@@ -68,23 +68,13 @@ impl<'a> Exporter<'a> {
             .is_none_or(|policy| !policy.depends_on_prefix())
     }
 
-    /// How many prefixes of a family the peer is told at most.
-    pub(super) fn limit(&self) -> usize {
-        let limit = self.peer.prefix_limit_out;
-        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
-    }
-
     /// What the peer is told of a best route with `attributes` from `source`, or why it is told nothing.
     pub(super) fn export<F: Family>(
         &self,
         prefix: F::Prefix,
-        from: SourceId,
         source: &Source,
         attributes: &Attributes,
     ) -> Result<Attributes, Withheld> {
-        if from == self.to {
-            return Err(Withheld::FromThisPeer);
-        }
         self.may_hear(source, attributes)?;
         let mut base = attributes.clone();
         // RFC 4271 §5.1.4: a MED from one neighbouring AS is not passed on to another.
@@ -281,4 +271,37 @@ impl<'a> Exporter<'a> {
 /// Whether an AS number is for private use (RFC 6996 §5).
 fn is_private(asn: u32) -> bool {
     matches!(asn, 64_512..=65_534 | 4_200_000_000..=4_294_967_294)
+}
+
+/// A peer's configuration without what export does not look at, so that peers that differ in that only are treated alike.
+fn as_far_as_export_goes(peer: &PeerConfig) -> PeerConfig {
+    let by_name = peer.export.as_ref().is_some_and(Policy::depends_on_peer);
+    let by_as = peer.as_override || peer.remove_private_as.is_some();
+    let blank = PeerConfig::new("", Ipv4Addr::UNSPECIFIED.into(), 0);
+    PeerConfig {
+        name: if by_name { peer.name.clone() } else { blank.name },
+        remote_as: if by_as { peer.remote_as } else { blank.remote_as },
+        address: blank.address,
+        scope_id: blank.scope_id,
+        port: blank.port,
+        local_address: blank.local_address,
+        connect: blank.connect,
+        families: blank.families,
+        hold_time: blank.hold_time,
+        connect_retry: blank.connect_retry,
+        delay_open: blank.delay_open,
+        idle_hold: blank.idle_hold,
+        idle_hold_max: blank.idle_hold_max,
+        add_path: blank.add_path,
+        import: blank.import,
+        weight: blank.weight,
+        allow_own_as: blank.allow_own_as,
+        enforce_first_as: blank.enforce_first_as,
+        blackhole: blank.blackhole,
+        prefix_limit_in: blank.prefix_limit_in,
+        prefix_limit_out: blank.prefix_limit_out,
+        shutdown: blank.shutdown,
+        transport: blank.transport,
+        ..peer.clone()
+    }
 }

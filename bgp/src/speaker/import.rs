@@ -238,6 +238,8 @@ impl Speaker {
             let import = Import::Refused(Refusal::NoPolicy);
             let path = Path {
                 source,
+                path_id: 0,
+                local_id: 0,
                 received,
                 import,
                 learnt: now.seconds(),
@@ -292,7 +294,7 @@ fn withdraw<F: Family>(
     tables: &mut Tables<'_>,
 ) {
     for nlri in field {
-        loc_rib.withdraw(nlri.prefix, source, tables);
+        loc_rib.withdraw(nlri.prefix, source, nlri.path_id, tables);
     }
 }
 
@@ -310,7 +312,7 @@ fn announce<F: Family>(
     let mut done = false;
     for nlri in field {
         let full = stored.is_some_and(|stored| loc_rib.held(path.source) >= stored);
-        if full && !loc_rib.has_path(nlri.prefix, path.source) {
+        if full && !loc_rib.has_path(nlri.prefix, path.source, nlri.path_id) {
             beyond += 1;
             continue;
         }
@@ -319,7 +321,8 @@ fn announce<F: Family>(
             path.import = importer.import::<F>(nlri.prefix, path.received, tables.attrs);
             done = true;
         }
-        loc_rib.announce(nlri.prefix, path, tables);
+        path.path_id = nlri.path_id;
+        beyond += u64::from(!loc_rib.announce(nlri.prefix, path, tables));
     }
     release(path.import, tables.attrs);
     beyond

@@ -9,6 +9,7 @@
 mod configure;
 mod explain;
 mod export;
+mod groups;
 mod import;
 mod keep;
 mod limit;
@@ -17,6 +18,7 @@ mod restart;
 mod routes;
 mod status;
 mod transmit;
+mod underlay;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};
 use crate::jitter::Jitter;
 use crate::policy::{PeerKind, SourceKind};
-use crate::rib::{AdjRibOut, AttrStore, LocRib, Source, SourceId, Tables, Walk};
+use crate::rib::{AttrStore, LocRib, Source, SourceId, Tables};
 use crate::route::Origination;
 use crate::session::{
     Closed, ConnId, LocalSpeaker, Negotiated, Peer, PeerAction, PeerEvent, RefusedConnection, Timer,
@@ -117,18 +119,21 @@ pub enum Farewell {
 #[derive(Debug)]
 struct FamilyTables<F: Family> {
     loc_rib: LocRib<F>,
-    /// By peer index, while Established.
-    adj_ribs_out: BTreeMap<u32, AdjRibOut>,
+    /// The peers with a session, by what they are told.
+    groups: groups::Groups<F>,
     /// How far best routes were taken; `None` until somebody takes.
     reader: Option<routes::Reader>,
+    /// How far changes were looked at for next hops that may be resolved through them; `None` when they are not resolved.
+    underlay_cursor: Option<u64>,
 }
 
 impl<F: Family> FamilyTables<F> {
     fn new(seed: u64) -> Self {
         Self {
             loc_rib: LocRib::new(seed),
-            adj_ribs_out: BTreeMap::new(),
+            groups: groups::Groups::new(),
             reader: None,
+            underlay_cursor: None,
         }
     }
 }
@@ -308,6 +313,7 @@ impl Speaker {
     /// Sets what we announce ourselves: the whole set each time.
     pub fn originate(&mut self, routes: BTreeMap<Prefix, Origination>, now: Time) {
         self.set_originations(routes, now);
+        self.settle_next_hops();
         self.sync.note_originated();
         self.update_sync(now);
     }
@@ -442,6 +448,7 @@ impl Speaker {
                 }
             }
         }
+        self.settle_next_hops();
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
@@ -453,30 +460,15 @@ impl Speaker {
         }
     }
 
-    fn start_walk(&mut self, index: u32, family: AfiSafi, walk: Walk) {
-        let out = match family {
-            AfiSafi::IPV4_UNICAST => self.ipv4.adj_ribs_out.get_mut(&index),
-            AfiSafi::IPV6_UNICAST => self.ipv6.adj_ribs_out.get_mut(&index),
-            _ => None,
-        };
-        if let Some(out) = out {
-            out.start_walk(walk);
-        }
-    }
-
     /// Forgets all routes of a peer, and what it was told.
     fn clear_routes(&mut self, index: u32) {
+        self.leave_groups(index);
         let mut tables = Tables {
             attrs: &mut self.attrs,
             sources: &self.sources,
             decision: &self.config.decision,
         };
-        each_family!(self, family => {
-            if let Some(mut out) = family.adj_ribs_out.remove(&index) {
-                out.clear(tables.attrs);
-            }
-            family.loc_rib.clear_source(SourceId::peer(index), &mut tables);
-        });
+        each_family!(self, family => family.loc_rib.clear_source(SourceId::peer(index), &mut tables));
     }
 
     fn log(&mut self, event: LogEvent) {

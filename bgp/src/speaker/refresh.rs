@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Speaker, each_family};
 use crate::family::Family;
 use crate::family::{AfiSafi, Ipv4Unicast, Ipv6Unicast};
-use crate::rib::{AdjRibOut, SourceId, Tables, Walk};
+use crate::rib::{SourceId, Tables};
 use crate::session::{Body, Negotiated, Timer};
 use crate::time::Time;
 use crate::wire::refresh::{RefreshSubtype, RouteRefresh};
@@ -88,7 +88,7 @@ impl Speaker {
                 connection.send(&mark(family, RefreshSubtype::BeginOfRefresh));
             }
         }
-        self.start_walk(index, family, Walk::Everything);
+        each_family!(self, tables => tables.tell_again(index, family));
     }
 
     /// Says End-of-Refresh for the families of which everything was sent again.
@@ -96,10 +96,9 @@ impl Speaker {
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
-        let walking = |out: Option<&AdjRibOut>| out.is_some_and(AdjRibOut::is_walking);
         for (family, walking) in [
-            (Ipv4Unicast::AFI_SAFI, walking(self.ipv4.adj_ribs_out.get(&index))),
-            (Ipv6Unicast::AFI_SAFI, walking(self.ipv6.adj_ribs_out.get(&index))),
+            (Ipv4Unicast::AFI_SAFI, self.ipv4.is_walking(index)),
+            (Ipv6Unicast::AFI_SAFI, self.ipv6.is_walking(index)),
         ] {
             if let Some(progress) = entry.progress.get_mut(&family)
                 && progress.answering

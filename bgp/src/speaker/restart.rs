@@ -8,8 +8,8 @@
 //! a node's own routes must not wait for a neighbour that is down, and nothing that peers hold as stale is removed before End-of-RIB.
 
 use super::{LogEvent, PeerEntry, Speaker, each_family, source_of};
-use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
-use crate::rib::{AdjRibOut, SourceId};
+use crate::family::AfiSafi;
+use crate::rib::SourceId;
 use crate::session::{Closed, Timer};
 use crate::time::Time;
 
@@ -71,24 +71,16 @@ impl Speaker {
             .iter()
             .map(|family| (*family, Default::default()))
             .collect();
-        if terms.families.contains(&Ipv4Unicast::AFI_SAFI) {
-            self.ipv4
-                .adj_ribs_out
-                .insert(index, AdjRibOut::new(&self.ipv4.loc_rib));
-        }
-        if terms.families.contains(&Ipv6Unicast::AFI_SAFI) {
-            self.ipv6
-                .adj_ribs_out
-                .insert(index, AdjRibOut::new(&self.ipv6.loc_rib));
-        }
         let peer = entry.peer.config().name.clone();
         entry.session = Some(terms);
+        self.join_groups(index);
         self.meet_again(index, now);
         self.log(LogEvent::Up { peer });
         self.update_sync(now);
     }
 
     pub(super) fn session_down(&mut self, index: u32, closed: &Closed, now: Time) {
+        self.leave_groups(index);
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
@@ -101,12 +93,6 @@ impl Speaker {
             each_family!(self, tables => tables.loc_rib.unmark_for_refresh(*family, SourceId::peer(index)));
         }
         entry.timers.stop(Timer::Stale);
-        let attrs = &mut self.attrs;
-        each_family!(self, family => {
-            if let Some(mut out) = family.adj_ribs_out.remove(&index) {
-                out.clear(attrs);
-            }
-        });
         if self.leaving {
             return;
         }

@@ -2,7 +2,7 @@
 
 use super::{FamilyTables, Speaker};
 use crate::family::Family;
-use crate::rib::{DestId, Destination, LocRib, Path};
+use crate::rib::{DestId, Destination, LocRib};
 use crate::route::{BestRoute, NextHop, RouteChange};
 use crate::status::AttributesSummary;
 use crate::wire::attr::{Attributes, Origin};
@@ -83,7 +83,7 @@ impl Speaker {
         let mut next_hops: Vec<NextHop> = destination
             .best_set()
             .iter()
-            .filter_map(|path| self.next_hop(path))
+            .flat_map(|path| self.via(path))
             .collect();
         next_hops.sort_unstable();
         next_hops.dedup();
@@ -92,16 +92,6 @@ impl Speaker {
             from: entry.peer.config().name.clone(),
             source: entry.peer.kind().into(),
             attributes: AttributesSummary::of(self.attrs.get(best.accepted()?)),
-        })
-    }
-
-    fn next_hop(&self, path: &Path) -> Option<NextHop> {
-        let entry = self.peers.get(&path.source.peer_index()?)?;
-        let address = self.attrs.get(path.accepted()?).next_hop?.address();
-        let link_local = matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Some(NextHop {
-            address,
-            scope_id: link_local.then_some(entry.peer.config().scope_id),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What operators see of the speaker and its peers, made from the live state.
 
-use super::{FamilyTables, PeerEntry, Speaker};
+use super::{PeerEntry, Speaker};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
 use crate::rib::{PathCounts, SourceId};
 use crate::status::{FamilyStatus, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
@@ -23,6 +23,7 @@ impl Speaker {
             restarting: self.sync.restarting(),
             prefixes: self.ipv4.loc_rib.len() + self.ipv6.loc_rib.len(),
             attribute_sets: self.attrs.len(),
+            update_groups: self.ipv4.groups.iter().count() + self.ipv6.groups.iter().count(),
             peers,
         }
     }
@@ -45,6 +46,8 @@ impl Speaker {
                 hold_time: terms.hold_time,
                 keepalive: terms.keepalive,
                 families: terms.families.iter().copied().collect(),
+                add_path_receive: terms.add_path_in.iter().copied().collect(),
+                add_path_send: terms.add_path_out.iter().copied().collect(),
                 four_octet_as: terms.four_octet_as,
                 route_refresh: terms.route_refresh,
                 enhanced_route_refresh: terms.enhanced_route_refresh,
@@ -80,12 +83,12 @@ impl Speaker {
             (
                 Ipv4Unicast::AFI_SAFI,
                 self.ipv4.loc_rib.count(source),
-                announced(&self.ipv4, index),
+                self.ipv4.groups.announced_to(index),
             ),
             (
                 Ipv6Unicast::AFI_SAFI,
                 self.ipv6.loc_rib.count(source),
-                announced(&self.ipv6, index),
+                self.ipv6.groups.announced_to(index),
             ),
         ];
         let shown = |(family, counts, announced): (AfiSafi, PathCounts, usize)| {
@@ -103,8 +106,4 @@ impl Speaker {
         };
         families.into_iter().filter_map(shown).collect()
     }
-}
-
-fn announced<F: Family>(tables: &FamilyTables<F>, index: u32) -> usize {
-    tables.adj_ribs_out.get(&index).map_or(0, |out| out.announced())
 }

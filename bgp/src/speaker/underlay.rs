@@ -1,0 +1,117 @@
+//! What lies below BGP: next hops are resolved through it and through best routes (RFC 4271 §9.1.2.1), and routes whose next hops come, go or
+//! cost something else are decided again.
+
+use std::collections::BTreeMap;
+
+use super::{PeerEntry, Speaker, each_family};
+use crate::family::{Family, Prefix};
+use crate::rib::attrs::Affected;
+use crate::rib::{AttrStore, Comparison, LocRib, Path, Underlay};
+use crate::route::NextHop;
+
+/// How often routes are decided again within one call when each decision moves next hops of others; the rest waits for the next call.
+const ROUNDS: usize = 8;
+
+/// What is known of the peers.
+type Peers = BTreeMap<u32, PeerEntry>;
+
+impl Speaker {
+    /// Says how this machine reaches other addresses without BGP: its links and whatever else is in its routing table that did not come from us, all
+    /// of it each time. Whether a default route counts is for the caller to say. `None`, as at the beginning: every next hop is reachable.
+    pub fn handle_underlay(&mut self, underlay: Option<Underlay>) {
+        let was_active = self.attrs.next_hops().is_active();
+        self.attrs.set_underlay(underlay);
+        let is_active = self.attrs.next_hops().is_active();
+        each_family!(self, tables => {
+            tables.underlay_cursor = is_active.then(|| tables.loc_rib.journal_end());
+        });
+        if is_active != was_active {
+            // All were reachable, or are again.
+            let all = Affected::all(&self.attrs);
+            self.resolve_next_hops();
+            self.decide_again(&all);
+        }
+        self.settle_next_hops();
+    }
+
+    /// Follows what the latest changes of best routes mean for next hops.
+    pub(super) fn settle_next_hops(&mut self) {
+        if !self.attrs.next_hops().is_active() {
+            return;
+        }
+        for _ in 0..ROUNDS {
+            if !(self.best_routes_moved() || self.attrs.next_hops().is_pending()) {
+                return;
+            }
+            let Some(affected) = self.resolve_next_hops() else {
+                return;
+            };
+            self.decide_again(&affected);
+        }
+    }
+
+    /// Whether a best route changed that next hops may be resolved through.
+    fn best_routes_moved(&mut self) -> bool {
+        let next_hops = self.attrs.next_hops();
+        let mut moved = false;
+        each_family!(self, tables => {
+            if let Some(cursor) = &mut tables.underlay_cursor {
+                while let Some(dest) = tables.loc_rib.next_change(cursor) {
+                    moved = moved || next_hops.depend_on(tables.loc_rib.get(dest).prefix.into());
+                }
+            }
+        });
+        moved
+    }
+
+    fn resolve_next_hops(&mut self) -> Option<Affected> {
+        let (ipv4, ipv6, peers) = (&self.ipv4.loc_rib, &self.ipv6.loc_rib, &self.peers);
+        self.attrs.resolve_next_hops(|prefix, attrs| match prefix {
+            Prefix::V4(prefix) => best_next_hops(ipv4, prefix, peers, attrs),
+            Prefix::V6(prefix) => best_next_hops(ipv6, prefix, peers, attrs),
+        })
+    }
+
+    fn decide_again(&mut self, affected: &Affected) {
+        let by = Comparison {
+            attrs: &self.attrs,
+            sources: &self.sources,
+            config: &self.config.decision,
+        };
+        each_family!(self, tables => tables.loc_rib.select_affected(affected, &by));
+    }
+
+    /// Where packets of a path go.
+    pub(super) fn via(&self, path: &Path) -> Vec<NextHop> {
+        next_hop(path, &self.peers, &self.attrs)
+            .map_or_else(Vec::new, |next_hop| self.attrs.next_hops().via(next_hop))
+    }
+}
+
+fn best_next_hops<F: Family>(
+    loc_rib: &LocRib<F>,
+    prefix: F::Prefix,
+    peers: &Peers,
+    attrs: &AttrStore,
+) -> Option<Vec<NextHop>> {
+    let destination = loc_rib.get(loc_rib.find(prefix)?);
+    // To a prefix of our own BGP knows no way.
+    destination.best()?.source.peer_index()?;
+    let next_hops = destination.best_set().iter();
+    Some(
+        next_hops
+            .filter_map(|path| next_hop(path, peers, attrs))
+            .collect(),
+    )
+}
+
+/// The next hop as the path names it.
+fn next_hop(path: &Path, peers: &Peers, attrs: &AttrStore) -> Option<NextHop> {
+    let entry = peers.get(&path.source.peer_index()?)?;
+    let address = attrs.get(path.accepted()?).next_hop?.address();
+    let link_local = matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
+    Some(NextHop {
+        address,
+        scope_id: link_local.then_some(entry.peer.config().scope_id),
+    })
+}
