@@ -56,8 +56,6 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub struct ServerConfig {
     /// This node's name in the datastore.
     pub node: String,
-    /// MTU of pods' interfaces in bytes.
-    pub mtu: u32,
     /// Requests worked on at a time.
     pub max_concurrent: usize,
     /// Requests waiting beyond those.
@@ -70,7 +68,6 @@ impl From<&Config> for ServerConfig {
     fn from(config: &Config) -> Self {
         Self {
             node: config.node_name.as_str().to_owned(),
-            mtu: config.cni.mtu,
             max_concurrent: usize::from(config.cni.max_concurrent),
             max_waiting: usize::from(config.cni.max_waiting),
             request_timeout: config.cni.request_timeout,
@@ -84,6 +81,8 @@ pub struct CniServer<S> {
     ipam: Arc<Ipam<S>>,
     inbox: mpsc::Sender<Message>,
     datastore: watch::Receiver<DatastoreReport>,
+    /// MTU of pods' interfaces in bytes.
+    pod_mtu: watch::Receiver<u32>,
     locks: lock::Locks,
     /// Work going on.
     working: Semaphore,
@@ -115,7 +114,7 @@ impl<S: Store + 'static> CniServer<S> {
         config: ServerConfig,
         ipam: Arc<Ipam<S>>,
         inbox: mpsc::Sender<Message>,
-        datastore: watch::Receiver<DatastoreReport>,
+        (datastore, pod_mtu): (watch::Receiver<DatastoreReport>, watch::Receiver<u32>),
     ) -> Self {
         Self {
             working: Semaphore::new(config.max_concurrent),
@@ -123,9 +122,15 @@ impl<S: Store + 'static> CniServer<S> {
             ipam,
             inbox,
             datastore,
+            pod_mtu,
             locks: lock::Locks::default(),
             counters: Counters::default(),
         }
+    }
+
+    /// MTU of pods' interfaces now, in bytes.
+    fn pod_mtu(&self) -> u32 {
+        *self.pod_mtu.borrow()
     }
 
     /// Serves until the task is dropped; requests being worked on then go on to their end.

@@ -1,10 +1,11 @@
 //! Everything that can happen to the agent, as values. The one way facts enter the [`crate::model::Model`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Endpoint, EndpointId, NextHop, Pool};
+use crate::model::{Cluster, ClusterBlock, Endpoint, EndpointId, NextHop, NodeFacts, Pool, TunnelKind};
 
 /// One fact from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,16 @@ pub enum Input {
     },
     /// The CNI server is about to detach a container, or undoes an attachment that failed.
     Detached(EndpointId),
+    /// The other nodes and their blocks, whole: replaces what was known of them.
+    Cluster(Cluster),
+    /// A node's resource was written, or deleted (`None`).
+    ClusterNode(String, Option<NodeFacts>),
+    /// A block changed hands, or was deleted (`None`).
+    ClusterBlock(IpNetwork, Option<ClusterBlock>),
+    /// The address of this node's tunnel of a kind; `None`: there is to be no such tunnel.
+    TunnelAddress(TunnelKind, Option<IpAddr>),
+    /// The name that address detection is to reach (`can-reach=`) has these addresses.
+    ReachTargets(Vec<IpAddr>),
     /// BGP's best routes changed: `None` withdraws.
     Learned(BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>>),
     /// Every BGP peer sent its table, or its time to do so is over.
@@ -47,6 +58,10 @@ pub enum KernelChange {
     Links,
     /// Routes changed.
     Routes,
+    /// Addresses changed.
+    Addresses,
+    /// Neighbours on a tunnel changed.
+    Neighbors,
     /// The monitor lost messages: everything must be read back.
     Everything,
 }

@@ -31,5 +31,6 @@ pub mod report;
 pub mod sources;
 pub mod speaker;
 pub mod status;
+pub mod tunnel_addresses;
 pub mod turn;
 pub mod wiring;

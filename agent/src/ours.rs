@@ -2,8 +2,11 @@
 //!
 //! | kind | ours is what |
 //! |---|---|
-//! | routes | carries protocol [`ROUTE_PROTOCOL_LOCAL`] or [`ROUTE_PROTOCOL_BGP`], in any table |
+//! | routes | carries protocol [`ROUTE_PROTOCOL_LOCAL`], [`ROUTE_PROTOCOL_BGP`] or [`ROUTE_PROTOCOL_CLUSTER`], in any table |
 //! | links | has a name that begins with [`LINK_PREFIX`] *and* an alias that begins with [`ALIAS_PREFIX`] |
+//! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
+//! | addresses | is a global one on a tunnel of ours that we keep up |
+//! | neighbours | is a permanent one on a tunnel of ours that we keep up |
 //! | nftables | is the table `inet calidris` ([`NFT_TABLE`]) |
 //! | sysctls | is listed in `desired/sysctl.rs`; they are set, never reset |
 //!
@@ -20,6 +23,27 @@ pub const ROUTE_PROTOCOL_LOCAL: u8 = 202;
 
 /// Route protocol of routes learned by BGP.
 pub const ROUTE_PROTOCOL_BGP: u8 = 203;
+
+/// Route protocol of routes to other nodes' blocks that follow from the datastore.
+pub const ROUTE_PROTOCOL_CLUSTER: u8 = 204;
+
+/// All route protocols of ours.
+pub const ROUTE_PROTOCOLS: [u8; 3] = [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_CLUSTER];
+
+/// Name of the VXLAN device for IPv4, as Calico's: a node that Calico ran on keeps its device.
+pub const VXLAN_V4: &str = "vxlan.calico";
+
+/// Name of the VXLAN device for IPv6, as Calico's.
+pub const VXLAN_V6: &str = "vxlan-v6.calico";
+
+/// Name of the IPIP device: the one that the kernel makes with the module.
+pub const IPIP: &str = "tunl0";
+
+/// Names of all tunnels.
+pub const TUNNELS: [&str; 3] = [VXLAN_V4, VXLAN_V6, IPIP];
+
+/// The alias that marks a tunnel that we made or took over: only such a one is removed when it is no longer wanted.
+pub const TUNNEL_ALIAS: &str = "calidris:tunnel";
 
 /// What the names of host ends begin with, as Calico's do.
 pub const LINK_PREFIX: &str = "cali";
@@ -56,6 +80,12 @@ pub fn is_our_link(name: &str, link: &Link) -> bool {
             .is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
 }
 
+/// Whether the link is a tunnel that we keep, and may remove.
+#[must_use]
+pub fn is_our_tunnel(name: &str, link: &Link) -> bool {
+    TUNNELS.contains(&name) && link.transport.is_some() && link.alias.as_deref() == Some(TUNNEL_ALIAS)
+}
+
 /// Whether the link is one of ours that a killed process left half made: the alias is set just after the creation,
 /// before the link goes up.
 #[must_use]
@@ -80,6 +110,7 @@ mod tests {
             alias: alias.map(str::to_owned),
             is_veth: true,
             peer_index: Some(2),
+            transport: None,
         }
     }
 

@@ -7,7 +7,7 @@
 //! announced before the datastore is in sync, so that peers keep what our predecessor announced (RFC 4724); an
 //! answer is given only after the kernel was asked to follow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::apply::{ApplyReport, Dataplane};
-use crate::desired::{self, Desired};
+use crate::desired::{self, Desired, Published};
 use crate::input::{Input, KernelChange};
-use crate::kernel::Kernel;
-use crate::model::{Endpoint, EndpointId, InSync, Model};
+use crate::kernel::{Kernel, KernelError};
+use crate::model::{Endpoint, EndpointId, InSync, Model, TunnelKind};
 use crate::pod_link::Created;
 use crate::report::DataplaneReport;
 
@@ -86,12 +86,26 @@ pub struct NodeStatus {
     pub dataplane: DataplaneReport,
 }
 
+/// What the node tells the tasks around it. Each has the last value only.
+pub struct Outputs {
+    /// What BGP is to announce; `None` until that is known.
+    pub announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    /// What the node says of itself in the datastore; `None` until the datastore is known.
+    pub published: watch::Sender<Option<Published>>,
+    /// The pools that need a tunnel of each kind; `None` until the datastore is known.
+    pub tunnel_pools: watch::Sender<Option<TunnelPools>>,
+    /// MTU of pods' interfaces in bytes.
+    pub pod_mtu: watch::Sender<u32>,
+}
+
+/// The pools, by range, whose packets go through a tunnel of each kind.
+pub type TunnelPools = BTreeMap<TunnelKind, BTreeSet<IpNetwork>>;
+
 /// The model, the kernel, and what connects them.
 pub struct Node<K> {
     model: Model,
     dataplane: Dataplane<K>,
-    /// What BGP is to announce; `None` until that is known.
-    announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    outputs: Outputs,
     read_back_interval: Duration,
     read_back_at: Instant,
     retry_at: Option<Instant>,
@@ -112,14 +126,14 @@ impl<K: Kernel> Node<K> {
     pub fn new(
         model: Model,
         kernel: K,
-        announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+        outputs: Outputs,
         read_back_interval: Duration,
         now: Instant,
     ) -> Self {
         Self {
             model,
             dataplane: Dataplane::new(kernel),
-            announcements,
+            outputs,
             read_back_interval,
             read_back_at: now,
             retry_at: None,
@@ -163,8 +177,12 @@ impl<K: Kernel> Node<K> {
         }
         let applied = (is_changed || is_due).then(|| self.make_it_so(now));
         if self.model.in_sync != was_in_sync {
-            let InSync { datastore, bgp } = self.model.in_sync;
-            info!(datastore, bgp, "sources in sync");
+            let InSync {
+                datastore,
+                bgp,
+                cluster,
+            } = self.model.in_sync;
+            info!(datastore, bgp, cluster, "sources in sync");
         }
         self.answer(waiting, applied.as_ref());
     }
@@ -212,34 +230,69 @@ impl<K: Kernel> Node<K> {
     }
 
     fn make_it_so(&mut self, now: Instant) -> ApplyReport {
-        match self.dataplane.links() {
-            Ok(links) => {
-                if !links.keys().eq(&self.model.links) {
-                    self.model.links = links.keys().cloned().collect();
-                }
-            }
-            // The apply below reads again and reports the failure.
-            Err(error) => debug!(%error, "cannot read the links"),
+        // What cannot be read stays as it was; the apply below reads again and reports the failure.
+        if let Err(error) = self.observe() {
+            debug!(%error, "cannot read the links");
         }
         let desired = desired::compute(&self.model);
         self.announce_only_what_is_wanted(&desired);
         let report = self.dataplane.apply(&desired, self.model.in_sync, now);
+        self.publish(&desired, &report);
         self.announce(desired);
         self.retry_at = report.retry_at;
         self.record(&report);
         report
     }
 
+    /// Takes the node's links and addresses into the model.
+    fn observe(&mut self) -> Result<(), KernelError> {
+        let (links, addresses) = self.dataplane.observed()?;
+        let mut is_new = self.model.observe(links, addresses);
+        let mut sources = BTreeMap::new();
+        for target in &self.model.hints.reach {
+            if let Some(source) = self.dataplane.source_towards(*target)? {
+                sources.insert(*target, source);
+            }
+        }
+        is_new |= replaced(&mut self.model.hints.sources, sources);
+        if is_new {
+            self.model.detect();
+        }
+        Ok(())
+    }
+
+    /// Tells the tasks around the node what is new. What it says of itself comes last: then it is true.
+    fn publish(&self, desired: &Desired, report: &ApplyReport) {
+        if !self.model.in_sync.datastore {
+            return;
+        }
+        self.outputs
+            .pod_mtu
+            .send_if_modified(|mtu| replaced(mtu, desired.pod_mtu));
+        let pools = Some(desired.tunnel_pools.clone());
+        self.outputs
+            .tunnel_pools
+            .send_if_modified(|current| replaced(current, pools));
+        if !report.has_tunnel_failure() {
+            let published = Some(desired.published.clone());
+            self.outputs
+                .published
+                .send_if_modified(|current| replaced(current, published));
+        }
+    }
+
     /// Withdraws before the routes go.
     fn announce_only_what_is_wanted(&self, desired: &Desired) {
-        self.announcements.send_if_modified(|current| match current {
-            Some(prefixes) => {
-                let before = prefixes.len();
-                prefixes.retain(|prefix| desired.announcements.contains(prefix));
-                prefixes.len() != before
-            }
-            None => false,
-        });
+        self.outputs
+            .announcements
+            .send_if_modified(|current| match current {
+                Some(prefixes) => {
+                    let before = prefixes.len();
+                    prefixes.retain(|prefix| desired.announcements.contains(prefix));
+                    prefixes.len() != before
+                }
+                None => false,
+            });
     }
 
     /// Announces after the routes are there.
@@ -247,12 +300,10 @@ impl<K: Kernel> Node<K> {
         if !self.model.in_sync.datastore {
             return;
         }
-        self.announcements.send_if_modified(|current| {
-            let wanted = Some(desired.announcements);
-            let is_other = *current != wanted;
-            *current = wanted;
-            is_other
-        });
+        let wanted = Some(desired.announcements);
+        self.outputs
+            .announcements
+            .send_if_modified(|current| replaced(current, wanted));
     }
 
     fn record(&mut self, report: &ApplyReport) {
@@ -301,7 +352,7 @@ impl<K: Kernel> Node<K> {
         for answer in waiting.status {
             let _unheard = answer.send(NodeStatus {
                 model: self.model.clone(),
-                announced: self.announcements.borrow().clone().unwrap_or_default(),
+                announced: self.outputs.announcements.borrow().clone().unwrap_or_default(),
                 dataplane: self.report.clone(),
             });
         }
@@ -342,6 +393,13 @@ fn attached(input: &Input) -> Option<Endpoint> {
         Input::Attached { endpoint, .. } => Some(endpoint.clone()),
         _ => None,
     }
+}
+
+/// Puts `new` in the place of `current`; whether that is a change.
+fn replaced<T: PartialEq>(current: &mut T, new: T) -> bool {
+    let is_other = *current != new;
+    *current = new;
+    is_other
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The composition root: builds every part and connects them, top to bottom. No logic.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,28 +15,33 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock;
 use crate::cni_server::{CniServer, ServerConfig};
-use crate::config::Config;
+use crate::config::{Config, kubernetes_addresses};
 use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
+use crate::desired::{DEFAULT_MTU, Published};
 use crate::input::Input;
 use crate::ipam_collector;
 use crate::kernel::{Kernel, Linux};
 use crate::listen::listen;
 use crate::metrics::{self, Exposition};
-use crate::model::Model;
+use crate::model::detection::Method;
+use crate::model::{Model, Settings};
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
 use crate::status;
-use crate::turn::{INBOX, Message, Node, NodeStatus};
+use crate::tunnel_addresses;
+use crate::turn::{INBOX, Message, Node, NodeStatus, Outputs, TunnelPools};
 
 /// Threads for everything that waits; the node's own thread comes on top.
 const WORKERS: usize = 2;
 /// How long requests being worked on may go on when the agent ends.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// How long a name may take to be found at the start.
+const NAME_ANSWER: Duration = Duration::from_secs(10);
 /// How long the status waits for the node's thread.
 const NODE_ANSWER: Duration = Duration::from_secs(3);
 
@@ -82,6 +88,9 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
 
     let (inbox, messages) = mpsc::channel(INBOX);
     let (announcements, to_announce) = watch::channel(None);
+    let (published, to_publish) = watch::channel(None);
+    let (tunnel_pools, tunnels_needed) = watch::channel(None);
+    let (pod_mtu, mtu_of_pods) = watch::channel(config.cni.mtu.unwrap_or(DEFAULT_MTU));
     let (datastore_state, datastore) = watch::channel(DatastoreReport {
         endpoints: config.datastore.endpoints.clone(),
         ..DatastoreReport::default()
@@ -95,17 +104,48 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         .context("cannot read the kernel's routes; is this root?")?
         .is_empty();
     spawn_monitor(monitor, kernel.port_id(), inbox.clone());
-    let mut node_thread = spawn_node(&config, kernel, announcements, messages, runtime)?;
+    let model = first_model(&config, &mut kernel).await?;
+    let router_id = router_id(&config, &model)?;
+    let outputs = Outputs {
+        announcements,
+        published,
+        tunnel_pools,
+        pod_mtu,
+    };
+    let read_back = config.dataplane.read_back_interval;
+    let node = Node::new(model, kernel, outputs, read_back, clock::now());
+    let mut node_thread = spawn_node(node, messages, runtime)?;
 
     let etcd = config.datastore.etcd()?;
     let ipam = Arc::new(Ipam::new(EtcdStore::new(etcd.clone())));
     tokio::spawn(sources::datastore::run(
-        etcd,
+        etcd.clone(),
         node_name.clone(),
         inbox.clone(),
         datastore_state,
     ));
-    tokio::spawn(register_node(NodeRecord::from(&config), Arc::clone(&ipam)));
+    let (need, is_needed) = watch::channel(None);
+    let direct = config.dataplane.direct_routes;
+    tokio::spawn(need_cluster(tunnels_needed.clone(), direct, need));
+    tokio::spawn(sources::cluster::run(etcd, is_needed, inbox.clone()));
+    tokio::spawn(tunnel_addresses::run(
+        node_name.clone(),
+        Arc::clone(&ipam),
+        tunnels_needed,
+        inbox.clone(),
+    ));
+    let as_number = config.bgp.as_ref().map(|bgp| bgp.as_number);
+    let name = node_name.clone();
+    tokio::spawn(keep_node_registered(
+        move |published| NodeRecord {
+            name: name.clone(),
+            as_number,
+            published,
+        },
+        to_publish,
+        Arc::clone(&ipam),
+        read_back,
+    ));
 
     if let Some(settings) = ipam_collector::Settings::of(&config) {
         tokio::spawn(ipam_collector::run(
@@ -116,7 +156,8 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         ));
     }
 
-    let bgp = start_bgp(&config, predecessor_left_routes, to_announce, inbox.clone()).await?;
+    let restarting = predecessor_left_routes;
+    let bgp = start_bgp(&config, router_id, restarting, (to_announce, inbox.clone())).await?;
     tokio::spawn(control::serve(
         control_listener,
         Controlled {
@@ -128,7 +169,7 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         ServerConfig::from(&config),
         ipam,
         inbox.clone(),
-        datastore.clone(),
+        (datastore.clone(), mtu_of_pods),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
     let report = {
@@ -218,17 +259,55 @@ async fn ask_node(inbox: &mpsc::Sender<Message>) -> Option<NodeStatus> {
     status.await.ok()
 }
 
+/// A model that knows what the operator decided, and the node's own addresses if they are to be found.
+async fn first_model(config: &Config, kernel: &mut Linux) -> anyhow::Result<Model> {
+    let mut model = Model::new(config.node_name.as_str().to_owned());
+    model.settings = Settings::from(config);
+    model.hints.kubernetes = kubernetes_addresses();
+    for method in [&config.node.ipv4_detection, &config.node.ipv6_detection]
+        .into_iter()
+        .flatten()
+    {
+        if let Method::CanReach(host) = method {
+            let found = tokio::time::timeout(NAME_ANSWER, tokio::net::lookup_host((host.as_str(), 0))).await;
+            let found = found
+                .map_err(anyhow::Error::from)
+                .and_then(|found| found.map_err(Into::into))
+                .with_context(|| format!("can-reach={host}: the name has no address"))?;
+            model.hints.reach.extend(found.map(|address| address.ip()));
+        }
+    }
+    model.observe(&kernel.links()?, &kernel.addresses()?);
+    for target in model.hints.reach.clone() {
+        if let Some(source) = kernel.source_towards(target)? {
+            model.hints.sources.insert(target, source);
+        }
+    }
+    model.detect();
+    info!(ipv4 = ?model.own_address(false), ipv6 = ?model.own_address(true), "this node's addresses");
+    Ok(model)
+}
+
+/// The BGP Identifier: the configured one, or the node's IPv4 address, which may have been found.
+fn router_id(config: &Config, model: &Model) -> anyhow::Result<Option<Ipv4Addr>> {
+    let found = match model.own_address(false) {
+        Some(IpNetwork::V4(v4)) => Some(v4.ip()),
+        Some(IpNetwork::V6(_)) | None => None,
+    };
+    let router_id = config.router_id().or(found);
+    anyhow::ensure!(
+        config.bgp.is_none() || router_id.is_some(),
+        "no IPv4 address of this node was found, and bgp.router_id is missing"
+    );
+    Ok(router_id)
+}
+
 /// The thread that owns the model and the kernel. The receiver hears when it is gone.
 fn spawn_node(
-    config: &Config,
-    kernel: Linux,
-    announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    node: Node<Linux>,
     messages: mpsc::Receiver<Message>,
     runtime: &Handle,
 ) -> anyhow::Result<oneshot::Receiver<()>> {
-    let model = Model::new(config.node_name.as_str().to_owned());
-    let interval = config.dataplane.read_back_interval;
-    let node = Node::new(model, kernel, announcements, interval, clock::now());
     let runtime = runtime.clone();
     let (alive, gone) = oneshot::channel();
     std::thread::Builder::new()
@@ -251,11 +330,14 @@ fn spawn_monitor(monitor: Monitor, own_port: u32, inbox: mpsc::Sender<Message>) 
 
 async fn start_bgp(
     config: &Config,
+    router_id: Option<Ipv4Addr>,
     restarting: bool,
-    to_announce: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
-    inbox: mpsc::Sender<Message>,
+    (to_announce, inbox): (
+        watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+        mpsc::Sender<Message>,
+    ),
 ) -> anyhow::Result<Option<Bgp>> {
-    let (Some(bgp), Some(router_id)) = (&config.bgp, config.router_id()) else {
+    let (Some(bgp), Some(router_id)) = (&config.bgp, router_id) else {
         // Nobody will send routes: those a predecessor learned are stale now.
         let _ending = inbox.send(Message::Input(Input::BgpInSync)).await;
         return Ok(None);
@@ -276,19 +358,59 @@ async fn start_bgp(
     Ok(Some(Bgp { speaker, source }))
 }
 
-/// Writes the Node resource, until it is written.
-async fn register_node(record: NodeRecord, ipam: Arc<Ipam<EtcdStore>>) {
+/// Says whether the other nodes must be known: for tunnels, or for direct routes.
+async fn need_cluster(
+    mut tunnels: watch::Receiver<Option<TunnelPools>>,
+    direct_routes: bool,
+    need: watch::Sender<Option<bool>>,
+) {
+    loop {
+        let is_needed = tunnels
+            .borrow_and_update()
+            .as_ref()
+            .map(|pools| direct_routes || !pools.is_empty());
+        need.send_if_modified(|current| std::mem::replace(current, is_needed) != is_needed);
+        if tunnels.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps the Node resource as it should be: writes it when what it says changes, and looks every `interval` whether it
+/// still says so.
+async fn keep_node_registered(
+    record: impl Fn(Published) -> NodeRecord,
+    mut published: watch::Receiver<Option<Published>>,
+    ipam: Arc<Ipam<EtcdStore>>,
+    interval: Duration,
+) {
     let mut pause = Duration::from_secs(1);
     loop {
-        let creation = Creation {
-            uid: &clock::uuid(),
-            now: clock::wall(),
+        let now = published.borrow_and_update().clone();
+        let next = match now {
+            None => interval,
+            Some(now) => {
+                let record = record(now);
+                let creation = Creation {
+                    uid: &clock::uuid(),
+                    now: clock::wall(),
+                };
+                match register(ipam.store(), &record, &creation).await {
+                    Ok(()) => {
+                        debug!(node = record.name, "the Node resource is up to date");
+                        pause = Duration::from_secs(1);
+                        interval
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot write the Node resource; trying again");
+                        pause = (pause * 2).min(Duration::from_secs(30));
+                        pause
+                    }
+                }
+            }
         };
-        match register(ipam.store(), &record, &creation).await {
-            Ok(()) => return info!(node = record.name, "the Node resource is up to date"),
-            Err(error) => warn!(%error, "cannot write the Node resource; trying again"),
+        if let Ok(Err(_gone)) = tokio::time::timeout(next, published.changed()).await {
+            return;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(30));
     }
 }

@@ -20,6 +20,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 const IN_SYNC: InSync = InSync {
     datastore: true,
     bgp: true,
+    cluster: true,
 };
 
 /// A node with an uplink, whose other end `up1` stands for everything outside.
@@ -40,7 +41,8 @@ fn now() -> Instant {
 
 /// One turn: what is there goes into the model, the model says what should be, that is applied.
 fn turn(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> ApplyReport {
-    model.links = dataplane.links().unwrap().keys().cloned().collect();
+    let (links, addresses) = dataplane.observed().unwrap();
+    model.observe(links, addresses);
     dataplane.apply(&compute(model), model.in_sync, now())
 }
 
@@ -357,6 +359,7 @@ fn nothing_is_deleted_or_changed_before_its_source_is_in_sync() {
             in_sync: InSync {
                 datastore: true,
                 bgp: false,
+                cluster: true,
             },
             learned: known.learned,
             ..model.clone()

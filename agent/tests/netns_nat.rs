@@ -96,6 +96,7 @@ fn pods_are_translated_to_the_outside_and_to_nobody_else() {
     model.in_sync = InSync {
         datastore: true,
         bgp: true,
+        cluster: true,
     };
     let pools = [
         ("10.65.0.0/16", true),

@@ -19,6 +19,7 @@ use namespaces::{Namespace, possible};
 const IN_SYNC: InSync = InSync {
     datastore: true,
     bgp: true,
+    cluster: true,
 };
 
 fn node() -> Namespace {

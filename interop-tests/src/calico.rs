@@ -135,8 +135,11 @@ pub fn workload_endpoints(etcd: &Etcd) -> anyhow::Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Writes a resource with the metadata that Calico gives a new one.
-fn put_resource(
+/// Writes a resource with the metadata that Calico gives a new one. First its kind, its kind in keys, its name.
+///
+/// # Errors
+/// When etcd does not answer.
+pub fn put_resource(
     etcd: &Etcd,
     (kind, plural, name): (&str, &str, &str),
     spec: &serde_json::Value,

@@ -1,8 +1,8 @@
 //! The hands: makes the kernel be as desired, and says what it did.
 //!
 //! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
-//! constant order (links, sysctls, routes, nftables; within routes creations ascending, then deletions descending)
-//! and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//! constant order (links, tunnels, sysctls, addresses, neighbours, routes, then what is removed of neighbours, addresses and
+//! tunnels, nftables; within routes creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
 //!
 //! Invariants:
 //! - Only what `ours.rs` calls ours is changed or deleted. A foreign route in the way is a failure that names it.
@@ -11,24 +11,29 @@
 //! - A failure never stops the rest. What failed is tried again after a delay that doubles from 100 ms to 30 s, at
 //!   once if what is desired or observed of it changed, or if a link that is not a workload's changed.
 
+mod addresses;
 mod links;
+mod neighbors;
 mod nft;
 mod retry;
 mod routes;
 mod sysctl;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, RouteKey};
+use crate::desired::{Desired, HostLink, NeighborKey, RouteKey, TunnelAddress};
 use crate::input::KernelChange;
-use crate::kernel::{Kernel, KernelError, Link, RouteChange};
+use crate::kernel::{AddressChange, Kernel, KernelError, Link, NeighborChange, RouteChange, TunnelChange};
 use crate::model::{Endpoint, InSync};
+use crate::ours;
 use crate::pod_link::Created;
 
 pub use nft::NftChange;
@@ -41,19 +46,30 @@ pub struct Dataplane<K> {
     kernel: K,
     links: links::Links,
     sysctls: sysctl::Sysctls,
+    addresses: addresses::Addresses,
+    neighbors: neighbors::Neighbors,
     routes: routes::Routes,
     nft: nft::Nft,
     retry: retry::Retry,
     writes: u64,
 }
 
+/// Links, and addresses by link.
+pub type Observed<'a> = (&'a BTreeMap<String, Link>, &'a BTreeMap<String, Vec<IpNetwork>>);
+
 /// One concrete operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// A host end is set up and given its MAC address.
     Link(Change<String, HostLink, Link>),
+    /// A tunnel device is created, changed or removed.
+    Tunnel(TunnelChange),
     /// A kernel parameter is written.
     Sysctl(Change<String, String>),
+    /// An address of a tunnel device is added or removed.
+    Address(AddressChange),
+    /// A neighbour on a tunnel device is added, replaced or removed.
+    Neighbor(NeighborChange),
     /// A route is created, replaced or deleted.
     Route(RouteChange),
     /// The nftables table is replaced.
@@ -65,8 +81,14 @@ pub enum Op {
 pub enum Subject {
     /// A host end, by name.
     Link(String),
+    /// A tunnel device, by name.
+    Tunnel(String),
     /// A kernel parameter, by path below `/proc/sys`.
     Sysctl(String),
+    /// An address of a tunnel device.
+    Address(TunnelAddress),
+    /// A neighbour on a tunnel device.
+    Neighbor(NeighborKey),
     /// A route.
     Route(RouteKey),
     /// Our nftables table.
@@ -103,6 +125,8 @@ impl<K: Kernel> Dataplane<K> {
             kernel,
             links: links::Links::default(),
             sysctls: sysctl::Sysctls::default(),
+            addresses: addresses::Addresses::default(),
+            neighbors: neighbors::Neighbors::default(),
             routes: routes::Routes::default(),
             nft: nft::Nft::default(),
             retry: retry::Retry::default(),
@@ -116,9 +140,13 @@ impl<K: Kernel> Dataplane<K> {
         match change {
             KernelChange::Links => self.links.mark_dirty(),
             KernelChange::Routes => self.routes.mark_dirty(),
+            KernelChange::Addresses => self.addresses.mark_dirty(),
+            KernelChange::Neighbors => self.neighbors.mark_dirty(),
             KernelChange::Everything => {
                 self.links.mark_dirty();
                 self.sysctls.mark_dirty();
+                self.addresses.mark_dirty();
+                self.neighbors.mark_dirty();
                 self.routes.mark_dirty();
                 self.nft.mark_dirty();
             }
@@ -140,12 +168,32 @@ impl<K: Kernel> Dataplane<K> {
     pub fn links(&mut self) -> Result<&BTreeMap<String, Link>, KernelError> {
         if let Some(changed) = self.links.read_back(&mut self.kernel)? {
             self.sysctls.links_changed(&changed);
+            self.addresses.links_changed(&changed);
+            self.neighbors.links_changed(&changed);
             self.routes.links_changed(&changed);
             if changed.uplinks {
                 self.retry.try_all_again();
             }
         }
         Ok(self.links.known())
+    }
+
+    /// The links and the addresses of the node, read back if dirty: for [`Model::observe`](crate::model::Model::observe).
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked; what was known before stays known.
+    pub fn observed(&mut self) -> Result<Observed<'_>, KernelError> {
+        self.links()?;
+        let addresses = self.addresses.read_back(&mut self.kernel)?;
+        Ok((self.links.known(), addresses))
+    }
+
+    /// The address that packets to `destination` would leave with now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
+        self.kernel.source_towards(destination)
     }
 
     /// What `apply` would do, without doing it (dry run), and which kinds could not be read back.
@@ -158,12 +206,33 @@ impl<K: Kernel> Dataplane<K> {
             Err(error) => unread.push(Failure::unread(kind, &error)),
         };
         match self.links() {
-            Ok(_) => collect("links", Ok(self.links.difference(&desired.links))),
+            Ok(_) => {
+                collect("links", Ok(self.links.difference(&desired.links)));
+                collect(
+                    "tunnels",
+                    Ok(tunnels::difference(self.links.known(), desired, in_sync)),
+                );
+            }
             Err(error) => collect("links", Err(error)),
         }
         collect(
             "sysctls",
             self.sysctls.difference(&mut self.kernel, &desired.sysctls),
+        );
+        let ours = self.tunnels(desired);
+        collect(
+            "addresses",
+            self.addresses
+                .difference(&mut self.kernel, desired, &ours, in_sync),
+        );
+        let wanted = ours
+            .into_iter()
+            .filter(|name| desired.tunnels.contains_key(name))
+            .collect();
+        collect(
+            "neighbors",
+            self.neighbors
+                .difference(&mut self.kernel, desired, &wanted, in_sync),
         );
         collect(
             "routes",
@@ -225,36 +294,70 @@ impl<K: Kernel> Dataplane<K> {
         failed
     }
 
-    /// Carries the operations out, routes in one batch, and records in the caches what came of it.
+    /// Carries the operations out, neighbours and routes in batches, and records in the caches what came of it.
     fn carry_out(&mut self, ops: Vec<Op>) -> Vec<(Op, Result<(), KernelError>)> {
         let mut done = Vec::with_capacity(ops.len());
-        let mut route_changes = Vec::new();
-        let mut nft_change = None;
+        let mut stages = [const { Vec::new() }; Stage::COUNT];
         for op in ops {
-            match op {
-                Op::Link(change) => {
-                    let result = self.links.carry_out(&mut self.kernel, &change);
-                    done.push((Op::Link(change), result));
-                }
-                Op::Sysctl(change) => {
-                    let result = self.sysctls.carry_out(&mut self.kernel, &change);
-                    done.push((Op::Sysctl(change), result));
-                }
-                Op::Route(change) => route_changes.push(change),
-                Op::Nft(change) => nft_change = Some(change),
+            if let Some(stage) = stages.get_mut(Stage::of(&op) as usize) {
+                stage.push(op);
             }
         }
-        let results = self.routes.carry_out(&mut self.kernel, &route_changes);
-        done.extend(route_changes.into_iter().map(Op::Route).zip(results));
-        if let Some(change) = nft_change {
-            let result = self.nft.carry_out(&mut self.kernel, &change);
-            done.push((Op::Nft(change), result));
+        for ops in stages {
+            let (mut neighbors, mut routes) = (Vec::new(), Vec::new());
+            for op in ops {
+                let result = match op {
+                    Op::Neighbor(change) => {
+                        neighbors.push(change);
+                        continue;
+                    }
+                    Op::Route(change) => {
+                        routes.push(change);
+                        continue;
+                    }
+                    Op::Link(ref change) => self.links.carry_out(&mut self.kernel, change),
+                    Op::Tunnel(ref change) => self.change_tunnel(change),
+                    Op::Sysctl(ref change) => self.sysctls.carry_out(&mut self.kernel, change),
+                    Op::Address(ref change) => self.addresses.carry_out(&mut self.kernel, change),
+                    Op::Nft(ref change) => self.nft.carry_out(&mut self.kernel, change),
+                };
+                done.push((op, result));
+            }
+            let results = self.neighbors.carry_out(&mut self.kernel, &neighbors);
+            done.extend(neighbors.into_iter().map(Op::Neighbor).zip(results));
+            let results = self.routes.carry_out(&mut self.kernel, &routes);
+            done.extend(routes.into_iter().map(Op::Route).zip(results));
         }
         done
     }
 
+    fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
+        let (result, effect) = tunnels::carry_out(&mut self.kernel, change);
+        // What a device has become, also in part, is seen by looking.
+        self.links.mark_dirty();
+        if effect == tunnels::Effect::New {
+            self.sysctls.forget(change.key());
+            self.addresses.mark_dirty();
+            self.neighbors.mark_dirty();
+            self.routes.mark_dirty();
+        }
+        result
+    }
+
+    /// Names of the tunnel devices that are there and ours to keep right or to remove.
+    fn tunnels(&self, desired: &Desired) -> BTreeSet<String> {
+        let links = self.links.known().iter();
+        links
+            .filter(|(name, link)| {
+                (desired.tunnels.contains_key(*name) && link.transport.is_some())
+                    || (!desired.undecided_tunnels.contains(*name) && ours::is_our_tunnel(name, link))
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     fn is_in_doubt(&self) -> bool {
-        self.links.is_dirty() || self.routes.is_dirty() || self.nft.is_dirty()
+        self.links.is_dirty() || self.addresses.is_dirty() || self.routes.is_dirty() || self.nft.is_dirty()
     }
 
     /// Turns errors into words. Where a route of somebody else is in the way, that route is named.
@@ -276,7 +379,7 @@ impl<K: Kernel> Dataplane<K> {
             .map(|(op, error)| {
                 let in_the_way = match &op {
                     Op::Route(change) => foreign.get(change.key()),
-                    Op::Link(_) | Op::Sysctl(_) | Op::Nft(_) => None,
+                    _ => None,
                 };
                 let reason = match in_the_way {
                     Some(route) => format!("a route that is not ours is in the way and stays: {route}"),
@@ -289,6 +392,17 @@ impl<K: Kernel> Dataplane<K> {
 }
 
 impl ApplyReport {
+    /// Whether a tunnel device or its address is not as desired, or not known to be.
+    #[must_use]
+    pub fn has_tunnel_failure(&self) -> bool {
+        self.failures.iter().any(|failure| {
+            matches!(
+                failure.subject,
+                None | Some(Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_))
+            )
+        })
+    }
+
     /// What keeps the workload from being reached: a failure of its link, its parameters or its routes.
     #[must_use]
     pub fn failure_of(&self, endpoint: &Endpoint) -> Option<&Failure> {
@@ -302,8 +416,42 @@ impl ApplyReport {
                 .addresses
                 .iter()
                 .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
-            Some(Subject::Nft) => false,
+            Some(Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) | Subject::Nft) => false,
         })
+    }
+}
+
+/// When an operation is carried out: what others stand on is there before them, and goes after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Links,
+    Tunnels,
+    Sysctls,
+    Addresses,
+    Neighbors,
+    Routes,
+    NeighborsGo,
+    AddressesGo,
+    TunnelsGo,
+    Nft,
+}
+
+impl Stage {
+    const COUNT: usize = Self::Nft as usize + 1;
+
+    fn of(op: &Op) -> Self {
+        match op {
+            Op::Link(_) => Self::Links,
+            Op::Tunnel(Change::Delete { .. }) => Self::TunnelsGo,
+            Op::Tunnel(_) => Self::Tunnels,
+            Op::Sysctl(_) => Self::Sysctls,
+            Op::Address(Change::Delete { .. }) => Self::AddressesGo,
+            Op::Address(_) => Self::Addresses,
+            Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
+            Op::Neighbor(_) => Self::Neighbors,
+            Op::Route(_) => Self::Routes,
+            Op::Nft(_) => Self::Nft,
+        }
     }
 }
 
@@ -311,7 +459,10 @@ impl Op {
     fn subject(&self) -> Subject {
         match self {
             Self::Link(change) => Subject::Link(change.key().clone()),
+            Self::Tunnel(change) => Subject::Tunnel(change.key().clone()),
             Self::Sysctl(change) => Subject::Sysctl(change.key().clone()),
+            Self::Address(change) => Subject::Address(change.key().clone()),
+            Self::Neighbor(change) => Subject::Neighbor(change.key().clone()),
             Self::Route(change) => Subject::Route(change.key().clone()),
             Self::Nft(_) => Subject::Nft,
         }
@@ -333,6 +484,10 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(change) => write!(f, "link: {change}"),
+            Self::Tunnel(change) => write!(f, "tunnel: {change}"),
+            Self::Address(Change::Delete { key, .. }) => write!(f, "address: delete {key}"),
+            Self::Address(change) => write!(f, "address: create {}", change.key()),
+            Self::Neighbor(change) => write!(f, "neighbor: {change}"),
             Self::Sysctl(change) => write!(f, "sysctl: {change}"),
             Self::Route(change) => write!(f, "route: {change}"),
             Self::Nft(change) => write!(f, "nft: {change}"),
@@ -344,9 +499,12 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(name) => write!(f, "link {name}"),
+            Self::Tunnel(name) => write!(f, "tunnel {name}"),
+            Self::Address(address) => write!(f, "address {address}"),
+            Self::Neighbor(key) => write!(f, "neighbor {key}"),
             Self::Sysctl(path) => write!(f, "sysctl {path}"),
             Self::Route(key) => write!(f, "route {key}"),
-            Self::Nft => write!(f, "nftables table inet {}", crate::ours::NFT_TABLE),
+            Self::Nft => write!(f, "nftables table inet {}", ours::NFT_TABLE),
         }
     }
 }
@@ -357,5 +515,7 @@ impl fmt::Display for Failure {
     }
 }
 
+#[cfg(test)]
+mod overlay_tests;
 #[cfg(test)]
 mod tests;

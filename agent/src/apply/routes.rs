@@ -37,7 +37,9 @@ impl Routes {
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
         self.dirty |= changed.uplinks;
         self.known.retain(|_, route| match &route.path {
-            Some(RoutePath::Link { interface }) => !changed.names.contains(interface),
+            Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) => {
+                !changed.names.contains(interface)
+            }
             _ => true,
         });
     }
@@ -95,6 +97,7 @@ fn may_be_carried_out(change: &RouteChange, in_sync: InSync) -> bool {
     let is_in_sync = |origin: RouteOrigin| match origin {
         RouteOrigin::Local => in_sync.datastore,
         RouteOrigin::Bgp => in_sync.bgp,
+        RouteOrigin::Cluster => in_sync.datastore && in_sync.cluster,
     };
     match change {
         Change::Create { .. } => true,

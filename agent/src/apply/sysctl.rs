@@ -28,6 +28,11 @@ impl Sysctls {
         self.known.extend(sysctls);
     }
 
+    /// The parameters of an interface are read again: it may be another one of the same name.
+    pub(super) fn forget(&mut self, interface: &str) {
+        self.known.retain(|path, _| interface_of(path) != Some(interface));
+    }
+
     pub(super) fn difference(
         &mut self,
         kernel: &mut impl Kernel,

@@ -14,6 +14,7 @@ use crate::model::{Encapsulation, EndpointId, Model, NextHop, Pool};
 const IN_SYNC: InSync = InSync {
     datastore: true,
     bgp: true,
+    cluster: true,
 };
 
 fn prefix(text: &str) -> IpNetwork {
@@ -216,10 +217,13 @@ fn operations_come_in_one_constant_order() {
     let ops = settle(&mut Dataplane::new(start), &compute(&model()));
     let rank = |op: &Op| match op {
         Op::Link(_) => 0,
-        Op::Sysctl(_) => 1,
-        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 2,
-        Op::Route(Change::Delete { .. }) => 3,
-        Op::Nft(_) => 4,
+        Op::Tunnel(_) => 1,
+        Op::Sysctl(_) => 2,
+        Op::Address(_) => 3,
+        Op::Neighbor(_) => 4,
+        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 5,
+        Op::Route(Change::Delete { .. }) => 6,
+        Op::Nft(_) => 7,
     };
     assert!(ops.is_sorted_by_key(rank), "{ops:#?}");
 }
@@ -234,6 +238,7 @@ fn gates_hold_back_changes_and_deletions_of_their_own_routes_only() {
             InSync {
                 datastore: false,
                 bgp: false,
+                cluster: false,
             },
             0,
             0,
@@ -243,6 +248,7 @@ fn gates_hold_back_changes_and_deletions_of_their_own_routes_only() {
             InSync {
                 datastore: false,
                 bgp: true,
+                cluster: false,
             },
             1,
             1,
@@ -252,6 +258,7 @@ fn gates_hold_back_changes_and_deletions_of_their_own_routes_only() {
             InSync {
                 datastore: true,
                 bgp: false,
+                cluster: true,
             },
             2,
             1,

@@ -64,8 +64,8 @@ impl<S: Store + 'static> CniServer<S> {
             ));
         }
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
-            Ok((endpoint, gateways)) => {
-                Ok(self.result(&subject, &endpoint, &gateways, &attachment.netns_path))
+            Ok((endpoint, gateways, mtu)) => {
+                Ok(result(&subject, &endpoint, (&gateways, mtu), &attachment.netns_path))
             }
             Err(error) => {
                 if let Err(left) = self.tear_down(&subject, None, &mut Stages::default()).await {
@@ -82,12 +82,13 @@ impl<S: Store + 'static> CniServer<S> {
         netns: OwnedFd,
         deadline: Instant,
         stages: &mut Stages,
-    ) -> Result<(Endpoint, Vec<IpAddr>), CniError> {
+    ) -> Result<(Endpoint, Vec<IpAddr>, u32), CniError> {
+        let mtu = self.pod_mtu();
         let new_link = NewLink {
             id: subject.id.clone(),
             host_interface: subject.host_interface.clone(),
             mac: Some(wanted.mac),
-            mtu: self.config.mtu,
+            mtu,
             families: Families {
                 v4: wanted.v4 != AddressRequest::None,
                 v6: wanted.v6 != AddressRequest::None,
@@ -141,7 +142,7 @@ impl<S: Store + 'static> CniServer<S> {
             CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
                 .with_details(why.to_string())
         })?;
-        Ok((endpoint, gateways))
+        Ok((endpoint, gateways, mtu))
     }
 
     async fn assign(
@@ -189,42 +190,36 @@ impl<S: Store + 'static> CniServer<S> {
             .map_err(|_| too_late("the datastore"))?
             .map_err(|error| refusal::of_assign(&error))
     }
+}
 
-    fn result(
-        &self,
-        subject: &Subject,
-        endpoint: &Endpoint,
-        gateways: &[IpAddr],
-        netns_path: &str,
-    ) -> AddResult {
-        let mtu = Some(self.config.mtu);
-        let host = Interface {
-            name: endpoint.host_interface.clone(),
-            mac: mac_text(HOST_MAC),
-            mtu,
-            ..Interface::default()
-        };
-        let container = Interface {
-            name: subject.id.ifname.clone(),
-            mac: endpoint.mac.map(mac_text).unwrap_or_default(),
-            mtu,
-            sandbox: netns_path.to_owned(),
-            ..Interface::default()
-        };
-        let ips = endpoint.addresses.iter().map(|&address| IpConfig {
-            address: IpNetwork::from(address),
-            gateway: None,
-            interface: Some(1),
-        });
-        AddResult {
-            interfaces: vec![host, container],
-            ips: ips.collect(),
-            routes: gateways
-                .iter()
-                .filter_map(|gateway| default_route(*gateway))
-                .collect(),
-            dns: Dns::default(),
-        }
+fn result(subject: &Subject, endpoint: &Endpoint, (gateways, mtu): (&[IpAddr], u32), netns_path: &str) -> AddResult {
+    let mtu = Some(mtu);
+    let host = Interface {
+        name: endpoint.host_interface.clone(),
+        mac: mac_text(HOST_MAC),
+        mtu,
+        ..Interface::default()
+    };
+    let container = Interface {
+        name: subject.id.ifname.clone(),
+        mac: endpoint.mac.map(mac_text).unwrap_or_default(),
+        mtu,
+        sandbox: netns_path.to_owned(),
+        ..Interface::default()
+    };
+    let ips = endpoint.addresses.iter().map(|&address| IpConfig {
+        address: IpNetwork::from(address),
+        gateway: None,
+        interface: Some(1),
+    });
+    AddResult {
+        interfaces: vec![host, container],
+        ips: ips.collect(),
+        routes: gateways
+            .iter()
+            .filter_map(|gateway| default_route(*gateway))
+            .collect(),
+        dns: Dns::default(),
     }
 }
 

@@ -43,7 +43,7 @@ impl<S: Store + 'static> CniServer<S> {
                 host_interface: endpoint.host_interface.clone(),
                 addresses: endpoint.addresses.clone(),
                 mac: endpoint.mac,
-                mtu: self.config.mtu,
+                mtu: self.pod_mtu(),
             };
             let seen = in_thread(move || pod_link::inspect(netns.as_fd(), &link)).await?;
             findings.extend(seen.map_err(|error| CniError::new(ErrorCode::DATAPLANE, error.to_string()))?);

@@ -15,9 +15,9 @@ use crate::cni_config::{ConfigList, SourceError};
 pub struct Cni {
     /// The socket.
     pub socket: SocketPath,
-    /// MTU of pods' interfaces in bytes, 1280 (for IPv6, RFC 8200 §5) to 65535.
+    /// MTU of pods' interfaces in bytes, 1280 (for IPv6, RFC 8200 §5) to 65535. `None`: as the uplinks and tunnels allow.
     #[serde(deserialize_with = "mtu")]
-    pub mtu: u32,
+    pub mtu: Option<u32>,
     /// Requests worked on at a time, 1 to 256.
     #[serde(deserialize_with = "concurrency")]
     pub max_concurrent: u16,
@@ -69,7 +69,7 @@ impl Default for Cni {
     fn default() -> Self {
         Self {
             socket: SocketPath(PathBuf::from(calidris_cni::spec::DEFAULT_SOCKET)),
-            mtu: 1500,
+            mtu: None,
             max_concurrent: 16,
             max_waiting: 512,
             request_timeout: Duration::from_secs(25),
@@ -80,8 +80,10 @@ impl Default for Cni {
     }
 }
 
-fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    within(u32::deserialize(deserializer)?, 1280, 65_535).map_err(D::Error::custom)
+fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(u32::deserialize(deserializer)?, 1280, 65_535)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 fn concurrency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {

@@ -8,6 +8,12 @@ use serde::de::DeserializeOwned;
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// A variable of the environment is not what it should be.
+    #[error("{what}")]
+    Environment {
+        /// Which one, and what is wrong.
+        what: String,
+    },
     /// The file cannot be read.
     #[error("{}: cannot read the configuration: {source}", path.display())]
     Read {

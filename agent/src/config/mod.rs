@@ -9,6 +9,7 @@ mod duration;
 mod etcd;
 mod file;
 mod ipam;
+mod node;
 mod policy;
 mod secret;
 mod speaker;
@@ -21,7 +22,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,7 @@ pub use cni::Cni;
 pub(crate) use duration::parse as parse_duration;
 pub use file::ConfigError;
 pub use ipam::IpamSettings;
+pub use node::{DataplaneConfig, NodeAddresses, kubernetes_addresses};
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
 use secret::read_secret;
@@ -139,25 +140,6 @@ pub struct Auth {
     pub password_file: PathBuf,
 }
 
-/// `[node]`: the node's own addresses with the prefix length of their subnet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeAddresses {
-    /// IPv4.
-    pub ipv4_address: Option<Ipv4Network>,
-    /// IPv6.
-    pub ipv6_address: Option<Ipv6Network>,
-}
-
-/// `[dataplane]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataplaneConfig {
-    /// Time between complete read-backs.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub read_back_interval: Duration,
-}
-
 /// `[metrics]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -219,7 +201,12 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        file::load(path)
+        let mut config: Self = file::load(path)?;
+        config
+            .node
+            .complete_from_environment()
+            .map_err(|what| ConfigError::Environment { what })?;
+        Ok(config)
     }
 
     /// Checks `text`, which came from `path`.
@@ -248,8 +235,15 @@ impl Config {
         self.bgp.iter().try_for_each(Bgp::read_secrets)
     }
 
+    /// Whether the node's IPv4 address may be found although the file does not say it.
+    fn may_find_ipv4_address(&self) -> bool {
+        let mut node = self.node.clone();
+        node.ipv4_detection.is_some()
+            || (node.complete_from_environment().is_ok() && node.ipv4_detection.is_some())
+    }
+
     fn check(&self) -> Result<(), String> {
-        if self.bgp.is_some() && self.router_id().is_none() {
+        if self.bgp.is_some() && self.router_id().is_none() && !self.may_find_ipv4_address() {
             return Err(
                 "bgp.router_id is missing, and so is node.ipv4_address that would stand in for it".to_owned(),
             );
@@ -366,22 +360,6 @@ impl TryFrom<String> for LogFilter {
                 Err("an empty log level; expected error, warn, info, debug, trace or a filter".to_owned())
             }
             Err(error) => Err(format!("{text:?} is not a log filter: {error}")),
-        }
-    }
-}
-
-impl Default for DataplaneConfig {
-    fn default() -> Self {
-        Self {
-            read_back_interval: Duration::from_secs(90),
-        }
-    }
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self {
-            socket: SocketPath(PathBuf::from(DEFAULT_STATUS_SOCKET)),
         }
     }
 }

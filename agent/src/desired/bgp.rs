@@ -27,7 +27,8 @@ pub(super) fn announcements(model: &Model) -> BTreeSet<IpNetwork> {
     blocks.chain(borrowed).collect()
 }
 
-fn covering_pool(model: &Model, prefix: IpNetwork) -> Option<&Pool> {
+/// The most specific pool that a prefix lies in.
+pub(super) fn covering_pool(model: &Model, prefix: IpNetwork) -> Option<&Pool> {
     model
         .pools
         .values()

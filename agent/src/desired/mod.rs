@@ -1,10 +1,15 @@
 //! What should be, computed from the model: pure. One file a kind, paired with the file of the same name in `apply/`.
 
 mod bgp;
+mod cluster;
 mod links;
+mod mtu;
+mod neighbors;
 mod nft;
+mod node;
 mod routes;
 pub(crate) mod sysctl;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +17,12 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::Model;
+use crate::model::{Model, TunnelKind};
+
+pub use mtu::DEFAULT_MTU;
+pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
+pub use node::Published;
+pub use tunnels::{Transport, Tunnel, TunnelAddress, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 
 /// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
 /// (512 during live migration) and lets routes that an operator made by hand win.
@@ -36,19 +46,41 @@ pub struct Desired {
     pub nat_exempt: BTreeSet<IpNetwork>,
     /// Prefixes to announce by BGP.
     pub announcements: BTreeSet<IpNetwork>,
+    /// Tunnel devices by name.
+    pub tunnels: BTreeMap<String, Tunnel>,
+    /// Addresses of the tunnel devices.
+    pub tunnel_addresses: BTreeSet<TunnelAddress>,
+    /// Permanent neighbours on the tunnel devices.
+    pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
+    /// Tunnel devices of which it is not known yet whether they are wanted: they stay as they are.
+    pub undecided_tunnels: BTreeSet<String>,
+    /// What this node says of itself, once the tunnels are as they should be.
+    pub published: Published,
+    /// Pools, by range, whose packets go through a tunnel of each kind: its address is to come from one of them.
+    pub tunnel_pools: BTreeMap<TunnelKind, BTreeSet<IpNetwork>>,
+    /// MTU of pods' interfaces in bytes.
+    pub pod_mtu: u32,
 }
 
 /// Computes everything from the model.
 #[must_use]
 pub fn compute(model: &Model) -> Desired {
     let (nat_sources, nat_exempt) = nft::nat(model);
+    let tunnels = tunnels::tunnels(model);
     Desired {
         links: links::links(model),
-        routes: routes::routes(model),
-        sysctls: sysctl::sysctls(model),
+        routes: routes::routes(model, &tunnels),
+        sysctls: sysctl::sysctls(model, &tunnels),
         nat_sources,
         nat_exempt,
         announcements: bgp::announcements(model),
+        tunnel_addresses: tunnels::addresses(model, &tunnels),
+        neighbors: neighbors::neighbors(model, &tunnels),
+        undecided_tunnels: tunnels::undecided(model, &tunnels),
+        published: node::published(model, &tunnels),
+        tunnel_pools: tunnels::pools(model),
+        pod_mtu: mtu::of_pods(model),
+        tunnels,
     }
 }
 
@@ -99,6 +131,8 @@ pub enum RouteOrigin {
     Local,
     /// Learned by BGP.
     Bgp,
+    /// The datastore: blocks of other nodes.
+    Cluster,
 }
 
 /// Where a route leads.
@@ -113,6 +147,13 @@ pub enum RoutePath {
     Via {
         /// The gateways, at least one; several make a multipath route.
         gateways: BTreeSet<Gateway>,
+    },
+    /// Through a gateway that is taken to be on the link, whatever its address: a tunnel, or a node of our subnet.
+    Onlink {
+        /// The gateway.
+        gateway: IpAddr,
+        /// Interface name.
+        interface: String,
     },
     /// Dropped silently: unused addresses of own blocks, so that they do not loop through the default route.
     Blackhole,
@@ -156,6 +197,7 @@ impl fmt::Display for RouteOrigin {
         f.write_str(match self {
             Self::Local => "local",
             Self::Bgp => "bgp",
+            Self::Cluster => "cluster",
         })
     }
 }
@@ -164,6 +206,7 @@ impl fmt::Display for RoutePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link { interface } => write!(f, "dev {interface}"),
+            Self::Onlink { gateway, interface } => write!(f, "via {gateway} dev {interface} onlink"),
             Self::Blackhole => f.write_str("blackhole"),
             Self::Via { gateways } => {
                 for (position, gateway) in gateways.iter().enumerate() {
@@ -183,5 +226,7 @@ impl fmt::Display for RoutePath {
     }
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

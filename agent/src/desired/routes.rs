@@ -1,25 +1,28 @@
-//! Routes: workloads, blackholes of own blocks, and what BGP learned.
+//! Routes: workloads, blackholes of own blocks, blocks of other nodes, and what BGP learned.
 //!
-//! Where two want the same destination, the more local one wins: workload, then blackhole, then BGP (Felix's order).
+//! Where two want the same destination, one wins: workload, then blackhole, then what the datastore says of another node's
+//! block, then BGP. (Felix has the same order; its blackholes come last, but never meet the others.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
-use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath};
+use crate::desired::tunnels::Tunnel;
+use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath, cluster};
 use crate::model::{Model, NextHop};
 
 /// Gateways of one route, at most; the lowest addresses are taken. More than any peer count in use, and few enough for
 /// one netlink attribute of 64 KiB.
 const MAX_GATEWAYS: usize = 128;
 
-pub(super) fn routes(model: &Model) -> BTreeMap<RouteKey, Route> {
+pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
     let mut routes = BTreeMap::new();
     for (destination, next_hops) in &model.learned {
         if !next_hops.is_empty() && may_be_learned(*destination, &model.own_blocks) {
             routes.insert(RouteKey::main(*destination), learned(next_hops));
         }
     }
+    routes.extend(cluster::routes(model, tunnels));
     for block in model.own_blocks.iter().filter(|block| !is_host(**block)) {
         routes.insert(
             RouteKey::main(*block),

@@ -18,7 +18,7 @@ fn pool(cidr: &str) -> Pool {
 
 /// A model from texts: own blocks, workloads as `interface address address…`, learned routes as `prefix next-hop…`.
 /// The links of all workloads exist, except those named `gone`.
-fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Model {
+pub(super) fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Model {
     let mut model = Model::new("node-a".into());
     model.own_blocks = blocks.iter().map(|block| prefix(block)).collect();
     for workload in workloads {

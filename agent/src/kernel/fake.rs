@@ -3,10 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 
-use super::{Kernel, KernelError, Link, NftTable, ObservedRoute, RouteChange};
+use ipnetwork::IpNetwork;
+
+use super::{
+    AddressChange, Kernel, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange,
+    TunnelChange,
+};
 use crate::delta::Change;
-use crate::desired::{HostLink, RouteKey, RoutePath};
+use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath, Tunnel};
+use crate::ours::TUNNEL_ALIAS;
 
 /// What goes wrong at the call chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +35,8 @@ pub(crate) struct FakeKernel {
     pub(crate) foreign: BTreeMap<RouteKey, String>,
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) nft: Option<NftTable>,
+    pub(crate) addresses: BTreeMap<String, Vec<IpNetwork>>,
+    pub(crate) neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Calls so far; each route change is one.
     pub(crate) calls: usize,
     /// Writes that had an effect, so far.
@@ -48,6 +57,7 @@ impl FakeKernel {
             alias: None,
             is_veth: true,
             peer_index: Some(2),
+            transport: None,
         };
         self.links.insert(name.to_owned(), link);
         for (family, folder, parameter) in [
@@ -71,6 +81,8 @@ impl FakeKernel {
 
     pub(crate) fn remove_link(&mut self, name: &str) {
         self.links.remove(name);
+        self.addresses.remove(name);
+        self.neighbors.retain(|key, _| key.interface != name);
         self.remove_routes_through(name);
         self.sysctls
             .retain(|path, _| !path.contains(&format!("/{name}/")));
@@ -78,11 +90,92 @@ impl FakeKernel {
 
     pub(crate) fn remove_routes_through(&mut self, name: &str) {
         self.routes.retain(|_, route| {
-            route.path
-                != Some(RoutePath::Link {
-                    interface: name.to_owned(),
-                })
+            !matches!(
+                &route.path,
+                Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) if interface == name
+            )
         });
+    }
+
+    fn create_tunnel(&mut self, name: &str, tunnel: &Tunnel) -> Result<(), KernelError> {
+        if self.links.contains_key(name) {
+            return Err(refused("create", libc::EEXIST));
+        }
+        let index = self.links.values().map(|link| link.index).max().unwrap_or(0) + 1;
+        let link = Link {
+            index,
+            up: true,
+            mac: tunnel.mac,
+            mtu: tunnel.mtu,
+            alias: Some(TUNNEL_ALIAS.to_owned()),
+            is_veth: false,
+            peer_index: None,
+            transport: Some(tunnel.transport.clone()),
+        };
+        self.links.insert(name.to_owned(), link);
+        self.sysctls
+            .insert(format!("net/ipv4/conf/{name}/rp_filter"), "0".to_owned());
+        Ok(())
+    }
+
+    fn apply_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
+        match change {
+            Change::Create { key, value } => self.create_tunnel(key, value),
+            Change::Replace { key, from, to } if from.transport.as_ref() == Some(&to.transport) => {
+                let link = self.links.get_mut(key).ok_or_else(|| no_link(key))?;
+                link.up = true;
+                link.mtu = to.mtu;
+                link.mac = to.mac;
+                link.alias = Some(TUNNEL_ALIAS.to_owned());
+                Ok(())
+            }
+            Change::Replace { key, to, .. } => {
+                self.remove_link(key);
+                self.create_tunnel(key, to)
+            }
+            Change::Delete { key, .. } => {
+                self.remove_link(key);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
+        let key = change.key();
+        if !self.links.contains_key(&key.interface) {
+            return Err(no_link(&key.interface));
+        }
+        let addresses = self.addresses.entry(key.interface.clone()).or_default();
+        let is_there = addresses.contains(&key.address);
+        match change {
+            Change::Delete { .. } if !is_there => Err(refused("remove", libc::EADDRNOTAVAIL)),
+            Change::Delete { .. } => {
+                addresses.retain(|address| *address != key.address);
+                Ok(())
+            }
+            _ if is_there => Err(refused("add", libc::EEXIST)),
+            _ => {
+                addresses.push(key.address);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply_neighbor(&mut self, change: &NeighborChange) -> Result<(), KernelError> {
+        let key = change.key();
+        if !self.links.contains_key(&key.interface) {
+            return Err(no_link(&key.interface));
+        }
+        match change {
+            Change::Create { value, .. } | Change::Replace { to: value, .. } => {
+                self.neighbors.insert(key.clone(), *value);
+                Ok(())
+            }
+            Change::Delete { .. } => match self.neighbors.remove(key) {
+                Some(_) => Ok(()),
+                None => Err(refused("delete", libc::ENOENT)),
+            },
+        }
     }
 
     /// Counts the call; the fault that is due, if any.
@@ -135,7 +228,7 @@ impl FakeKernel {
                 };
             }
         };
-        if let RoutePath::Link { interface } = &value.path
+        if let RoutePath::Link { interface } | RoutePath::Onlink { interface, .. } = &value.path
             && !self.links.get(interface).is_some_and(|link| link.up)
         {
             return Err(KernelError::NoSuchLink {
@@ -163,6 +256,45 @@ impl Kernel for FakeKernel {
             found.up = true;
             found.mac = Some(link.mac);
             Ok(())
+        })
+    }
+
+    fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
+        self.write("change a tunnel", |kernel| kernel.apply_tunnel(change))
+    }
+
+    fn addresses(&mut self) -> Result<BTreeMap<String, Vec<IpNetwork>>, KernelError> {
+        self.read("addresses", |kernel| kernel.addresses.clone())
+    }
+
+    fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
+        self.write("change an address", |kernel| kernel.apply_address(change))
+    }
+
+    fn neighbors(
+        &mut self,
+        interfaces: &BTreeSet<String>,
+    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
+        self.read("neighbors", |kernel| {
+            let all = kernel.neighbors.clone().into_iter();
+            all.filter(|(key, _)| interfaces.contains(&key.interface))
+                .collect()
+        })
+    }
+
+    fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
+        changes
+            .iter()
+            .map(|change| self.write("change a neighbor", |kernel| kernel.apply_neighbor(change)))
+            .collect()
+    }
+
+    fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
+        self.read("source", |kernel| {
+            let mut addresses = kernel.addresses.values().flatten();
+            addresses
+                .find(|network| network.contains(destination))
+                .map(IpNetwork::ip)
         })
     }
 
@@ -215,6 +347,12 @@ impl Kernel for FakeKernel {
             kernel.nft = Some(table.clone());
             Ok(())
         })
+    }
+}
+
+fn no_link(name: &str) -> KernelError {
+    KernelError::NoSuchLink {
+        name: name.to_owned(),
     }
 }
 

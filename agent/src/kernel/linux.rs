@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use ipnetwork::IpNetwork;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::netdevice;
 
 use super::netlink::{NetlinkSocket, Request};
-use super::{Kernel, KernelError, Link, NftTable, ObservedRoute, RouteChange, message, nft, proc};
-use crate::desired::{HostLink, RouteKey};
-use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+use super::{
+    AddressChange, Kernel, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange,
+    TunnelChange, message, nft, overlay, proc,
+};
+use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
+use crate::ours::ROUTE_PROTOCOLS;
 
 /// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
 /// parameters and nftables go by the namespace of the calling thread.
@@ -56,10 +60,60 @@ impl Kernel for Linux {
         self.socket.request(request, &format!("set link {name} {link}"))
     }
 
+    fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
+        overlay::change_tunnel(&mut self.socket, change)
+    }
+
+    fn addresses(&mut self) -> Result<BTreeMap<String, Vec<IpNetwork>>, KernelError> {
+        let names_from = name_socket()?;
+        let mut addresses: BTreeMap<String, Vec<IpNetwork>> = BTreeMap::new();
+        self.socket
+            .dump(&message::dump_addresses(), "list the addresses", |payload| {
+                let Some(payload) = payload else {
+                    addresses.clear();
+                    return Ok(());
+                };
+                if let Some((index, address)) = overlay::parse_address(payload)?
+                    && let Ok(name) = netdevice::index_to_name(&names_from, index)
+                {
+                    addresses.entry(name).or_default().push(address);
+                }
+                Ok(())
+            })?;
+        Ok(addresses)
+    }
+
+    fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
+        overlay::change_address(&mut self.socket, change)
+    }
+
+    fn neighbors(
+        &mut self,
+        interfaces: &BTreeSet<String>,
+    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
+        overlay::neighbors(&mut self.socket, interfaces)
+    }
+
+    fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
+        overlay::change_neighbors(&mut self.socket, changes)
+    }
+
+    fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
+        let action = format!("look up the route to {destination}");
+        match self.socket.ask(
+            &message::look_up_route(destination),
+            &action,
+            overlay::parse_source,
+        ) {
+            Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(None),
+            result => result,
+        }
+    }
+
     fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError> {
         let mut routes = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for protocol in [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP] {
+            for protocol in ROUTE_PROTOCOLS {
                 let seen = dump_routes(&mut self.socket, family, Some(protocol), |_| true)?;
                 routes.extend(seen.into_iter().filter_map(|route| {
                     let origin = message::origin(route.protocol)?;
@@ -169,6 +223,7 @@ pub(crate) fn links(socket: &mut NetlinkSocket) -> Result<BTreeMap<String, Link>
         }
         Ok(())
     })?;
+    overlay::name_parents(&mut links);
     Ok(links)
 }
 

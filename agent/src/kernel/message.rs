@@ -15,10 +15,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Request;
-use super::{KernelError, Link, RouteChange};
+use super::{KernelError, Link, RouteChange, overlay};
 use crate::delta::Change;
 use crate::desired::{Gateway, MAIN_TABLE, Route, RouteKey, RouteOrigin, RoutePath};
-use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_CLUSTER, ROUTE_PROTOCOL_LOCAL};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -30,6 +30,7 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
+const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 const ROUTE_HEADER_BYTES: usize = 12;
@@ -106,6 +107,17 @@ pub(crate) fn dump_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }
 
+/// A request for the way that packets to an address go now.
+pub(crate) fn look_up_route(address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address.is_ipv6());
+    message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::from(address)));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
 /// Reads an address; `None` if it belongs to another link.
 pub(crate) fn parse_address_of(payload: &[u8], index: u32) -> Result<Option<IpAddr>, String> {
     let header: &[u8; ADDRESS_HEADER_BYTES] = payload.first_chunk().ok_or("address header cut short")?;
@@ -169,6 +181,11 @@ pub(crate) fn route_message(
             } else {
                 RouteScope::Link
             };
+            message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
+        }
+        RoutePath::Onlink { gateway, interface } => {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(gateway_attribute(is_ipv6, *gateway));
             message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
         }
         RoutePath::Via { gateways } => match gateways.first() {
@@ -241,6 +258,7 @@ pub(crate) fn protocol(origin: RouteOrigin) -> u8 {
     match origin {
         RouteOrigin::Local => ROUTE_PROTOCOL_LOCAL,
         RouteOrigin::Bgp => ROUTE_PROTOCOL_BGP,
+        RouteOrigin::Cluster => ROUTE_PROTOCOL_CLUSTER,
     }
 }
 
@@ -249,6 +267,7 @@ pub(crate) fn origin(protocol: u8) -> Option<RouteOrigin> {
     match protocol {
         ROUTE_PROTOCOL_LOCAL => Some(RouteOrigin::Local),
         ROUTE_PROTOCOL_BGP => Some(RouteOrigin::Bgp),
+        ROUTE_PROTOCOL_CLUSTER => Some(RouteOrigin::Cluster),
         _ => None,
     }
 }
@@ -275,7 +294,8 @@ pub(crate) fn parse_route(
         libc::AF_INET6 => true,
         _ => return Ok(None),
     };
-    if tos != 0 || u32::from_ne_bytes([f0, f1, f2, f3]) & RTM_F_CLONED != 0 {
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+    if tos != 0 || flags & RTM_F_CLONED != 0 {
         return Ok(None);
     }
     let mut destination = super::default_prefix(is_ipv6).network();
@@ -299,7 +319,7 @@ pub(crate) fn parse_route(
     }
     let path = match kind {
         RTN_BLACKHOLE => Some(RoutePath::Blackhole),
-        RTN_UNICAST => unicast_path(hops, name_of),
+        RTN_UNICAST => unicast_path(hops, flags & RTNH_F_ONLINK, name_of),
         _ => None,
     };
     Ok(Some(SeenRoute {
@@ -356,7 +376,13 @@ fn parse_multipath(mut bytes: &[u8]) -> Result<Vec<Hop>, String> {
     Ok(hops)
 }
 
-fn unicast_path(hops: Vec<Hop>, name_of: &mut impl FnMut(u32) -> String) -> Option<RoutePath> {
+fn unicast_path(hops: Vec<Hop>, onlink: u32, name_of: &mut impl FnMut(u32) -> String) -> Option<RoutePath> {
+    if let ([hop], true) = (hops.as_slice(), onlink != 0) {
+        return Some(RoutePath::Onlink {
+            gateway: hop.gateway?,
+            interface: name_of(hop.interface?),
+        });
+    }
     let mut gateways = BTreeSet::new();
     let mut direct = None;
     let count = hops.len();
@@ -389,6 +415,7 @@ pub(crate) fn parse_link(payload: &[u8]) -> Result<(String, Link), String> {
         alias: None,
         is_veth: false,
         peer_index: None,
+        transport: None,
     };
     for attribute in NlasIterator::new(payload.get(LINK_HEADER_BYTES..).unwrap_or_default()) {
         let attribute = attribute.map_err(|error| error.to_string())?;
@@ -399,6 +426,7 @@ pub(crate) fn parse_link(payload: &[u8]) -> Result<(String, Link), String> {
             IFLA_IFALIAS => link.alias = Some(string(attribute.value())),
             IFLA_LINK => link.peer_index = Some(number(&attribute)?),
             IFLA_LINKINFO => {
+                link.transport = overlay::parse_transport(attribute.value())?;
                 link.is_veth = NlasIterator::new(attribute.value())
                     .map_while(Result::ok)
                     .any(|info| info.kind() == IFLA_INFO_KIND && string(info.value()) == "veth");
@@ -459,7 +487,7 @@ pub(crate) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
     }
 }
 
-fn string(bytes: &[u8]) -> String {
+pub(crate) fn string(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
 

@@ -11,22 +11,35 @@ pub(crate) mod linux;
 pub(crate) mod message;
 pub mod netlink;
 mod nft;
+mod overlay;
 pub(crate) mod proc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 
 pub use error::KernelError;
 pub use linux::Linux;
 pub use nft::{NftChain, NftRule, NftSet, NftTable};
 
 use crate::delta::Change;
-use crate::desired::{HostLink, Route, RouteKey, RouteOrigin, RoutePath};
+use crate::desired::{
+    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Transport, Tunnel,
+    TunnelAddress,
+};
 
 /// A change of one route.
 pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
+/// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`] is the same).
+pub type TunnelChange = Change<String, Tunnel, Link>;
+/// A change of one address of a tunnel device.
+pub type AddressChange = Change<TunnelAddress, ()>;
+/// A change of one permanent neighbour of a tunnel device.
+pub type NeighborChange = Change<NeighborKey, NeighborTarget>;
 
 /// What the agent asks of a kernel.
 pub trait Kernel {
@@ -41,6 +54,42 @@ pub trait Kernel {
     /// # Errors
     /// When the link is not there or the kernel refuses.
     fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError>;
+
+    /// Creates, changes or removes a tunnel device.
+    ///
+    /// # Errors
+    /// When the kernel refuses: it lacks the kind of device, or a link of that name that is no tunnel is in the way.
+    fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError>;
+
+    /// The addresses of all links, by name, without link-local ones and those of the host itself (`127.0.0.1`).
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn addresses(&mut self) -> Result<BTreeMap<String, Vec<IpNetwork>>, KernelError>;
+
+    /// Adds or removes an address.
+    ///
+    /// # Errors
+    /// When the link is not there or the kernel refuses.
+    fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError>;
+
+    /// The permanent neighbours of these links.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn neighbors(
+        &mut self,
+        interfaces: &BTreeSet<String>,
+    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError>;
+
+    /// Carries out the changes in order: one result a change, in the same order.
+    fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>>;
+
+    /// The address that packets to `destination` would leave with, as the routing tables are now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError>;
 
     /// The routes with a protocol of ours, in all tables.
     ///
@@ -103,6 +152,8 @@ pub struct Link {
     pub is_veth: bool,
     /// Index of the other end, in the namespace of the other end.
     pub peer_index: Option<u32>,
+    /// What it carries packets in, if it is a tunnel of a kind that we make.
+    pub transport: Option<Transport>,
 }
 
 /// A route of ours as the kernel has it.
@@ -155,6 +206,9 @@ impl fmt::Display for ObservedRoute {
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.up { "up" } else { "down" })?;
+        if let Some(transport) = &self.transport {
+            write!(f, " {transport} mtu {}", self.mtu)?;
+        }
         if let Some([a, b, c, d, e, g]) = self.mac {
             write!(f, " address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")?;
         }
@@ -162,9 +216,27 @@ impl fmt::Display for Link {
     }
 }
 
+/// An address that is usable at once, without duplicate address detection.
+pub(crate) fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = message::family(address.is_ipv6());
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    message.attributes.push(AddressAttribute::Address(address));
+    if address.is_ipv4() {
+        message.attributes.push(AddressAttribute::Local(address));
+    } else {
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
 /// The default route's prefix of a family, which the kernel leaves out of its messages.
 pub(crate) fn default_prefix(is_ipv6: bool) -> IpNetwork {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
     let any = if is_ipv6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     } else {

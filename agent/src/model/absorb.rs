@@ -66,6 +66,26 @@ impl Model {
             }
             Input::Learned(changes) => self.learn(changes),
             Input::BgpInSync => self.in_sync.bgp = true,
+            Input::Cluster(cluster) => {
+                self.cluster = cluster;
+                self.in_sync.cluster = true;
+            }
+            Input::ClusterNode(name, Some(node)) => {
+                self.cluster.nodes.insert(name, node);
+            }
+            Input::ClusterNode(name, None) => {
+                self.cluster.nodes.remove(&name);
+            }
+            Input::ClusterBlock(cidr, Some(block)) => {
+                self.cluster.blocks.insert(cidr, block);
+            }
+            Input::ClusterBlock(cidr, None) => {
+                self.cluster.blocks.remove(&cidr);
+            }
+            Input::TunnelAddress(kind, address) => {
+                self.tunnel_addresses.insert(kind, address);
+            }
+            Input::ReachTargets(targets) => self.hints.reach = targets,
             // Says nothing about what is wanted: the turn has the kernel read back.
             Input::KernelChanged(_) => {}
         }

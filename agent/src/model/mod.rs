@@ -3,8 +3,13 @@
 //! One thread owns the [`Model`]; everything in it came in as an [`crate::input::Input`].
 
 mod absorb;
+mod cluster;
+pub mod detection;
 mod endpoint;
+mod interface;
+mod node;
 mod pool;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +18,16 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use crate::kernel::Link;
+use crate::ours::LINK_PREFIX;
+
 pub use absorb::Unechoed;
+pub use cluster::{Cluster, ClusterBlock};
 pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
+pub use interface::Interface;
+pub use node::{NodeFacts, TunnelKind, Vtep};
 pub use pool::{Encapsulation, Pool};
+pub use settings::Settings;
 
 /// Everything the agent knows about this node and its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +45,18 @@ pub struct Model {
     pub learned: BTreeMap<IpNetwork, BTreeSet<NextHop>>,
     /// Names of the links the kernel has on this node.
     pub links: BTreeSet<String>,
+    /// What the operator decided.
+    pub settings: Settings,
+    /// The node's interfaces by name, without those of workloads.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// What helps to find the node's own address.
+    pub hints: detection::Hints,
+    /// The node's own addresses as last found: IPv4, IPv6. They stay when a link goes down.
+    pub detected: [Option<IpNetwork>; 2],
+    /// The other nodes and their blocks.
+    pub cluster: Cluster,
+    /// Addresses of this node's tunnels. A kind that is missing is not decided yet; `None`: there is to be no such tunnel.
+    pub tunnel_addresses: BTreeMap<TunnelKind, Option<IpAddr>>,
     /// Which sources have delivered a first complete picture.
     pub in_sync: InSync,
     /// What this agent wrote and the datastore has not repeated yet.
@@ -55,6 +79,8 @@ pub struct InSync {
     pub datastore: bool,
     /// Every BGP peer sent its table, or its time to do so is over.
     pub bgp: bool,
+    /// Other nodes and blocks are known, as far as they are needed.
+    pub cluster: bool,
 }
 
 impl Model {
@@ -68,8 +94,87 @@ impl Model {
             endpoints: BTreeMap::new(),
             learned: BTreeMap::new(),
             links: BTreeSet::new(),
+            settings: Settings::default(),
+            interfaces: BTreeMap::new(),
+            hints: detection::Hints::default(),
+            detected: [None; 2],
+            cluster: Cluster::default(),
+            tunnel_addresses: BTreeMap::new(),
             in_sync: InSync::default(),
             unechoed: Unechoed::default(),
+        }
+    }
+
+    /// The node's own address of a family, with the prefix length of its subnet: the configured one, or the one found.
+    #[must_use]
+    pub fn own_address(&self, is_ipv6: bool) -> Option<IpNetwork> {
+        let [v4, v6] = self.detected;
+        let (configured, detected) = if is_ipv6 {
+            (self.settings.ipv6_address.map(IpNetwork::V6), v6)
+        } else {
+            (self.settings.ipv4_address.map(IpNetwork::V4), v4)
+        };
+        configured.or(detected)
+    }
+
+    /// Name of the interface that has this address.
+    #[must_use]
+    pub fn interface_with(&self, address: IpAddr) -> Option<&str> {
+        self.interfaces
+            .iter()
+            .find(|(_, interface)| interface.addresses.iter().any(|found| found.ip() == address))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Every node but this one.
+    pub fn other_nodes(&self) -> impl Iterator<Item = &NodeFacts> {
+        self.cluster
+            .nodes
+            .iter()
+            .filter(|(name, _)| **name != self.node_name)
+            .map(|(_, node)| node)
+    }
+
+    /// Takes in the links and addresses that the kernel has; whether the node's interfaces are not what they were.
+    pub fn observe(
+        &mut self,
+        links: &BTreeMap<String, Link>,
+        addresses: &BTreeMap<String, Vec<IpNetwork>>,
+    ) -> bool {
+        if !links.keys().eq(&self.links) {
+            self.links = links.keys().cloned().collect();
+        }
+        let interfaces: BTreeMap<String, Interface> = links
+            .iter()
+            .filter(|(name, _)| !name.starts_with(LINK_PREFIX))
+            .map(|(name, link)| {
+                let interface = Interface {
+                    index: link.index,
+                    up: link.up,
+                    mtu: link.mtu,
+                    addresses: addresses.get(name).cloned().unwrap_or_default(),
+                };
+                (name.clone(), interface)
+            })
+            .collect();
+        let is_new = self.interfaces != interfaces;
+        self.interfaces = interfaces;
+        is_new
+    }
+
+    /// Looks for the node's own addresses again. What is not found now stays what it was.
+    pub fn detect(&mut self) {
+        for (is_ipv6, method) in [
+            (false, &self.settings.ipv4_detection),
+            (true, &self.settings.ipv6_detection),
+        ] {
+            let found = method
+                .as_ref()
+                .and_then(|method| method.choose(is_ipv6, &self.interfaces, &self.hints));
+            if found.is_some() {
+                let [v4, v6] = &mut self.detected;
+                *(if is_ipv6 { v6 } else { v4 }) = found;
+            }
         }
     }
 }

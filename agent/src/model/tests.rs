@@ -192,14 +192,16 @@ fn each_gate_opens_by_its_own_source() {
         after([snapshot(&[])]).in_sync,
         InSync {
             datastore: true,
-            bgp: false
+            bgp: false,
+            cluster: false,
         }
     );
     assert_eq!(
         after([Input::BgpInSync]).in_sync,
         InSync {
             datastore: false,
-            bgp: true
+            bgp: true,
+            cluster: false,
         }
     );
 }

@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -20,7 +19,7 @@ use netlink_packet_route::route::{
 
 use super::{GATEWAY_V4, NewLink, gateways};
 use crate::kernel::netlink::{NetlinkSocket, Request};
-use crate::kernel::{KernelError, linux, message, proc};
+use crate::kernel::{self, KernelError, linux, message, proc};
 use crate::ours::HOST_MAC;
 
 /// Creates the pair and sets this end up, without addresses. On failure the pair is deleted. Returns the index of this end
@@ -78,20 +77,7 @@ pub(super) fn up(index: u32) -> RouteNetlinkMessage {
 
 /// A request to add an address that is usable at once, without duplicate address detection.
 pub(super) fn add_address(index: u32, address: IpAddr, prefix: u8) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = message::family(address.is_ipv6());
-    message.header.prefix_len = prefix;
-    message.header.index = index;
-    message.header.scope = AddressScope::Universe;
-    message.attributes.push(AddressAttribute::Address(address));
-    if address.is_ipv4() {
-        message.attributes.push(AddressAttribute::Local(address));
-    } else {
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    RouteNetlinkMessage::NewAddress(message)
+    RouteNetlinkMessage::NewAddress(kernel::address_message(index, address, prefix))
 }
 
 fn veth(link: &NewLink, host_namespace: &File) -> RouteNetlinkMessage {

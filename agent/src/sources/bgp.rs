@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use crate::input::Input;
 use crate::model::NextHop;
+use crate::sources::interface_name;
 use crate::turn::Message;
 
 /// Runs until the speaker or the node's thread is gone. The routes of `configured` are announced besides what the node
@@ -105,10 +106,4 @@ fn next_hop(next_hop: calidris_bgp::route::NextHop) -> Option<NextHop> {
         address: next_hop.address,
         interface,
     })
-}
-
-fn interface_name(index: u32) -> Option<String> {
-    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-    let any_socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    netdevice::index_to_name(any_socket, index).ok()
 }

@@ -16,11 +16,13 @@ use tracing::{debug, warn};
 use crate::desired::ROUTE_PRIORITY;
 use crate::input::{Input, KernelChange};
 use crate::kernel::message;
-use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
+use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
+use crate::sources::interface_name;
 use crate::turn::Message;
 
-/// `RTMGRP_LINK`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of the kernel's `linux/rtnetlink.h`.
-const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR` and `RTMGRP_IPV6_ROUTE`
+/// of the kernel's `linux/rtnetlink.h`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
 /// Room for notifications not read yet, in bytes. The kernel doubles it.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long notifications are gathered after the first one.
@@ -30,6 +32,10 @@ const MAX_READS: usize = 4096;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 /// Offset of `rtm_protocol` in `struct rtmsg`.
@@ -44,6 +50,8 @@ pub struct Monitor {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Changes {
     links: bool,
+    addresses: bool,
+    neighbors: bool,
     routes: bool,
     lost: bool,
 }
@@ -117,9 +125,11 @@ impl Changes {
             let is_own = message.port_number() == own_port && own_port != 0;
             match message.message_type() {
                 RTM_NEWLINK | RTM_DELLINK if !is_own => self.links = true,
+                RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses |= is_of_the_node(message.payload()),
+                RTM_NEWNEIGH | RTM_DELNEIGH if !is_own => self.neighbors |= is_on_tunnel(message.payload()),
                 RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
                     let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
-                    self.routes |= [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP].contains(&protocol)
+                    self.routes |= ROUTE_PROTOCOLS.contains(&protocol)
                         || may_have_replaced_ours(message.flags(), message.payload());
                 }
                 _ => {}
@@ -137,10 +147,32 @@ impl Changes {
         if self.lost {
             return vec![KernelChange::Everything];
         }
-        let links = self.links.then_some(KernelChange::Links);
-        let routes = self.routes.then_some(KernelChange::Routes);
-        links.into_iter().chain(routes).collect()
+        [
+            (self.links, KernelChange::Links),
+            (self.addresses, KernelChange::Addresses),
+            (self.neighbors, KernelChange::Neighbors),
+            (self.routes, KernelChange::Routes),
+        ]
+        .into_iter()
+        .filter_map(|(is_changed, change)| is_changed.then_some(change))
+        .collect()
     }
+}
+
+/// Whether the neighbour of a message (`struct ndmsg`) is on a tunnel of ours; of the many others nothing is said.
+fn is_on_tunnel(payload: &[u8]) -> bool {
+    interface_of(payload).is_some_and(|name| TUNNELS.contains(&name.as_str()))
+}
+
+/// Whether the address of a message (`struct ifaddrmsg`) is not a workload's. One of a link that is gone counts.
+fn is_of_the_node(payload: &[u8]) -> bool {
+    interface_of(payload).is_none_or(|name| !name.starts_with(LINK_PREFIX))
+}
+
+/// The interface whose index is at offset 4: `struct ndmsg` and `struct ifaddrmsg` both have it there.
+fn interface_of(payload: &[u8]) -> Option<String> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    interface_name(index)
 }
 
 /// Whether a route of somebody else took the place of another one, and that may have been ours: the kernel does not say
@@ -154,6 +186,7 @@ fn may_have_replaced_ours(flags: u16, payload: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
 
     /// A message of `kind` from `port`: header, `struct rtmsg` with `protocol`.
     fn message(kind: u16, port: u32, protocol: u8) -> Vec<u8> {
@@ -200,7 +233,14 @@ mod tests {
             ),
             (vec![message(RTM_NEWROUTE, 77, ours)], Changes::default()),
             (vec![message(RTM_NEWROUTE, 5, 4)], Changes::default()),
-            (vec![message(20, 0, 0)], Changes::default()),
+            (vec![message(72, 0, 0)], Changes::default()),
+            (
+                vec![message(RTM_DELADDR, 0, 0)],
+                Changes {
+                    addresses: true,
+                    ..Changes::default()
+                },
+            ),
             (
                 vec![
                     message(RTM_NEWROUTE, 5, 4),
@@ -210,7 +250,7 @@ mod tests {
                 Changes {
                     links: true,
                     routes: true,
-                    lost: false,
+                    ..Changes::default()
                 },
             ),
         ];
@@ -254,6 +294,7 @@ mod tests {
             links: true,
             routes: true,
             lost: true,
+            ..Changes::default()
         };
         assert_eq!(lost.to_tell(), [KernelChange::Everything]);
         assert_eq!(Changes::default().to_tell(), []);

@@ -2,14 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::*;
 use crate::delta::Change;
-use crate::desired::{HostLink, RouteKey};
+use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
 use crate::input::DatastoreSnapshot;
 use crate::kernel::fake::{FakeKernel, Fault};
-use crate::kernel::{KernelError, Link, NftTable, ObservedRoute, RouteChange};
+use crate::kernel::{
+    AddressChange, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange, TunnelChange,
+};
 use crate::model::{Encapsulation, NextHop, Pool};
 
 type Announced = Option<BTreeSet<IpNetwork>>;
@@ -30,6 +33,33 @@ impl Kernel for Shared {
 
     fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError> {
         self.kernel.borrow_mut().set_link(name, link)
+    }
+
+    fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().change_tunnel(change)
+    }
+
+    fn addresses(&mut self) -> Result<BTreeMap<String, Vec<IpNetwork>>, KernelError> {
+        self.kernel.borrow_mut().addresses()
+    }
+
+    fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().change_address(change)
+    }
+
+    fn neighbors(
+        &mut self,
+        interfaces: &BTreeSet<String>,
+    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
+        self.kernel.borrow_mut().neighbors(interfaces)
+    }
+
+    fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
+        self.kernel.borrow_mut().change_neighbors(changes)
+    }
+
+    fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
+        self.kernel.borrow_mut().source_towards(destination)
     }
 
     fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError> {
@@ -112,13 +142,13 @@ impl World {
     fn on(shared: Shared, now: Instant) -> Self {
         let (announcements, announced) = watch::channel(None);
         *shared.announced.borrow_mut() = Some(announced.clone());
-        let node = Node::new(
-            Model::new("n".into()),
-            shared.clone(),
+        let outputs = Outputs {
             announcements,
-            READ_BACK,
-            now,
-        );
+            published: watch::channel(None).0,
+            tunnel_pools: watch::channel(None).0,
+            pod_mtu: watch::channel(0).0,
+        };
+        let node = Node::new(Model::new("n".into()), shared.clone(), outputs, READ_BACK, now);
         Self {
             shared,
             node,

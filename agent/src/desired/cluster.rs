@@ -1,0 +1,87 @@
+//! Routes to the blocks of other nodes that follow from the datastore: by the mode of the block's pool, through a tunnel
+//! or straight to a node of our own subnet.
+//!
+//! While a node cannot yet be reached in the mode that its pool has now, it is reached through a tunnel that both sides still
+//! have: a change of mode takes a node's packets over when both ends are ready.
+
+use std::collections::BTreeMap;
+
+use ipnetwork::IpNetwork;
+
+use crate::desired::tunnels::Tunnel;
+use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath, bgp};
+use crate::model::{Encapsulation, Model, NodeFacts, TunnelKind};
+
+pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
+    let mut routes = BTreeMap::new();
+    for (block, state) in &model.cluster.blocks {
+        let borrowed = state
+            .borrowed
+            .iter()
+            .map(|(address, node)| (IpNetwork::from(*address), node));
+        for (destination, node) in state.owner.iter().map(|owner| (*block, owner)).chain(borrowed) {
+            if *node == model.node_name {
+                continue;
+            }
+            let path = model
+                .cluster
+                .nodes
+                .get(node)
+                .and_then(|node| path(model, tunnels, destination, node));
+            if let Some(path) = path {
+                let origin = RouteOrigin::Cluster;
+                routes.insert(RouteKey::main(destination), Route { origin, path });
+            }
+        }
+    }
+    routes
+}
+
+fn path(
+    model: &Model,
+    tunnels: &BTreeMap<String, Tunnel>,
+    destination: IpNetwork,
+    node: &NodeFacts,
+) -> Option<RoutePath> {
+    let mode = bgp::covering_pool(model, destination).map_or(Encapsulation::None, |pool| pool.encapsulation);
+    let is_ipv6 = destination.is_ipv6();
+    let vxlan = || {
+        let kind = TunnelKind::vxlan(is_ipv6);
+        let vtep = node.vxlan(kind)?;
+        onlink(tunnels, kind, vtep.address)
+    };
+    let ipip = || {
+        let _ready = node.tunnels.get(&TunnelKind::Ipip)?;
+        onlink(tunnels, TunnelKind::Ipip, node.address(false)?.ip()).filter(|_| !is_ipv6)
+    };
+    let direct = || direct(model, is_ipv6, node);
+    match mode {
+        Encapsulation::None => model.settings.direct_routes.then(direct).flatten(),
+        Encapsulation::VxlanAlways => vxlan().or_else(ipip),
+        Encapsulation::VxlanCrossSubnet => direct().or_else(vxlan).or_else(ipip),
+        Encapsulation::IpipAlways => ipip().or_else(vxlan),
+        Encapsulation::IpipCrossSubnet => direct().or_else(ipip).or_else(vxlan),
+    }
+}
+
+fn onlink(
+    tunnels: &BTreeMap<String, Tunnel>,
+    kind: TunnelKind,
+    gateway: std::net::IpAddr,
+) -> Option<RoutePath> {
+    let interface = kind.interface();
+    tunnels.contains_key(interface).then(|| RoutePath::Onlink {
+        gateway,
+        interface: interface.to_owned(),
+    })
+}
+
+/// Straight to a node whose address lies in our subnet.
+fn direct(model: &Model, is_ipv6: bool, node: &NodeFacts) -> Option<RoutePath> {
+    let (own, other) = (model.own_address(is_ipv6)?, node.address(is_ipv6)?);
+    let interface = model.interface_with(own.ip())?;
+    (own.contains(other.ip()) && own.ip() != other.ip()).then(|| RoutePath::Onlink {
+        gateway: other.ip(),
+        interface: interface.to_owned(),
+    })
+}

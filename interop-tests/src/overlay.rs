@@ -1,0 +1,380 @@
+//! The proof of the overlays: three nodes in two subnets, one lab that is taken through the modes of its pools.
+//!
+//! ```text
+//!   pod1 - node1 --+-- node2 - pod2        node3 - pod3
+//!                rack1 ------ router ------ rack2
+//! ```
+//!
+//! The router knows the nodes' subnets and no pod. There is no BGP: what reaches another node goes by the mode, or not at
+//! all. In every mode the same is looked at ([`look`]), with a capture on each node's uplink; a change of mode happens under
+//! a flood between all pods. The same code runs in namespaces of this machine and of a virtual one ([`crate::vm`]).
+
+mod capture;
+mod look;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use ipnetwork::IpNetwork;
+use serde_json::json;
+
+use crate::binaries::{Binaries, PLUGIN};
+use crate::calico;
+use crate::cni::{self, Runtime};
+use crate::daemon::etcd::{self, Etcd};
+use crate::eventually::eventually;
+use crate::fabric::{self, Fabric};
+use crate::lab::Lab;
+use crate::netns::Namespace;
+use crate::node::NETWORK;
+use crate::pinger::{Pinger, Pings};
+use crate::pod::Pod;
+use crate::process::Process;
+use crate::progress::Progress;
+
+/// How long a change may take to be everywhere.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Datagrams of one stream that may be under way when its route changes: each is sent 10 ms after the one before.
+const IN_FLIGHT: usize = 2;
+/// The pools.
+pub const POOLS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/64"];
+
+/// How packets travel between nodes: the mode of both pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Straight to nodes of the same subnet, as the datastore says; nowhere else.
+    Direct,
+    /// VXLAN to every node.
+    VxlanAlways,
+    /// VXLAN to nodes of other subnets.
+    VxlanCrossSubnet,
+    /// IPIP to every node. IPv6 as in [`Mode::Direct`].
+    IpipAlways,
+    /// IPIP to nodes of other subnets. IPv6 as in [`Mode::Direct`].
+    IpipCrossSubnet,
+}
+
+/// What is to be seen on the wire between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carriage {
+    /// Pods' packets as they are.
+    Plain,
+    /// In VXLAN.
+    Vxlan,
+    /// In IPIP.
+    Ipip,
+    /// Nothing: there is no way.
+    Nothing,
+}
+
+impl Mode {
+    /// What carries packets of a family between two nodes.
+    #[must_use]
+    pub fn carriage(self, is_ipv6: bool, same_subnet: bool) -> Carriage {
+        match (self, same_subnet) {
+            (Self::VxlanAlways, _) | (Self::VxlanCrossSubnet, false) => Carriage::Vxlan,
+            (Self::IpipAlways, _) | (Self::IpipCrossSubnet, false) if !is_ipv6 => Carriage::Ipip,
+            (_, true) => Carriage::Plain,
+            (_, false) => Carriage::Nothing,
+        }
+    }
+
+    /// What the mode leaves of the uplinks' 1500 bytes for a pod.
+    #[must_use]
+    pub fn pod_mtu(self) -> u32 {
+        match self {
+            Self::Direct => 1500,
+            Self::IpipAlways | Self::IpipCrossSubnet => 1480,
+            // The pool of IPv6 decides: a pod has addresses of both.
+            Self::VxlanAlways | Self::VxlanCrossSubnet => 1430,
+        }
+    }
+
+    /// `ipipMode` and `vxlanMode` of the pool of a family.
+    fn of_pool(self, is_ipv6: bool) -> (&'static str, &'static str) {
+        match self {
+            Self::VxlanAlways => ("Never", "Always"),
+            Self::VxlanCrossSubnet => ("Never", "CrossSubnet"),
+            Self::IpipAlways if !is_ipv6 => ("Always", "Never"),
+            Self::IpipCrossSubnet if !is_ipv6 => ("CrossSubnet", "Never"),
+            Self::Direct | Self::IpipAlways | Self::IpipCrossSubnet => ("Never", "Never"),
+        }
+    }
+}
+
+/// A node of this lab.
+#[derive(Debug)]
+pub struct OverlayNode {
+    /// Its name.
+    pub name: &'static str,
+    /// Its subnet, and the name of its uplink.
+    pub subnet: &'static str,
+    /// Its addresses, IPv4 and IPv6.
+    pub addresses: [IpNetwork; 2],
+    /// Its namespace.
+    pub namespace: Namespace,
+    runtime: Runtime,
+    agent: Process,
+}
+
+/// The lab, up.
+#[derive(Debug)]
+pub struct Overlay {
+    /// Its namespaces and processes.
+    pub lab: Lab,
+    /// The nodes.
+    pub nodes: Vec<OverlayNode>,
+    /// A pod on each node, in the same order.
+    pub pods: Vec<Pod>,
+    etcd: Etcd,
+    binaries: Binaries,
+}
+
+const NODES: [(&str, &str, [&str; 2], &str); 3] = [
+    ("node1", "rack1", ["192.0.2.11/24", "2001:db8:1::11/64"], "172.31.0.11/24"),
+    ("node2", "rack1", ["192.0.2.12/24", "2001:db8:1::12/64"], "172.31.0.12/24"),
+    ("node3", "rack2", ["198.51.100.13/24", "2001:db8:2::13/64"], "172.31.0.13/24"),
+];
+const ROUTER: [(&str, [&str; 2]); 2] = [
+    ("rack1", ["192.0.2.1/24", "2001:db8:1::1/64"]),
+    ("rack2", ["198.51.100.1/24", "2001:db8:2::1/64"]),
+];
+const MANAGEMENT: &str = "mgmt";
+const ETCD: &str = "172.31.0.1/24";
+
+/// Takes a new lab through the modes, and shows in each that everything is as it should be.
+///
+/// # Errors
+/// The first thing that is not; the ends of all logs are shown before.
+pub fn prove(modes: &[Mode], progress: &Progress) -> anyhow::Result<()> {
+    let first = *modes.first().context("no mode to show")?;
+    let binaries = Binaries::find()?;
+    let lab = Lab::create(&format!("overlay-{}", std::process::id()))?;
+    let mut overlay = Overlay::start(lab, binaries, first)?;
+    let result = overlay.go_through(modes, progress);
+    if result.is_err() {
+        progress.line(overlay.lab.log_tails(crate::cluster::LOG_LINES));
+        for node in &overlay.nodes {
+            for what in ["route", "-6 route", "-d link", "neigh"] {
+                progress.line(format!("--- {} ip {what}\n{}", node.name, node.namespace.ip(what)?));
+            }
+        }
+    }
+    result?;
+    overlay.lab.take_down()
+}
+
+impl Overlay {
+    /// Brings the lab up in a mode, with a pod on each node.
+    ///
+    /// # Errors
+    /// The first step that failed; the lab is taken down.
+    pub fn start(lab: Lab, binaries: Binaries, mode: Mode) -> anyhow::Result<Self> {
+        let fabric = Fabric::create(&lab)?;
+        for subnet in ["rack1", "rack2", MANAGEMENT] {
+            fabric.add_subnet(subnet)?;
+        }
+        let place = lab.namespace(etcd::MEMBER)?;
+        let address: IpNetwork = ETCD.parse()?;
+        fabric.plug((etcd::MEMBER, &place), MANAGEMENT, address)?;
+        let etcd = Etcd::start(&lab, &place, address.ip())?;
+        calico::put_cluster_information(&etcd)?;
+        let router = lab.namespace("router")?;
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            router.sysctl(key, "1")?;
+        }
+        for (subnet, [v4, v6]) in ROUTER {
+            fabric.plug(("router", &router), subnet, v4.parse()?)?;
+            router.ip(&format!("addr add {v6} dev {subnet} nodad"))?;
+        }
+        let mut overlay = Self {
+            lab,
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            etcd,
+            binaries,
+        };
+        overlay.put_pools(mode)?;
+        for plan in NODES {
+            overlay.start_node(&fabric, plan)?;
+        }
+        for node in &overlay.nodes {
+            overlay.wait_for_mtu(node, mode)?;
+        }
+        for (number, node) in overlay.nodes.iter().enumerate() {
+            let name = format!("pod{}", number + 1);
+            let pod = Pod::start(&overlay.lab, &overlay.binaries, (node.name, &node.runtime), &name)?;
+            overlay.pods.push(pod);
+        }
+        Ok(overlay)
+    }
+
+    fn start_node(
+        &mut self,
+        fabric: &Fabric,
+        (name, subnet, addresses, management): (&'static str, &'static str, [&str; 2], &str),
+    ) -> anyhow::Result<()> {
+        let namespace = self.lab.namespace(name)?;
+        let [v4, v6]: [IpNetwork; 2] = [addresses[0].parse()?, addresses[1].parse()?];
+        fabric.plug((name, &namespace), subnet, v4)?;
+        namespace.ip(&format!("addr add {v6} dev {subnet} nodad"))?;
+        fabric.plug((name, &namespace), MANAGEMENT, management.parse()?)?;
+        let router = ROUTER.iter().find(|(of, _)| *of == subnet).context("each subnet has a router")?;
+        for address in router.1 {
+            fabric::default_route(&namespace, address.parse::<IpNetwork>()?.ip())?;
+        }
+        let folder = self.lab.folder(name)?;
+        let socket = folder.join("cni.sock");
+        let plugin = json!({ "type": PLUGIN, "socket": socket, "timeout_seconds": 30,
+            "ipam": { "assign_ipv4": true, "assign_ipv6": true } });
+        let configurations = folder.join("net.d");
+        cni::write_configuration(&configurations, NETWORK, &plugin)?;
+        let config = format!(
+            "node_name = \"{name}\"\n\
+             [datastore]\nendpoints = [\"{endpoint}\"]\n\
+             [node]\nipv4_detection = \"interface=rack.*\"\nipv6_detection = \"cidr=2001:db8::/32\"\n\
+             [dataplane]\ndirect_routes = true\nmtu_interfaces = \"^rack\"\n\
+             [cni]\nsocket = \"{folder}/cni.sock\"\n\
+             [status]\nsocket = \"{folder}/status.sock\"\n\
+             [control]\nsocket = \"{folder}/control.sock\"\n\
+             [log]\nlevel = \"info,calidris_agent=debug\"\n",
+            endpoint = self.etcd.endpoint(),
+            folder = folder.display(),
+        );
+        let file = folder.join("calidris.toml");
+        std::fs::write(&file, config)?;
+        let mut command = std::process::Command::new(&self.binaries.agent);
+        command.arg("agent").arg("--config").arg(&file);
+        let agent = self.lab.start(name, "agent", &namespace, &mut command)?;
+        let runtime = Runtime {
+            namespace: namespace.clone(),
+            configurations,
+            plugins: self.binaries.folder.clone(),
+        };
+        self.nodes.push(OverlayNode {
+            name,
+            subnet,
+            addresses: [v4, v6],
+            namespace,
+            runtime,
+            agent,
+        });
+        Ok(())
+    }
+
+    fn put_pools(&self, mode: Mode) -> anyhow::Result<()> {
+        for (name, cidr) in ["pool4", "pool6"].into_iter().zip(POOLS) {
+            let (ipip, vxlan) = mode.of_pool(cidr.contains(':'));
+            let spec = json!({
+                "cidr": cidr, "ipipMode": ipip, "vxlanMode": vxlan, "natOutgoing": true,
+                "blockSize": if cidr.contains(':') { 122 } else { 26 }, "nodeSelector": "all()",
+                "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Automatic",
+            });
+            calico::put_resource(&self.etcd, ("IPPool", "ippools", name), &spec)?;
+        }
+        Ok(())
+    }
+
+    /// Until the node knows its pools, it would give pods the MTU of another mode.
+    fn wait_for_mtu(&self, node: &OverlayNode, mode: Mode) -> anyhow::Result<()> {
+        let kinds: &[&str] = match mode {
+            Mode::Direct => &[],
+            Mode::VxlanAlways | Mode::VxlanCrossSubnet => &["vxlan.calico", "vxlan-v6.calico"],
+            Mode::IpipAlways | Mode::IpipCrossSubnet => &["tunl0"],
+        };
+        eventually(&format!("{} is ready for {mode:?}", node.name), WITHIN, || {
+            let status = self.lab.folder(node.name)?.join("status.sock");
+            let mut command = std::process::Command::new(&self.binaries.agent);
+            let said = node.namespace.run(command.arg("status").arg("--socket").arg(&status));
+            ensure!(said.is_ok(), "status: {said:?}");
+            for kind in kinds {
+                let link = node.namespace.ip(&format!("addr show dev {kind} scope global"))?;
+                ensure!(link.contains("UP") && link.contains("inet"), "{kind}: {link}");
+            }
+            Ok(())
+        })
+    }
+
+    fn go_through(&mut self, modes: &[Mode], progress: &Progress) -> anyhow::Result<()> {
+        for (position, mode) in modes.iter().enumerate() {
+            if position > 0 {
+                self.switch(*mode, progress)?;
+            }
+            self.wait_for_routes(*mode)?;
+            look::at(self, *mode).with_context(|| format!("in mode {mode:?}"))?;
+            progress.step(format_args!("{mode:?} holds"));
+        }
+        for node in &mut self.nodes {
+            node.agent.check_alive()?;
+        }
+        Ok(())
+    }
+
+    /// Changes the mode under a flood between all pods that can reach each other before and after.
+    fn switch(&self, mode: Mode, progress: &Progress) -> anyhow::Result<()> {
+        let mut floods = Vec::new();
+        for (from, to) in self.pairs() {
+            for address in look::addresses(&self.pods[to])? {
+                if mode.carriage(address.is_ipv6(), self.is_near(from, to)) != Carriage::Nothing
+                    && look::answers(&self.pods[from].namespace, address).is_ok()
+                {
+                    floods.push((address, Pinger::start(&self.pods[from].namespace, address)?));
+                }
+            }
+        }
+        self.put_pools(mode)?;
+        self.wait_for_routes(mode)?;
+        let mut lost = 0;
+        let count = floods.len();
+        for (address, flood) in floods {
+            let Pings { sent, lost: gone } = flood.stop()?;
+            lost += gone.len();
+            ensure!(sent > 0, "nothing was sent to {address}");
+            ensure!(
+                gone.len() <= IN_FLIGHT,
+                "to {address}: {} of {sent} lost while the mode became {mode:?}, sent at {gone:?}",
+                gone.len()
+            );
+        }
+        progress.step(format_args!("{mode:?} took over under {count} streams; {lost} datagrams lost"));
+        Ok(())
+    }
+
+    /// Waits until the nodes' routes to each other's blocks are those of the mode.
+    fn wait_for_routes(&self, mode: Mode) -> anyhow::Result<()> {
+        for (from, to) in self.pairs() {
+            for address in look::addresses(&self.pods[to])? {
+                let node = &self.nodes[from];
+                let what = format!("{} reaches {address} by {mode:?}", node.name);
+                let wanted = match mode.carriage(address.is_ipv6(), self.is_near(from, to)) {
+                    Carriage::Plain => format!("dev {} ", node.subnet),
+                    Carriage::Vxlan if address.is_ipv6() => "dev vxlan-v6.calico ".to_owned(),
+                    Carriage::Vxlan => "dev vxlan.calico ".to_owned(),
+                    Carriage::Ipip => "dev tunl0 ".to_owned(),
+                    Carriage::Nothing => continue,
+                };
+                eventually(&what, WITHIN, || {
+                    let route = node.namespace.ip(&format!("route get fibmatch {address}"))?;
+                    ensure!(route.contains(&wanted) && route.contains("proto 204"), "{route}");
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every ordered pair of nodes.
+    fn pairs(&self) -> Vec<(usize, usize)> {
+        let all = 0..self.nodes.len();
+        all.clone()
+            .flat_map(|from| all.clone().map(move |to| (from, to)))
+            .filter(|(from, to)| from != to)
+            .collect()
+    }
+
+    fn is_near(&self, from: usize, to: usize) -> bool {
+        self.nodes[from].subnet == self.nodes[to].subnet
+    }
+}
