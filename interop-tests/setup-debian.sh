@@ -8,7 +8,9 @@
 set -eu
 
 PACKAGES="
+binutils
 bird2
+busybox-static
 conntrack
 containernetworking-plugins
 etcd-client
@@ -20,10 +22,12 @@ libprotobuf-dev
 nftables
 openssl
 protobuf-compiler
+qemu-system-x86
 tcpdump
+xz-utils
 "
 if [ "${1:-}" = containers ]; then
-    PACKAGES="$PACKAGES busybox-static containerd iptables runc"
+    PACKAGES="$PACKAGES containerd iptables runc"
 fi
 # The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
 SERVICES="bird2:bird frr:frr etcd-server:etcd containerd:containerd"
@@ -32,11 +36,34 @@ installed() {
     dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
 }
 
+# The kernel of the tests' virtual machine: its package is unpacked into target/vm/root and not installed, so that the
+# machine's own boot is not touched.
+kernel() {
+    vm=$(dirname "$0")/../target/vm
+    ls "$vm"/root/boot/vmlinuz-* >/dev/null 2>&1 && return
+    command -v apt-get >/dev/null || return 0
+    mkdir -p "$vm"
+    (
+        cd "$vm"
+        package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[^ ]*\)/\1/p' | head -n 1)
+        [ -n "$package" ] || { echo "setup: no linux-image-cloud-amd64 here; the tests in a virtual machine will not run" >&2; exit 0; }
+        echo "setup: unpacking $package into target/vm"
+        apt-get download -q "$package" >apt.log 2>&1 || { cat apt.log >&2; exit 1; }
+        rm -rf root.new root
+        dpkg-deb -x "$package"_*.deb root.new
+        rm -f "$package"_*.deb
+        mv root.new root
+    )
+}
+
 missing=""
 for package in $PACKAGES; do
     installed "$package" || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+if [ -z "$missing" ]; then
+    kernel
+    exit 0
+fi
 
 if ! command -v apt-get >/dev/null; then
     echo "setup: needs these Debian packages and there is no apt-get here:$missing" >&2
@@ -70,6 +97,7 @@ if ! install; then
     fi
 fi
 rm -f "$log"
+kernel
 
 if [ -d /run/systemd/system ]; then
     for pair in $SERVICES; do

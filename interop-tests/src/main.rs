@@ -15,11 +15,12 @@ use calidris_interop::cluster::{Cluster, LOG_LINES};
 use calidris_interop::conformance::Another;
 use calidris_interop::kubernetes::programs::Programs;
 use calidris_interop::lab::{self, Lab};
+use calidris_interop::overlay::{self, Mode};
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
 use calidris_interop::topology::{DEMO, Topology};
-use calidris_interop::{conformance, http, kubernetes, signals};
+use calidris_interop::{conformance, http, kubernetes, signals, vm};
 
 /// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
 #[derive(Parser)]
@@ -64,6 +65,16 @@ Examples, at the top of the repository:
     /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
     #[command(hide = true)]
     Kubernetes(KubernetesArgs),
+    /// Prove the overlays: three nodes in two subnets, taken through the modes of their pools
+    #[command(hide = true)]
+    Overlay {
+        /// The modes, in turn
+        #[arg(long, value_enum, value_delimiter = ',', required = true)]
+        modes: Vec<Mode>,
+        /// Not here, but in a virtual machine with a kernel that has IPIP
+        #[arg(long)]
+        virtual_machine: bool,
+    },
     /// Answer HTTP on port 80 and UDP echo on port 7: what runs in each pod
     #[command(hide = true)]
     Serve {
@@ -155,6 +166,14 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => judge(&args),
         Command::Kubernetes(args) => prove_kubernetes(&args),
+        Command::Overlay {
+            modes,
+            virtual_machine: false,
+        } => overlay::prove(&modes, &Progress::start(Stream::Output)).map(|()| ExitCode::SUCCESS),
+        Command::Overlay { modes, .. } => vm::prove(&modes).map(|said| {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }),
         Command::Serve { name } => http::serve(&name).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -133,9 +133,24 @@ pub struct Overlay {
 }
 
 const NODES: [(&str, &str, [&str; 2], &str); 3] = [
-    ("node1", "rack1", ["192.0.2.11/24", "2001:db8:1::11/64"], "172.31.0.11/24"),
-    ("node2", "rack1", ["192.0.2.12/24", "2001:db8:1::12/64"], "172.31.0.12/24"),
-    ("node3", "rack2", ["198.51.100.13/24", "2001:db8:2::13/64"], "172.31.0.13/24"),
+    (
+        "node1",
+        "rack1",
+        ["192.0.2.11/24", "2001:db8:1::11/64"],
+        "172.31.0.11/24",
+    ),
+    (
+        "node2",
+        "rack1",
+        ["192.0.2.12/24", "2001:db8:1::12/64"],
+        "172.31.0.12/24",
+    ),
+    (
+        "node3",
+        "rack2",
+        ["198.51.100.13/24", "2001:db8:2::13/64"],
+        "172.31.0.13/24",
+    ),
 ];
 const ROUTER: [(&str, [&str; 2]); 2] = [
     ("rack1", ["192.0.2.1/24", "2001:db8:1::1/64"]),
@@ -158,7 +173,11 @@ pub fn prove(modes: &[Mode], progress: &Progress) -> anyhow::Result<()> {
         progress.line(overlay.lab.log_tails(crate::cluster::LOG_LINES));
         for node in &overlay.nodes {
             for what in ["route", "-6 route", "-d link", "neigh"] {
-                progress.line(format!("--- {} ip {what}\n{}", node.name, node.namespace.ip(what)?));
+                progress.line(format!(
+                    "--- {} ip {what}\n{}",
+                    node.name,
+                    node.namespace.ip(what)?
+                ));
             }
         }
     }
@@ -221,7 +240,10 @@ impl Overlay {
         fabric.plug((name, &namespace), subnet, v4)?;
         namespace.ip(&format!("addr add {v6} dev {subnet} nodad"))?;
         fabric.plug((name, &namespace), MANAGEMENT, management.parse()?)?;
-        let router = ROUTER.iter().find(|(of, _)| *of == subnet).context("each subnet has a router")?;
+        let router = ROUTER
+            .iter()
+            .find(|(of, _)| *of == subnet)
+            .context("each subnet has a router")?;
         for address in router.1 {
             fabric::default_route(&namespace, address.parse::<IpNetwork>()?.ip())?;
         }
@@ -287,7 +309,9 @@ impl Overlay {
         eventually(&format!("{} is ready for {mode:?}", node.name), WITHIN, || {
             let status = self.lab.folder(node.name)?.join("status.sock");
             let mut command = std::process::Command::new(&self.binaries.agent);
-            let said = node.namespace.run(command.arg("status").arg("--socket").arg(&status));
+            let said = node
+                .namespace
+                .run(command.arg("status").arg("--socket").arg(&status));
             ensure!(said.is_ok(), "status: {said:?}");
             for kind in kinds {
                 let link = node.namespace.ip(&format!("addr show dev {kind} scope global"))?;
@@ -305,6 +329,10 @@ impl Overlay {
             self.wait_for_routes(*mode)?;
             look::at(self, *mode).with_context(|| format!("in mode {mode:?}"))?;
             progress.step(format_args!("{mode:?} holds"));
+        }
+        if let Some(last) = modes.last() {
+            look::larger_packets_are_refused(self, *last)?;
+            progress.step("pods with a larger MTU are told so, and TCP follows");
         }
         for node in &mut self.nodes {
             node.agent.check_alive()?;
@@ -338,7 +366,9 @@ impl Overlay {
                 gone.len()
             );
         }
-        progress.step(format_args!("{mode:?} took over under {count} streams; {lost} datagrams lost"));
+        progress.step(format_args!(
+            "{mode:?} took over under {count} streams; {lost} datagrams lost"
+        ));
         Ok(())
     }
 

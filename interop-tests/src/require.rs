@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::netns;
+use crate::{netns, vm};
 
 /// Something that a lab test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub enum Need {
     Machines,
     /// The reference plugins that Kubernetes cannot do without, and what they run.
     Portmap,
+    /// `tcpdump`, for captures.
+    Tcpdump,
+    /// A virtual machine: qemu, busybox and a kernel to boot.
+    VirtualMachine,
     /// `openssl`, for the key of Kubernetes' service accounts.
     Openssl,
 }
@@ -47,6 +51,11 @@ impl Need {
                     .err()
                     .map(|error| format!("namespaces for machines ({error:#})"));
             }
+            Self::VirtualMachine if vm::kernel_folder().is_none() => {
+                return Some("a kernel in target/vm (interop-tests/setup-debian.sh)".to_owned());
+            }
+            Self::VirtualMachine => &["qemu-system-x86_64", "busybox", "strip", "ldd", "xz"],
+            Self::Tcpdump => &["tcpdump"],
             Self::Root => {
                 return (!rustix::process::geteuid().is_root()).then(|| "to be root".to_owned());
             }
@@ -75,6 +84,15 @@ pub const LAB: &[Need] = &[
     Need::Frr,
     Need::Etcd,
     Need::Nftables,
+];
+
+/// Everything that the proof of the overlays needs.
+pub const OVERLAY: &[Need] = &[
+    Need::Root,
+    Need::Iproute2,
+    Need::Etcd,
+    Need::Nftables,
+    Need::Tcpdump,
 ];
 
 /// Everything that a Kubernetes in a lab needs, beside its own programs.

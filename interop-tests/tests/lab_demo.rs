@@ -8,8 +8,10 @@ use calidris_interop::binaries::Binaries;
 use calidris_interop::eventually::eventually;
 use calidris_interop::lab;
 use calidris_interop::netns;
-use calidris_interop::require;
-use calidris_interop::require::LAB;
+use calidris_interop::overlay::{self, Mode};
+use calidris_interop::progress::{Progress, Stream};
+use calidris_interop::require::{LAB, Need, OVERLAY};
+use calidris_interop::{require, vm};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -142,4 +144,24 @@ fn an_interrupted_lab_takes_itself_down() -> anyhow::Result<()> {
     let left = traces(&name)?;
     ensure!(left.is_empty(), "{left:?}");
     Ok(())
+}
+
+#[test]
+fn every_mode_of_the_overlay_holds_and_takes_over_from_another() -> anyhow::Result<()> {
+    require!(OVERLAY);
+    let modes = [
+        Mode::VxlanAlways,
+        Mode::VxlanCrossSubnet,
+        Mode::Direct,
+        Mode::VxlanAlways,
+    ];
+    overlay::prove(&modes, &Progress::start(Stream::Error))
+}
+
+#[test]
+fn ipip_holds_on_a_kernel_that_has_it() -> anyhow::Result<()> {
+    require!(OVERLAY);
+    require!(&[Need::VirtualMachine]);
+    let modes = [Mode::IpipAlways, Mode::IpipCrossSubnet, Mode::VxlanAlways];
+    vm::prove(&modes).map(drop)
 }

@@ -47,7 +47,12 @@ pub(super) struct Packet {
 
 impl Capture {
     /// Starts to capture; returns when tcpdump has begun.
-    pub(super) fn start(lab: &Lab, member: &str, namespace: &Namespace, interface: &str) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        lab: &Lab,
+        member: &str,
+        namespace: &Namespace,
+        interface: &str,
+    ) -> anyhow::Result<Self> {
         let file = lab.folder(member)?.join("uplink.pcap");
         let mut command = Command::new("tcpdump");
         // -Z root: it would give up its rights, and could then not write to the lab's folder.
@@ -56,12 +61,16 @@ impl Capture {
             .arg(&file)
             .args(["ip", "or", "ip6"]);
         let mut process = lab.start(member, "tcpdump", namespace, &mut command)?;
-        eventually(&format!("tcpdump listens on {interface} of {member}"), READY_WITHIN, || {
-            process.check_alive()?;
-            let said = std::fs::read_to_string(process.log())?;
-            ensure!(said.contains("listening on"), "{said:?}");
-            Ok(())
-        })?;
+        eventually(
+            &format!("tcpdump listens on {interface} of {member}"),
+            READY_WITHIN,
+            || {
+                process.check_alive()?;
+                let said = std::fs::read_to_string(process.log())?;
+                ensure!(said.contains("listening on"), "{said:?}");
+                Ok(())
+            },
+        )?;
         Ok(Self { process, file })
     }
 
@@ -149,7 +158,9 @@ impl<'a> Header<'a> {
             6 => {
                 let header: &[u8; 40] = packet.first_chunk()?;
                 let address = |at: usize| -> Option<IpAddr> {
-                    Some(IpAddr::V6(Ipv6Addr::from(*header.get(at..)?.first_chunk::<16>()?)))
+                    Some(IpAddr::V6(Ipv6Addr::from(
+                        *header.get(at..)?.first_chunk::<16>()?,
+                    )))
                 };
                 Some(Self {
                     from: address(8)?,
@@ -192,7 +203,10 @@ mod tests {
         let to_node = [198, 51, 100, 13];
         assert_eq!(carriage(&v4(6, to_node, &[0; 20])), None);
         assert_eq!(carriage(&v4(6, [10, 244, 1, 2], &[0; 20])), Some(Carriage::Plain));
-        assert_eq!(carriage(&v4(4, to_node, &v4(6, [10, 244, 1, 2], &[]))), Some(Carriage::Ipip));
+        assert_eq!(
+            carriage(&v4(4, to_node, &v4(6, [10, 244, 1, 2], &[]))),
+            Some(Carriage::Ipip)
+        );
         let mut vxlan = vec![0; 30];
         vxlan[2..4].copy_from_slice(&4789_u16.to_be_bytes());
         assert_eq!(carriage(&v4(17, to_node, &vxlan)), Some(Carriage::Vxlan));

@@ -30,7 +30,12 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
     let mtu = pods_mtu(overlay)?;
     let mut captures = Vec::new();
     for node in &overlay.nodes {
-        captures.push(Capture::start(&overlay.lab, node.name, &node.namespace, node.subnet)?);
+        captures.push(Capture::start(
+            &overlay.lab,
+            node.name,
+            &node.namespace,
+            node.subnet,
+        )?);
     }
     for (from, to) in overlay.pairs() {
         for address in addresses(&overlay.pods[to])? {
@@ -38,7 +43,10 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
             let (pod, node) = (&overlay.pods[from], &overlay.nodes[from]);
             let what = format!("from {} to {} {address}", pod.name, overlay.pods[to].name);
             if carriage == Carriage::Nothing {
-                ensure!(answers(&pod.namespace, address).is_err(), "{what}: there should be no way");
+                ensure!(
+                    answers(&pod.namespace, address).is_err(),
+                    "{what}: there should be no way"
+                );
                 continue;
             }
             let own = source(pod, address)?;
@@ -88,7 +96,9 @@ pub(super) fn answers(from: &Namespace, address: IpAddr) -> anyhow::Result<()> {
 
 /// The addresses of a pod, as the plugin said them.
 pub(super) fn addresses(pod: &Pod) -> anyhow::Result<Vec<IpAddr>> {
-    let ips = pod.added.result["ips"].as_array().context("the result has no addresses")?;
+    let ips = pod.added.result["ips"]
+        .as_array()
+        .context("the result has no addresses")?;
     let parse = |ip: &serde_json::Value| -> anyhow::Result<IpAddr> {
         let text = ip["address"].as_str().context("no address")?;
         Ok(text.parse::<IpNetwork>()?.ip())
@@ -98,7 +108,9 @@ pub(super) fn addresses(pod: &Pod) -> anyhow::Result<Vec<IpAddr>> {
 
 /// The address that a pod has in the family of another.
 fn source(pod: &Pod, other: IpAddr) -> anyhow::Result<IpAddr> {
-    let own = addresses(pod)?.into_iter().find(|own| own.is_ipv6() == other.is_ipv6());
+    let own = addresses(pod)?
+        .into_iter()
+        .find(|own| own.is_ipv6() == other.is_ipv6());
     own.with_context(|| format!("{} has no address of the family of {other}", pod.name))
 }
 
@@ -134,7 +146,10 @@ fn transfers(from: &Namespace, own: IpAddr, to: &Namespace, address: IpAddr) -> 
     };
     let (client, count) = counted.context("TCP stalls")?;
     ensure!(count == TRANSFER, "{count} of {TRANSFER} octets came by TCP");
-    ensure!(client == own, "the server sees {client} instead of {own}: somebody translates addresses");
+    ensure!(
+        client == own,
+        "the server sees {client} instead of {own}: somebody translates addresses"
+    );
     Ok(())
 }
 
@@ -144,12 +159,16 @@ fn echoes(from: &Namespace, address: IpAddr, octets: usize) -> anyhow::Result<()
     let socket = from.enter(|| UdpSocket::bind(any))??;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let (datagram, mut buffer) = (vec![3; octets], vec![0; 4096]);
-    eventually(&format!("{octets} octets of UDP come back"), ANSWER_WITHIN, || {
-        socket.send_to(&datagram, SocketAddr::new(address, ECHO_PORT))?;
-        let (length, _) = socket.recv_from(&mut buffer)?;
-        ensure!(length == octets, "{length} of {octets} octets came back");
-        Ok(())
-    })
+    eventually(
+        &format!("{octets} octets of UDP come back"),
+        ANSWER_WITHIN,
+        || {
+            socket.send_to(&datagram, SocketAddr::new(address, ECHO_PORT))?;
+            let (length, _) = socket.recv_from(&mut buffer)?;
+            ensure!(length == octets, "{length} of {octets} octets came back");
+            Ok(())
+        },
+    )
 }
 
 fn ping(from: &Namespace, address: IpAddr, octets: u32) -> anyhow::Result<String> {
@@ -188,7 +207,9 @@ pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyho
             Carriage::Plain | Carriage::Nothing => continue,
         };
         let (pod, node) = (&overlay.pods[from], &overlay.nodes[from]);
-        let host_end = pod.added.result["interfaces"][0]["name"].as_str().context("no host end")?;
+        let host_end = pod.added.result["interfaces"][0]["name"]
+            .as_str()
+            .context("no host end")?;
         let own = source(pod, address)?;
         node.namespace.ip(&format!("link set {host_end} mtu 1500"))?;
         pod.namespace.ip("link set eth0 mtu 1500")?;
@@ -199,7 +220,10 @@ pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyho
                 Ok(said) => bail!("the packet passed: {said}"),
                 Err(said) => format!("{said:#}"),
             };
-            ensure!(said.contains(&format!("mtu={tunnel}")) || said.contains(&format!("mtu = {tunnel}")), "{said}");
+            ensure!(
+                said.contains(&format!("mtu={tunnel}")) || said.contains(&format!("mtu = {tunnel}")),
+                "{said}"
+            );
             Ok(())
         })?;
         transfers(&pod.namespace, own, &overlay.pods[to].namespace, address)?;
@@ -210,7 +234,12 @@ pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyho
 /// On the uplink of a node there is what the mode says, between the addresses that it says, whole; and nothing else.
 fn on_the_wire(overlay: &Overlay, mode: Mode, number: usize, seen: &Seen) -> anyhow::Result<()> {
     let node = &overlay.nodes[number];
-    for (other, peer) in overlay.nodes.iter().enumerate().filter(|(other, _)| *other != number) {
+    for (other, peer) in overlay
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != number)
+    {
         for is_ipv6 in [false, true] {
             let carriage = mode.carriage(is_ipv6, overlay.is_near(number, other));
             if matches!(carriage, Carriage::Vxlan | Carriage::Ipip) {
@@ -232,7 +261,11 @@ fn on_the_wire(overlay: &Overlay, mode: Mode, number: usize, seen: &Seen) -> any
     }
     for packet in seen.keys() {
         ensure!(!packet.is_fragment, "{}: a fragment: {packet:?}", node.name);
-        ensure!(is_allowed(overlay, mode, packet)?, "{}: {packet:?} has no business on the wire in {mode:?}", node.name);
+        ensure!(
+            is_allowed(overlay, mode, packet)?,
+            "{}: {packet:?} has no business on the wire in {mode:?}",
+            node.name
+        );
     }
     Ok(())
 }
