@@ -38,6 +38,9 @@ use crate::pod_link::Created;
 
 pub use nft::NftChange;
 
+/// How often one `apply` looks: a device made anew takes one look more, and a failure on the way another.
+const MAX_PASSES: usize = 3;
+
 /// When to try again to read what could not be read.
 const UNREAD_RETRY: Duration = Duration::from_secs(1);
 
@@ -248,14 +251,19 @@ impl<K: Kernel> Dataplane<K> {
     pub fn apply(&mut self, desired: &Desired, in_sync: InSync, now: Instant) -> ApplyReport {
         let mut report = ApplyReport::default();
         let mut failed = self.pass(desired, in_sync, now, &mut report);
-        if self.is_in_doubt() {
-            // The kernel was not what it was believed to be. Look again, once: it may be right already.
+        for _ in 1..MAX_PASSES {
+            if !self.is_in_doubt(in_sync) {
+                break;
+            }
+            // The kernel was not what it was believed to be, or is no longer. Look again: it may be right already.
             failed = self.pass(desired, in_sync, now, &mut report);
         }
+        // What failed has a time of its own.
+        let is_unsettled = failed.is_empty() && self.is_in_doubt(in_sync);
         for (op, reason) in self.explain(failed) {
             self.retry.failed(op, reason, now);
         }
-        if !report.failures.is_empty() {
+        if !report.failures.is_empty() || is_unsettled {
             report.retry_at = Some(now + UNREAD_RETRY);
         }
         report.failures.extend(self.retry.failures());
@@ -356,8 +364,12 @@ impl<K: Kernel> Dataplane<K> {
             .collect()
     }
 
-    fn is_in_doubt(&self) -> bool {
-        self.links.is_dirty() || self.addresses.is_dirty() || self.routes.is_dirty() || self.nft.is_dirty()
+    fn is_in_doubt(&self, in_sync: InSync) -> bool {
+        self.links.is_dirty()
+            || self.addresses.is_dirty()
+            || self.neighbors.is_dirty()
+            || self.routes.is_dirty()
+            || (in_sync.datastore && self.nft.is_dirty())
     }
 
     /// Turns errors into words. Where a route of somebody else is in the way, that route is named.

@@ -14,16 +14,21 @@ pub(super) struct Neighbors {
     known: BTreeMap<NeighborKey, NeighborTarget>,
     /// The devices whose neighbours are known.
     of: BTreeSet<String>,
+    dirty: bool,
 }
 
 impl Neighbors {
     pub(super) fn mark_dirty(&mut self) {
-        self.of.clear();
+        self.dirty = true;
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
     }
 
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
         if changed.names.iter().any(|name| self.of.contains(name)) {
-            self.of.clear();
+            self.dirty = true;
         }
     }
 
@@ -35,13 +40,14 @@ impl Neighbors {
         tunnels: &BTreeSet<String>,
         in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
-        if self.of != *tunnels {
+        if self.dirty || self.of != *tunnels {
             self.known = if tunnels.is_empty() {
                 BTreeMap::new()
             } else {
                 kernel.neighbors(tunnels)?
             };
             self.of.clone_from(tunnels);
+            self.dirty = false;
         }
         let is_known = in_sync.datastore && in_sync.cluster;
         Ok(
@@ -76,8 +82,7 @@ impl Neighbors {
                 (Change::Delete { key, .. }, Ok(())) => {
                     self.known.remove(key);
                 }
-                (_, Err(error)) if error.leaves_doubt() => self.of.clear(),
-                (_, Err(_)) => {}
+                (_, Err(error)) => self.dirty |= error.leaves_doubt(),
             }
         }
         results
