@@ -408,3 +408,10 @@ impl Overlay {
         self.nodes[from].subnet == self.nodes[to].subnet
     }
 }
+
+/// The router's IPv4 address in a subnet.
+fn gateway(subnet: &str) -> anyhow::Result<IpAddr> {
+    let router = ROUTER.iter().find(|(of, _)| *of == subnet);
+    let (_, [v4, _]) = router.context("each subnet has a router")?;
+    Ok(v4.parse::<IpNetwork>()?.ip())
+}

@@ -64,9 +64,12 @@ impl<S: Store + 'static> CniServer<S> {
             ));
         }
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
-            Ok((endpoint, gateways, mtu)) => {
-                Ok(result(&subject, &endpoint, (&gateways, mtu), &attachment.netns_path))
-            }
+            Ok((endpoint, gateways, mtu)) => Ok(result(
+                &subject,
+                &endpoint,
+                (&gateways, mtu),
+                &attachment.netns_path,
+            )),
             Err(error) => {
                 if let Err(left) = self.tear_down(&subject, None, &mut Stages::default()).await {
                     warn!(container = subject.id.container_id, error = %left, "an ADD that failed could not be undone; DEL will");
@@ -192,7 +195,12 @@ impl<S: Store + 'static> CniServer<S> {
     }
 }
 
-fn result(subject: &Subject, endpoint: &Endpoint, (gateways, mtu): (&[IpAddr], u32), netns_path: &str) -> AddResult {
+fn result(
+    subject: &Subject,
+    endpoint: &Endpoint,
+    (gateways, mtu): (&[IpAddr], u32),
+    netns_path: &str,
+) -> AddResult {
     let mtu = Some(mtu);
     let host = Interface {
         name: endpoint.host_interface.clone(),

@@ -364,6 +364,14 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            socket: SocketPath(PathBuf::from(DEFAULT_STATUS_SOCKET)),
+        }
+    }
+}
+
 impl Default for Control {
     fn default() -> Self {
         Self {

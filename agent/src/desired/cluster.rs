@@ -2,7 +2,7 @@
 //! or straight to a node of our own subnet.
 //!
 //! While a node cannot yet be reached in the mode that its pool has now, it is reached through a tunnel that both sides still
-//! have: a change of mode takes a node's packets over when both ends are ready.
+//! have, or straight where that is what the operator chose for pools without encapsulation: a change of mode takes a node's packets over when both ends are ready.
 
 use std::collections::BTreeMap;
 
@@ -55,11 +55,12 @@ fn path(
         onlink(tunnels, TunnelKind::Ipip, node.address(false)?.ip()).filter(|_| !is_ipv6)
     };
     let direct = || direct(model, is_ipv6, node);
+    let unencapsulated = || model.settings.direct_routes.then(direct).flatten();
     match mode {
-        Encapsulation::None => model.settings.direct_routes.then(direct).flatten(),
-        Encapsulation::VxlanAlways => vxlan().or_else(ipip),
+        Encapsulation::None => unencapsulated(),
+        Encapsulation::VxlanAlways => vxlan().or_else(ipip).or_else(unencapsulated),
         Encapsulation::VxlanCrossSubnet => direct().or_else(vxlan).or_else(ipip),
-        Encapsulation::IpipAlways => ipip().or_else(vxlan),
+        Encapsulation::IpipAlways => ipip().or_else(vxlan).or_else(unencapsulated),
         Encapsulation::IpipCrossSubnet => direct().or_else(ipip).or_else(vxlan),
     }
 }

@@ -96,6 +96,13 @@ fn until_both_are_ready_the_tunnel_they_still_have_is_used() {
         "via 198.51.100.12 dev tunl0 onlink"
     );
     far.tunnels.remove(&TunnelKind::Ipip);
+    let mut near = node("192.0.2.12/24");
+    near.tunnels.clear();
+    let direct = |model: &mut Model| model.settings.direct_routes = true;
+    for mode in [Encapsulation::VxlanAlways, Encapsulation::IpipAlways] {
+        assert_eq!(way(mode, &near, direct), "via 192.0.2.12 dev eth0 onlink");
+        assert_eq!(way(mode, &near, as_it_is), "-");
+    }
     assert_eq!(way(Encapsulation::VxlanAlways, &far, as_it_is), "-");
     let without_own = |model: &mut Model| {
         model.tunnel_addresses.remove(&TunnelKind::Ipip);

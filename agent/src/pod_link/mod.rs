@@ -239,6 +239,7 @@ impl Prepared {
                 alias: Some(ours::alias(&link.id)),
                 is_veth: true,
                 peer_index: Some(*pod_index),
+                transport: None,
             },
             host_sysctls,
         })

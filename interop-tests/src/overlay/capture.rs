@@ -1,7 +1,7 @@
 //! What goes over a node's uplink, as tcpdump writes it (pcap, link type Ethernet), sorted by what carries pods' packets.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use crate::process::Process;
 
 const VXLAN_PORT: u16 = 4789;
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Where the last datagram of a capture goes.
+const LAST_PORT: u16 = 4242;
 const IP_IN_IP: u8 = 4;
 const UDP: u8 = 17;
 
@@ -25,6 +27,7 @@ const UDP: u8 = 17;
 pub(super) struct Capture {
     process: Process,
     file: PathBuf,
+    namespace: Namespace,
 }
 
 /// How often packets of one kind were seen, of all that have to do with pods.
@@ -71,39 +74,63 @@ impl Capture {
                 Ok(())
             },
         )?;
-        Ok(Self { process, file })
+        Ok(Self {
+            process,
+            file,
+            namespace: namespace.clone(),
+        })
     }
 
-    /// Stops, and says what was seen.
-    pub(super) fn stop(self) -> anyhow::Result<Seen> {
+    /// Stops when everything up to now is in the file, and says what was seen. `beyond` is an address behind the uplink, for
+    /// a datagram that goes after everything else.
+    pub(super) fn stop(self, beyond: IpAddr) -> anyhow::Result<Seen> {
+        let socket = self.namespace.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+        eventually("tcpdump has written everything", READY_WITHIN, || {
+            socket.send_to(&[], (beyond, LAST_PORT))?;
+            let bytes = std::fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+            let is_last = |packet: &[u8]| {
+                Header::read(packet).is_some_and(|header| {
+                    header.protocol == UDP && port_of(header.payload) == Some(LAST_PORT)
+                })
+            };
+            ensure!(
+                packets(&bytes)?.into_iter().any(is_last),
+                "{} octets",
+                bytes.len()
+            );
+            Ok(())
+        })?;
         self.process.terminate()?;
-        let bytes = std::fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+        let bytes = std::fs::read(&self.file)?;
         std::fs::remove_file(&self.file)?;
-        read(&bytes)
+        let mut seen = Seen::new();
+        for packet in packets(&bytes)?.into_iter().filter_map(parse) {
+            *seen.entry(packet).or_default() += 1;
+        }
+        Ok(seen)
     }
 }
 
-/// Reads a pcap file of this machine's byte order.
-fn read(bytes: &[u8]) -> anyhow::Result<Seen> {
+/// The packets of a pcap file of this machine's byte order, as far as it is written.
+fn packets(bytes: &[u8]) -> anyhow::Result<Vec<&[u8]>> {
     ensure!(
         bytes.get(..4) == Some(&0xa1b2_c3d4_u32.to_ne_bytes()),
         "no pcap file of this machine: {:?}",
         bytes.get(..4)
     );
     let mut rest = bytes.get(24..).unwrap_or_default();
-    let mut seen = Seen::new();
+    let mut packets = Vec::new();
     while let Some(header) = rest.first_chunk::<16>() {
+        // Time, then the octets that are there, then those that there were.
         let [.., c0, c1, c2, c3, _, _, _, _] = *header;
-        let length = usize::try_from(u32::from_ne_bytes([c0, c1, c2, c3]))?;
-        let Some(frame) = rest.get(16..16 + length) else {
+        let end = usize::try_from(u32::from_ne_bytes([c0, c1, c2, c3]))?.saturating_add(16);
+        let Some(frame) = rest.get(16..end) else {
             break;
         };
-        if let Some(packet) = frame.get(14..).and_then(parse) {
-            *seen.entry(packet).or_default() += 1;
-        }
-        rest = rest.get(16 + length..).unwrap_or_default();
+        packets.push(frame.get(14..).unwrap_or_default());
+        rest = rest.get(end..).unwrap_or_default();
     }
-    Ok(seen)
+    Ok(packets)
 }
 
 /// What an IP packet is; `None` if it has nothing to do with pods.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
 
 use super::capture::{Capture, Packet, Seen};
-use super::{Carriage, Mode, Overlay, WITHIN};
+use super::{Carriage, Mode, Overlay, WITHIN, gateway};
 use crate::eventually::eventually;
 use crate::http::{self, ECHO_PORT};
 use crate::netns::Namespace;
@@ -56,8 +56,8 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
         }
     }
     let mut seen = Vec::new();
-    for capture in captures {
-        seen.push(capture.stop()?);
+    for (capture, node) in captures.into_iter().zip(&overlay.nodes) {
+        seen.push(capture.stop(gateway(node.subnet)?)?);
     }
     for (number, seen) in seen.iter().enumerate() {
         on_the_wire(overlay, mode, number, seen)?;
@@ -252,7 +252,7 @@ fn on_the_wire(overlay: &Overlay, mode: Mode, number: usize, seen: &Seen) -> any
                     is_ipv6,
                 };
                 ensure!(
-                    seen.get(&packet).is_some_and(|count| *count > TRANSFER / 70_000),
+                    seen.get(&packet).is_some_and(|count| *count >= TRANSFER / 70_000),
                     "{}: too little of {packet:?} among {seen:#?}",
                     node.name
                 );
