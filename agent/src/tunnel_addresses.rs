@@ -4,13 +4,12 @@
 //! Invariants: an address that a restart finds is kept if it is of a right pool; one that no pool needs any more is
 //! kept for [`LINGER`], so that nodes which have not heard of the change still reach us, and released after its device has gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calidris_ipam::{AddressRequest, AssignRequest, IntendedUse, Ipam, ReleaseRequest, Store};
-use ipnetwork::IpNetwork;
+use calidris_ipam::{Ipam, Store, Tunnel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -49,9 +48,9 @@ pub async fn run<S: Store>(
             for kind in TunnelKind::ALL {
                 let pools = wanted.get(&kind);
                 let next = match pools {
-                    Some(pools) => {
+                    Some(_) => {
                         unwanted_since.remove(&kind);
-                        keeper.keep(kind, pools).await
+                        keeper.keep(kind).await
                     }
                     None => keeper.give_back(kind, &mut unwanted_since).await,
                 };
@@ -82,9 +81,9 @@ struct Keeper<S> {
 }
 
 impl<S: Store> Keeper<S> {
-    /// Sees to an address of one of the pools. `None`: the node's thread is gone.
-    async fn keep(&self, kind: TunnelKind, pools: &BTreeSet<IpNetwork>) -> Option<Next> {
-        match self.ensure(kind, pools).await {
+    /// Sees to an address. `None`: the node's thread is gone.
+    async fn keep(&self, kind: TunnelKind) -> Option<Next> {
+        match self.ensure(kind).await {
             Ok(address) => {
                 self.tell(kind, Some(address)).await?;
                 Some(Next::Settled)
@@ -96,43 +95,14 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    async fn ensure(&self, kind: TunnelKind, pools: &BTreeSet<IpNetwork>) -> Result<IpAddr, String> {
-        let handle = handle_id(&self.node, kind);
-        let held = self.held(&handle).await?;
-        let is_right = |address: &IpAddr| pools.iter().any(|pool| pool.contains(*address));
-        if let Some(address) = held.iter().copied().find(is_right) {
-            return Ok(address);
-        }
-        if !held.is_empty() {
-            info!(tunnel = kind.interface(), addresses = ?held, "the tunnel's address is of no right pool any more");
-            self.release(&handle).await?;
-        }
-        let one = AddressRequest::Count(1);
-        let (v4, v6) = if kind.is_ipv6() {
-            (AddressRequest::None, one)
-        } else {
-            (one, AddressRequest::None)
-        };
-        let request = AssignRequest {
-            v4,
-            v6,
-            pools: pools.iter().map(ToString::to_string).collect(),
-            intended_use: IntendedUse::Tunnel,
-            attributes: [("type".to_owned(), note(kind).to_owned())].into(),
-            ..AssignRequest::new(&handle, &self.node)
-        };
+    async fn ensure(&self, kind: TunnelKind) -> Result<IpAddr, String> {
         let assigned = self
             .ipam
-            .assign(&request, clock::wall())
-            .await
-            .map_err(|error| error.to_string())?;
-        let address = assigned
-            .addresses
-            .first()
-            .ok_or("the allocator gave no address")?
-            .address;
-        info!(tunnel = kind.interface(), %address, "the tunnel has an address");
-        Ok(address)
+            .tunnel_address(tunnel(kind), &self.node, clock::wall())
+            .await;
+        assigned
+            .map(|assigned| assigned.address)
+            .map_err(|error| error.to_string())
     }
 
     /// Gives the address back, if there is one, after its time. `None`: the node's thread is gone.
@@ -141,8 +111,7 @@ impl<S: Store> Keeper<S> {
         kind: TunnelKind,
         unwanted_since: &mut BTreeMap<TunnelKind, Instant>,
     ) -> Option<Next> {
-        let handle = handle_id(&self.node, kind);
-        let held = match self.held(&handle).await {
+        let held = match self.held(kind).await {
             Ok(held) => held,
             Err(why) => {
                 warn!(tunnel = kind.interface(), %why, "it is not known whether the tunnel has an address; trying again");
@@ -160,7 +129,7 @@ impl<S: Store> Keeper<S> {
             return Some(Next::At(until));
         }
         self.tell(kind, None).await?;
-        match self.release(&handle).await {
+        match self.release(kind).await {
             Ok(()) => {
                 info!(tunnel = kind.interface(), %address, "no pool needs the tunnel; its address is released");
                 Some(Next::Settled)
@@ -172,8 +141,9 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    async fn held(&self, handle: &str) -> Result<Vec<IpAddr>, String> {
-        let allocations = self.ipam.addresses_of_handle(handle).await;
+    async fn held(&self, kind: TunnelKind) -> Result<Vec<IpAddr>, String> {
+        let handle = tunnel(kind).handle_id(&self.node);
+        let allocations = self.ipam.addresses_of_handle(&handle).await;
         let allocations = allocations.map_err(|error| error.to_string())?;
         Ok(allocations
             .into_iter()
@@ -181,13 +151,9 @@ impl<S: Store> Keeper<S> {
             .collect())
     }
 
-    async fn release(&self, handle: &str) -> Result<(), String> {
-        let request = ReleaseRequest {
-            handle_id: handle.to_owned(),
-            ..ReleaseRequest::default()
-        };
+    async fn release(&self, kind: TunnelKind) -> Result<(), String> {
         self.ipam
-            .release(&request, clock::wall())
+            .release_tunnel_address(tunnel(kind), &self.node, clock::wall())
             .await
             .map(drop)
             .map_err(|error| error.to_string())
@@ -206,20 +172,10 @@ fn soon(pause: Duration) -> Instant {
     Instant::from_std(clock::now()) + pause
 }
 
-/// The handle of a tunnel's address, as Calico names it.
-pub fn handle_id(node: &str, kind: TunnelKind) -> String {
+fn tunnel(kind: TunnelKind) -> Tunnel {
     match kind {
-        TunnelKind::Ipip => format!("ipip-tunnel-addr-{node}"),
-        TunnelKind::VxlanV4 => format!("vxlan-tunnel-addr-{node}"),
-        TunnelKind::VxlanV6 => format!("vxlan-v6-tunnel-addr-{node}"),
-    }
-}
-
-/// What Calico notes as `type` with the allocation.
-fn note(kind: TunnelKind) -> &'static str {
-    match kind {
-        TunnelKind::Ipip => "ipipTunnelAddress",
-        TunnelKind::VxlanV4 => "vxlanTunnelAddress",
-        TunnelKind::VxlanV6 => "vxlanV6TunnelAddress",
+        TunnelKind::Ipip => Tunnel::Ipip,
+        TunnelKind::VxlanV4 => Tunnel::Vxlan,
+        TunnelKind::VxlanV6 => Tunnel::VxlanV6,
     }
 }
