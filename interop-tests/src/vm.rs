@@ -42,7 +42,16 @@ const MODULES: &[&str] = &[
     "nf_nat",
 ];
 /// Programs of this machine that the proof runs.
-const PROGRAMS: &[&str] = &["ip", "nft", "etcd", "etcdctl", "ping", "tcpdump", "conntrack"];
+const PROGRAMS: &[&str] = &[
+    "ip",
+    "nft",
+    "etcd",
+    "etcdctl",
+    "ping",
+    "tcpdump",
+    "conntrack",
+    "date",
+];
 
 /// Runs the proof in a virtual machine. Returns what the machine said.
 ///

@@ -91,8 +91,11 @@ fn directories<'a>(files: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     all
 }
 
+/// Modules: the order in which to load them, and their contents.
+type Modules = (Vec<String>, BTreeMap<String, Vec<u8>>);
+
 /// Modules with those they depend on: the order in which to load them, and their contents.
-fn modules(root: &Path) -> anyhow::Result<(Vec<String>, BTreeMap<String, Vec<u8>>)> {
+fn modules(root: &Path) -> anyhow::Result<Modules> {
     let mut found = BTreeMap::new();
     find(&root.join("lib/modules"), &mut found)?;
     ensure!(!found.is_empty(), "no modules below {}", root.display());
