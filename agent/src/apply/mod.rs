@@ -29,7 +29,7 @@ use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, NeighborKey, RouteKey, TunnelAddress};
+use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
 use crate::input::KernelChange;
 use crate::kernel::{AddressChange, Kernel, KernelError, Link, NeighborChange, RouteChange, TunnelChange};
 use crate::model::{Endpoint, InSync};
@@ -441,6 +441,7 @@ enum Stage {
     Sysctls,
     Addresses,
     Neighbors,
+    Gateways,
     Routes,
     NeighborsGo,
     AddressesGo,
@@ -461,10 +462,20 @@ impl Stage {
             Op::Address(_) => Self::Addresses,
             Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
             Op::Neighbor(_) => Self::Neighbors,
+            Op::Route(Change::Create { value, .. } | Change::Replace { to: value, .. })
+                if leads_to_gateway(value) =>
+            {
+                Self::Gateways
+            }
             Op::Route(_) => Self::Routes,
             Op::Nft(_) => Self::Nft,
         }
     }
+}
+
+/// Whether a route leads to what other routes have as their gateway: another node's tunnel device.
+fn leads_to_gateway(route: &Route) -> bool {
+    matches!(&route.path, RoutePath::Link { interface } if ours::TUNNELS.contains(&interface.as_str()))
 }
 
 impl Op {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock;
-use crate::desired::{NeighborSubject, NeighborTarget, RoutePath, Transport, compute};
+use crate::desired::{NeighborSubject, NeighborTarget, Transport, compute};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::model::{ClusterBlock, Encapsulation, Model, NodeFacts, Pool, TunnelKind};
 use crate::ours::{IPIP, VXLAN_V4, VXLAN_V6};
@@ -287,6 +287,27 @@ fn links_of_others_with_a_tunnels_name_stay() {
     settle(&mut dataplane, &none_wanted);
     assert!(dataplane.kernel.links.contains_key(VXLAN_V4));
     assert!(!dataplane.kernel.links.contains_key(VXLAN_V6));
+}
+
+#[test]
+fn a_gateway_is_there_before_routes_of_other_links_to_its_block_are_replaced() {
+    let mut model = model();
+    model.settings.direct_routes = true;
+    for pool in model.pools.values_mut() {
+        pool.encapsulation = Encapsulation::None;
+    }
+    let tunnels = std::mem::take(&mut model.tunnel_addresses);
+    model.cluster.nodes.remove("node-c");
+    let mut dataplane = Dataplane::new(kernel());
+    settle(&mut dataplane, &model);
+    for pool in model.pools.values_mut() {
+        pool.encapsulation = Encapsulation::VxlanAlways;
+    }
+    model.tunnel_addresses = tunnels;
+    let desired = compute(&observed(&mut dataplane, &model));
+    let report = dataplane.apply(&desired, IN_SYNC, clock::now());
+    assert!(report.failures.is_empty(), "{:#?}", report.failures);
+    assert_as_desired(&mut dataplane, &model, "after the change");
 }
 
 #[test]

@@ -34,7 +34,31 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
             }
         }
     }
+    routes.extend(vteps(model, tunnels));
     routes
+}
+
+/// Straight to the IPv6 VXLAN devices of others. The kernel refuses a gateway, even one that is said to be on the link, while
+/// the way to its address leads through another link (`ip6_route_check_nh_onlink`), as that to its block does while
+/// the mode changes.
+fn vteps(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
+    let kind = TunnelKind::VxlanV6;
+    if !tunnels.contains_key(kind.interface()) {
+        return BTreeMap::new();
+    }
+    let vteps = model.other_nodes().filter_map(|node| node.vxlan(kind));
+    vteps
+        .map(|vtep| {
+            let path = RoutePath::Link {
+                interface: kind.interface().to_owned(),
+            };
+            let origin = RouteOrigin::Cluster;
+            (
+                RouteKey::main(IpNetwork::from(vtep.address)),
+                Route { origin, path },
+            )
+        })
+        .collect()
 }
 
 fn path(

@@ -235,8 +235,30 @@ impl FakeKernel {
                 name: interface.clone(),
             });
         }
+        if self.is_behind_another_link(&value.path) {
+            return Err(refused("change a route", libc::EINVAL));
+        }
         self.routes.insert(key.clone(), ObservedRoute::from(value));
         Ok(())
+    }
+
+    /// IPv6 only: the way to the gateway leads through another link than the route.
+    fn is_behind_another_link(&self, path: &RoutePath) -> bool {
+        let RoutePath::Onlink { gateway, interface } = path else {
+            return false;
+        };
+        let covering = self
+            .routes
+            .iter()
+            .filter(|(key, _)| key.destination.contains(*gateway));
+        let best = covering.max_by_key(|(key, _)| key.destination.prefix());
+        gateway.is_ipv6()
+            && best.is_some_and(|(_, route)| {
+                !matches!(
+                    &route.path,
+                    Some(RoutePath::Link { interface: other } | RoutePath::Onlink { interface: other, .. }) if other == interface
+                )
+            })
     }
 }
 

@@ -41,10 +41,18 @@ pub(super) fn write(archive: &Path, root: &Path, binaries: &Binaries, init: &str
     files.extend(libraries);
     let (order, modules) = modules(root)?;
 
-    for directory in directories(files.keys().map(String::as_str).chain(["modules/x", "dev/x"])) {
+    for directory in directories(
+        files
+            .keys()
+            .map(String::as_str)
+            .chain(["modules/x", "dev/x", "etc/x"]),
+    ) {
         output.directory(&directory)?;
     }
     output.device("dev/console", (5, 1))?;
+    // tcpdump looks for the user that it runs as.
+    output.file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n")?;
+    output.file("etc/group", b"root:x:0:\n")?;
     for (name, path) in &files {
         let contents = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         output.file(name, &contents)?;
