@@ -165,24 +165,21 @@ fn what_the_datastore_says_comes_before_bgp_and_after_workloads() {
 }
 
 #[test]
-fn addresses_of_other_pools_are_not_published_and_devices_in_use_are() {
+fn devices_are_published_while_they_stand() {
     let mut model = Model::new("node-a".into());
-    model.settings.ipv4_address = Some("192.0.2.11/24".parse().unwrap());
-    for (kind, address) in [
-        (TunnelKind::VxlanV4, "10.65.0.1"),
-        (TunnelKind::Ipip, "10.66.0.1"),
-    ] {
+    for (kind, address) in [(TunnelKind::VxlanV4, Some("10.65.0.1")), (TunnelKind::Ipip, None)] {
         model
             .tunnel_addresses
-            .insert(kind, Some(address.parse().unwrap()));
+            .insert(kind, address.map(|address| address.parse().unwrap()));
     }
-    let pool = Pool {
-        cidr: "10.65.0.0/16".parse().unwrap(),
-        nat_outgoing: false,
-        encapsulation: Encapsulation::VxlanAlways,
-        disable_bgp_export: false,
-    };
-    model.pools.insert("pool".into(), pool);
+    let Published { facts, decided } = compute(&model).published;
+    assert_eq!(
+        decided,
+        [TunnelKind::Ipip].into(),
+        "without an address of the node there is no device yet"
+    );
+    assert!(facts.tunnels.is_empty());
+    model.settings.ipv4_address = Some("192.0.2.11/24".parse().unwrap());
     let Published { facts, decided } = compute(&model).published;
     assert_eq!(
         decided,

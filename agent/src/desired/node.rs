@@ -1,11 +1,11 @@
-//! What this node publishes of itself for the others. Tunnels that no pool uses any more are no longer published while
-//! the devices still stand: first the others stop sending, then the device goes.
+//! What this node publishes of itself for the others: its tunnels for as long as the devices stand, also when no pool uses
+//! them any more. Another node that cannot use the new way yet goes on using the old one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
-use crate::desired::tunnels::{self, Tunnel};
+use crate::desired::tunnels::Tunnel;
 use crate::model::{Model, NodeFacts, TunnelKind};
 
 /// What a node says of itself.
@@ -18,22 +18,21 @@ pub struct Published {
 }
 
 pub(super) fn published(model: &Model, devices: &BTreeMap<String, Tunnel>) -> Published {
-    let used = tunnels::pools(model);
+    let has_device = |kind: &TunnelKind| devices.contains_key(kind.interface());
     let tunnels: BTreeMap<_, _> = model
         .tunnel_addresses
         .iter()
-        .filter(|(kind, _)| used.contains_key(kind) && devices.contains_key(kind.interface()))
+        .filter(|(kind, _)| has_device(kind))
         .filter_map(|(kind, address)| Some((*kind, (*address)?)))
         .collect();
     let macs = tunnels
         .keys()
         .filter_map(|kind| Some((*kind, devices.get(kind.interface())?.mac?)))
         .collect();
-    let has_device = |kind: &TunnelKind| devices.contains_key(kind.interface());
     let decided = model
         .tunnel_addresses
         .iter()
-        .filter(|(kind, address)| address.is_none() || !used.contains_key(kind) || has_device(kind))
+        .filter(|(kind, address)| address.is_none() || has_device(kind))
         .map(|(kind, _)| *kind)
         .collect();
     let facts = NodeFacts {
