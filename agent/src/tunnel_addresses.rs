@@ -19,8 +19,9 @@ use crate::input::Input;
 use crate::model::TunnelKind;
 use crate::turn::{Message, TunnelPools};
 
-/// How long a tunnel stays after the last pool that needed it: longer than any node that works takes to hear of it.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a tunnel stays after the last pool that needed it: longer than a node takes to be ready for another one, also
+/// while the datastore is slow.
+const LINGER: Duration = Duration::from_secs(600);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
