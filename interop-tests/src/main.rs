@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -71,6 +72,9 @@ Examples, at the top of the repository:
         /// The modes, in turn
         #[arg(long, value_enum, value_delimiter = ',', required = true)]
         modes: Vec<Mode>,
+        /// Milliseconds between two datagrams of the floods
+        #[arg(long, default_value_t = 10)]
+        pace_millis: u64,
         /// Not here, but in a virtual machine with a kernel that has IPIP
         #[arg(long)]
         virtual_machine: bool,
@@ -168,8 +172,14 @@ fn main() -> ExitCode {
         Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Overlay {
             modes,
+            pace_millis,
             virtual_machine: false,
-        } => overlay::prove(&modes, &Progress::start(Stream::Output)).map(|()| ExitCode::SUCCESS),
+        } => overlay::prove(
+            &modes,
+            Duration::from_millis(pace_millis),
+            &Progress::start(Stream::Output),
+        )
+        .map(|()| ExitCode::SUCCESS),
         Command::Overlay { modes, .. } => vm::prove(&modes).map(|said| {
             println!("{said}");
             ExitCode::SUCCESS

@@ -34,9 +34,11 @@ use crate::pod::Pod;
 use crate::process::Process;
 use crate::progress::Progress;
 
+/// Time between two datagrams of a flood on a real machine.
+pub const PACE: Duration = Duration::from_millis(10);
 /// How long a change may take to be everywhere.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Datagrams of one stream that may be under way when its route changes: each is sent 10 ms after the one before.
+/// Datagrams of one stream that may be under way when its route changes.
 const IN_FLIGHT: usize = 2;
 /// The pools.
 pub const POOLS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/64"];
@@ -159,16 +161,17 @@ const ROUTER: [(&str, [&str; 2]); 2] = [
 const MANAGEMENT: &str = "mgmt";
 const ETCD: &str = "172.31.0.1/24";
 
-/// Takes a new lab through the modes, and shows in each that everything is as it should be.
+/// Takes a new lab through the modes, and shows in each that everything is as it should be. `pace` is the time between two
+/// datagrams of a flood: as little as the machine can do without falling behind.
 ///
 /// # Errors
 /// The first thing that is not; the ends of all logs are shown before.
-pub fn prove(modes: &[Mode], progress: &Progress) -> anyhow::Result<()> {
+pub fn prove(modes: &[Mode], pace: Duration, progress: &Progress) -> anyhow::Result<()> {
     let first = *modes.first().context("no mode to show")?;
     let binaries = Binaries::find()?;
     let lab = Lab::create(&format!("overlay-{}", std::process::id()))?;
     let mut overlay = Overlay::start(lab, binaries, first)?;
-    let result = overlay.go_through(modes, progress);
+    let result = overlay.go_through(modes, pace, progress);
     if result.is_err() {
         progress.line(overlay.lab.log_tails(crate::cluster::LOG_LINES));
         for node in &overlay.nodes {
@@ -321,10 +324,10 @@ impl Overlay {
         })
     }
 
-    fn go_through(&mut self, modes: &[Mode], progress: &Progress) -> anyhow::Result<()> {
+    fn go_through(&mut self, modes: &[Mode], pace: Duration, progress: &Progress) -> anyhow::Result<()> {
         for (position, mode) in modes.iter().enumerate() {
             if position > 0 {
-                self.switch(*mode, progress)?;
+                self.switch(*mode, pace, progress)?;
             }
             self.wait_for_routes(*mode)?;
             look::at(self, *mode).with_context(|| format!("in mode {mode:?}"))?;
@@ -342,14 +345,15 @@ impl Overlay {
 
     /// Changes the mode under a flood from the first pod to the others, and back, as far as they reach each other before and
     /// after. (From all to all would be too much for a virtual machine without acceleration.)
-    fn switch(&self, mode: Mode, progress: &Progress) -> anyhow::Result<()> {
+    fn switch(&self, mode: Mode, pace: Duration, progress: &Progress) -> anyhow::Result<()> {
         let mut floods = Vec::new();
         for (from, to) in self.pairs().into_iter().filter(|(from, _)| *from == 0) {
             for address in look::addresses(&self.pods[to])? {
                 if mode.carriage(address.is_ipv6(), self.is_near(from, to)) != Carriage::Nothing
                     && look::answers(&self.pods[from].namespace, address).is_ok()
                 {
-                    floods.push((address, Pinger::start(&self.pods[from].namespace, address)?));
+                    let flood = Pinger::start_every(pace, &self.pods[from].namespace, address)?;
+                    floods.push((address, flood));
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::http::ECHO_PORT;
 use crate::netns::Namespace;
 use crate::pod::Pod;
 
-/// Time between two datagrams.
+/// Time between two datagrams, unless another is asked for.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// How long answers to the last datagrams are waited for: long, since a busy machine answers late. Without a loss, no time.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -75,6 +75,14 @@ impl Pinger {
     /// # Errors
     /// When the socket cannot be opened.
     pub fn start(from: &Namespace, address: IpAddr) -> anyhow::Result<Self> {
+        Self::start_every(INTERVAL, from, address)
+    }
+
+    /// As [`Pinger::start`], with another time between two datagrams.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn start_every(interval: Duration, from: &Namespace, address: IpAddr) -> anyhow::Result<Self> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = from
             .enter(|| UdpSocket::bind(any))?
@@ -82,7 +90,7 @@ impl Pinger {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let target = SocketAddr::new(address, ECHO_PORT);
-        let thread = std::thread::spawn(move || send_and_count(&socket, target, &stopped));
+        let thread = std::thread::spawn(move || send_and_count(&socket, target, interval, &stopped));
         let path = format!("{} to {address}", from.name());
         Ok(Self { path, stop, thread })
     }
@@ -97,7 +105,12 @@ impl Pinger {
     }
 }
 
-fn send_and_count(socket: &UdpSocket, target: SocketAddr, stop: &AtomicBool) -> anyhow::Result<Pings> {
+fn send_and_count(
+    socket: &UdpSocket,
+    target: SocketAddr,
+    interval: Duration,
+    stop: &AtomicBool,
+) -> anyhow::Result<Pings> {
     let watch = Stopwatch::start();
     let mut waiting = BTreeMap::new();
     let mut sent: u64 = 0;
@@ -110,7 +123,7 @@ fn send_and_count(socket: &UdpSocket, target: SocketAddr, stop: &AtomicBool) -> 
             socket,
             &mut waiting,
             &watch,
-            INTERVAL * u32::try_from(sent).unwrap_or(u32::MAX),
+            interval * u32::try_from(sent).unwrap_or(u32::MAX),
         )?;
     }
     let end = watch.elapsed() + LAST_ANSWERS;

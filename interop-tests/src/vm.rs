@@ -129,7 +129,7 @@ fn init(modes: &[Mode]) -> anyhow::Result<String> {
          busybox mount -t cgroup2 cgroup /sys/fs/cgroup\n\
          for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done\n\
          ip link set lo up\n\
-         /bin/calidris-lab overlay --modes {modes}\n\
+         /bin/calidris-lab overlay --pace-millis 100 --modes {modes}\n\
          echo {RESULT} $?\n\
          busybox poweroff -f\n"
     ))
