@@ -27,7 +27,8 @@ const ECHO_HEADERS: [u32; 2] = [28, 48];
 
 /// Looks at everything once.
 pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
-    let mtu = pods_mtu(overlay)?;
+    // Pods keep the MTU of the mode they were made in; more than this mode takes is looked at elsewhere.
+    let mtu = pods_mtu(overlay)?.min(mode.pod_mtu());
     let mut captures = Vec::new();
     for node in &overlay.nodes {
         captures.push(Capture::start(
@@ -65,7 +66,7 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The MTU of the pods, which is that of the mode they were made in, or smaller.
+/// The MTU of the pods.
 fn pods_mtu(overlay: &Overlay) -> anyhow::Result<u32> {
     let mut all = BTreeSet::new();
     for pod in &overlay.pods {
