@@ -41,7 +41,8 @@ Examples:
   calidris agent --config ./node1.toml
   calidris agent --config ./node1.toml --check          only check the configuration
 
-SIGTERM and SIGINT end the agent; the kernel's routes stay, and BGP peers with graceful restart keep theirs.")]
+SIGTERM and SIGINT end the agent; the kernel's routes stay, and BGP peers with graceful restart keep theirs. SIGHUP reads
+[bgp] again and applies it without resetting sessions; `calidris bgp plan` tells before what that would do.")]
     Agent(AgentArgs),
     /// Show what the agent of this node knows and does
     #[command(after_help = "\
@@ -78,8 +79,13 @@ Examples:
   calidris bgp route 10.244.1.0/26                      all candidates, and why the best is best
   calidris bgp route 10.244.1.7                         of the prefix that covers an address
   calidris bgp refresh tor-a
-  calidris bgp --socket /run/calidris/speaker.sock plan
-  calidris bgp --socket /run/calidris/speaker.sock reload")]
+  calidris bgp plan                                     what a changed configuration would do, peer by peer
+  calidris bgp plan -o json
+  calidris bgp reload                                   read the configuration again and apply it
+  calidris bgp peers --socket /run/calidris/speaker.sock
+
+Plan and reload read the file the process was started with; SIGHUP is a reload too. Only a peer's address, AS numbers and
+whether its segments are signed reset a session.")]
     Bgp(bgp::BgpArgs),
     /// Run clusters in network namespaces on this machine
     #[command(
@@ -203,12 +209,15 @@ fn agent(args: &AgentArgs) -> Exit {
     if let Err(error) = config.read_secrets() {
         return complain(&error, Exit::Usage);
     }
+    let speaker = config.bgp.as_ref().zip(config.router_id());
+    if let Some(Err(error)) = speaker.map(|(bgp, router_id)| bgp.speaker(router_id).check()) {
+        return complain(&format!("{}: {error}", args.config.display()), Exit::Usage);
+    }
     if args.check {
-        println!("{}: valid", args.config.display());
-        return Exit::Done;
+        return checked(&args.config, config.bgp.as_ref());
     }
     logging::start(&config.log);
-    match wiring::run(config) {
+    match wiring::run(config, &args.config) {
         Ok(()) => Exit::Done,
         Err(error) => complain(&format!("{error:#}"), Exit::Failed),
     }
@@ -219,19 +228,27 @@ fn speaker(args: &SpeakerArgs) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Usage),
     };
-    match config.speaker().map(|speaker| speaker.check()) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return complain(&format!("{}: {error}", args.config.display()), Exit::Usage),
-        Err(error) => return complain(&error, Exit::Usage),
+    if let Err(error) = config.speaker().check() {
+        return complain(&format!("{}: {error}", args.config.display()), Exit::Usage);
     }
     if args.check {
-        println!("{}: valid", args.config.display());
-        return Exit::Done;
+        return checked(&args.config, Some(&config.bgp));
     }
     logging::start(&config.log);
     match crate::speaker::run(config, &args.config) {
         Ok(()) => Exit::Done,
         Err(error) => complain(&format!("{error:#}"), Exit::Failed),
+    }
+}
+
+/// The end of a check: the file is right; what it refers to may be missing.
+fn checked(file: &std::path::Path, bgp: Option<&config::Bgp>) -> Exit {
+    match bgp.and_then(|bgp| bgp.missing_secrets().into_iter().next()) {
+        Some(why) => complain(&format!("{}: {why}", file.display()), Exit::Usage),
+        None => {
+            println!("{}: valid", file.display());
+            Exit::Done
+        }
     }
 }
 

@@ -22,6 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::reload::ReloadReport;
+
 /// Clients served at a time.
 pub const MAX_CLIENTS: usize = 8;
 /// Longest request, in bytes.
@@ -44,9 +46,9 @@ pub enum Request {
         /// Which family.
         family: AfiSafi,
     },
-    /// Read the configuration again and tell what it would change: [`Answer::Text`] a line.
+    /// Read the configuration again and tell what it would change: one [`Answer::Reload`].
     Plan,
-    /// Read the configuration again and apply it: [`Answer::Text`] a line.
+    /// Read the configuration again and apply it: one [`Answer::Reload`].
     Reload,
 }
 
@@ -58,8 +60,8 @@ pub enum Answer {
     BgpStatus(SpeakerStatus),
     /// One prefix.
     BgpRoute(RouteStatus),
-    /// A line for the operator.
-    Text(String),
+    /// What a configuration changes.
+    Reload(ReloadReport),
     /// That was all.
     Done,
     /// It cannot be had or done, and why.
@@ -81,7 +83,7 @@ pub struct ReloadRequest {
     /// Whether to apply it, too.
     pub mode: ReloadMode,
     /// Where to tell what changed, or what is wrong.
-    pub answer: oneshot::Sender<Result<Vec<String>, String>>,
+    pub answer: oneshot::Sender<Result<ReloadReport, String>>,
 }
 
 /// What to do with a configuration that was read again.
@@ -266,10 +268,7 @@ impl Client {
         let (answer, told) = oneshot::channel();
         let asked = reload.send(ReloadRequest { mode, answer }).await.is_ok();
         match told.await {
-            Ok(Ok(lines)) if asked => {
-                let answers: Vec<Answer> = lines.into_iter().map(Answer::Text).collect();
-                self.send(&answers).await.map(Ok)
-            }
+            Ok(Ok(report)) if asked => self.send(&[Answer::Reload(report)]).await.map(Ok),
             Ok(Err(why)) => Ok(Err(why)),
             _ => Ok(Err("ending: the configuration is not read any more".to_owned())),
         }

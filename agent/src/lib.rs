@@ -27,6 +27,7 @@ pub mod model;
 pub mod namespaces;
 pub mod ours;
 pub mod pod_link;
+pub mod reload;
 pub mod report;
 pub mod sources;
 pub mod speaker;

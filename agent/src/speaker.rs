@@ -4,22 +4,24 @@
 //! nothing. Sessions are reset only where the identity of a peer changed. SIGTERM ends without NOTIFICATION, so that peers
 //! with graceful restart keep our routes for our successor (RFC 4724 §4); SIGINT says goodbye (RFC 9003).
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use calidris_bgp::SpeakerConfig;
-use calidris_bgp::config::Impact;
+use calidris_bgp::family::Prefix;
+use calidris_bgp::route::Origination;
 use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use tokio::net::UnixListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
 use crate::clock;
 use crate::config::SpeakerFile;
-use crate::control::{self, Controlled, ReloadMode, ReloadRequest};
+use crate::control::{self, Controlled, ReloadRequest};
 use crate::listen::listen;
+use crate::reload::Reloader;
 
 /// Reload requests that may wait.
 const RELOADS: usize = 4;
@@ -48,10 +50,9 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
     // Below /run: what is left there is from a predecessor since the last boot.
     let restarting = socket.exists();
     let listener = UnixListener::from_std(listen(&socket)?)?;
-    let in_force = config.speaker()?;
     let speaker = calidris_bgp_driver::start(DriverConfig {
         listen: config.bgp.listen(),
-        speaker: in_force.clone(),
+        speaker: config.speaker(),
         restarting,
         seed: clock::seed(),
     })
@@ -73,12 +74,12 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
             reload: Some(reload),
         },
     ));
-    let mut running = Running {
-        config,
-        in_force,
-        file: file.to_owned(),
-        speaker,
-    };
+    let (to_announce, routes) = watch::channel(config.bgp.originations());
+    tokio::spawn(announce(speaker.clone(), routes));
+    for why in config.bgp.missing_secrets() {
+        warn!("{why}; no session without it");
+    }
+    let mut running = Reloader::new(config, (file, None), speaker.clone(), to_announce);
     let how = loop {
         tokio::select! {
             _ = terminate.recv() => {
@@ -96,94 +97,17 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
             }
         }
     };
-    running.speaker.shutdown(how).await?;
+    speaker.shutdown(how).await?;
     info!("ended");
     Ok(())
 }
 
-/// A speaker that runs, and what it runs with.
-struct Running {
-    config: SpeakerFile,
-    in_force: SpeakerConfig,
-    file: PathBuf,
-    speaker: BgpHandle,
-}
-
-impl Running {
-    async fn reload_for_signal(&mut self) {
-        match self.reload(ReloadMode::Apply).await {
-            Ok(lines) => lines.iter().for_each(|line| info!("configuration: {line}")),
-            Err(why) => error!("the configuration is not applied: {why}"),
+/// Announces the configured routes, whenever they change.
+async fn announce(speaker: BgpHandle, mut routes: watch::Receiver<BTreeMap<Prefix, Origination>>) {
+    while routes.changed().await.is_ok() {
+        let wanted = routes.borrow_and_update().clone();
+        if speaker.originate(wanted).await.is_err() {
+            return;
         }
-    }
-
-    /// Reads the file again; returns what changes, a line each.
-    async fn reload(&mut self, mode: ReloadMode) -> Result<Vec<String>, String> {
-        let new = SpeakerFile::load(&self.file).map_err(|error| error.to_string())?;
-        let wanted = new.speaker().map_err(|error| error.to_string())?;
-        let impact = match mode {
-            ReloadMode::Plan => {
-                wanted.check().map_err(|error| error.to_string())?;
-                self.in_force.impact_of(&wanted)
-            }
-            ReloadMode::Apply => self
-                .speaker
-                .configure(wanted.clone())
-                .await
-                .map_err(|error| error.to_string())?,
-        };
-        let lines = self.describe(&new, &impact);
-        if mode == ReloadMode::Apply {
-            self.speaker
-                .originate(new.bgp.originations())
-                .await
-                .map_err(|error| error.to_string())?;
-            if self.needs_restart(&new) {
-                warn!("bgp.listen_port, bgp.listen_addresses, control and log change at the next start only");
-            }
-            self.config = new;
-            self.in_force = wanted;
-        }
-        Ok(lines)
-    }
-
-    fn needs_restart(&self, new: &SpeakerFile) -> bool {
-        let at_start =
-            |config: &SpeakerFile| (config.bgp.listen(), config.control.clone(), config.log.clone());
-        at_start(&self.config) != at_start(new)
-    }
-
-    fn describe(&self, new: &SpeakerFile, impact: &Impact) -> Vec<String> {
-        let sets = [
-            ("peer added", &impact.added),
-            ("peer removed, its session ends", &impact.removed),
-            ("peer changed, its session is reset", &impact.reset),
-            ("peer changed, its session stays", &impact.applied),
-            (
-                "part of the change waits for the next session of peer",
-                &impact.next_session,
-            ),
-        ];
-        let mut lines: Vec<String> = sets
-            .iter()
-            .flat_map(|(what, names)| names.iter().map(move |name| format!("{what}: {name}")))
-            .collect();
-        let (before, after) = (self.config.bgp.originations(), new.bgp.originations());
-        let withdrawn = before.keys().filter(|prefix| !after.contains_key(prefix));
-        lines.extend(withdrawn.map(|prefix| format!("route withdrawn: {prefix}")));
-        let announced = after
-            .iter()
-            .filter(|(prefix, route)| before.get(prefix) != Some(*route));
-        lines.extend(announced.map(|(prefix, _)| format!("route announced: {prefix}")));
-        if self.needs_restart(new) {
-            lines.push(
-                "needs a restart: bgp.listen_port, bgp.listen_addresses, control and log are read at the start only"
-                    .to_owned(),
-            );
-        }
-        if lines.is_empty() {
-            lines.push("nothing changes".to_owned());
-        }
-        lines
     }
 }

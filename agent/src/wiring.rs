@@ -1,11 +1,14 @@
 //! The composition root: builds every part and connects them, top to bottom. No logic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use calidris_bgp::family::Prefix;
+use calidris_bgp::route::Origination;
 use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
 use calidris_ipam_etcd::EtcdStore;
@@ -30,6 +33,7 @@ use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::{Model, Settings};
+use crate::reload::Reloader;
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
 use crate::status;
@@ -38,6 +42,8 @@ use crate::turn::{INBOX, Message, Node, NodeStatus, Outputs, TunnelPools};
 
 /// Threads for everything that waits; the node's own thread comes on top.
 const WORKERS: usize = 2;
+/// Requests to read the configuration again that may wait.
+const RELOADS: usize = 4;
 /// How long requests being worked on may go on when the agent ends.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How long a name may take to be found at the start.
@@ -51,22 +57,22 @@ struct Bgp {
     source: JoinHandle<()>,
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent of `config`, which came from `file`, until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What kept it from starting, or made it stop.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(run_on(config, runtime.handle()));
+    let result = runtime.block_on(run_on(config, file, runtime.handle()));
     // A blocking thread that hangs in the kernel must not hang the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
+async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result<()> {
     let started = clock::now();
     let mut ending = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let node_name = config.node_name.as_str().to_owned();
@@ -156,13 +162,21 @@ async fn run_on(config: Config, runtime: &Handle) -> anyhow::Result<()> {
         ));
     }
 
-    let restarting = predecessor_left_routes;
-    let bgp = start_bgp(&config, router_id, restarting, (to_announce, inbox.clone())).await?;
+    let routes = config.bgp.as_ref().map(|bgp| bgp.originations());
+    let (routes, configured) = watch::channel(routes.unwrap_or_default());
+    let to_announce = (configured, to_announce, inbox.clone());
+    let bgp = start_bgp(&config, router_id, predecessor_left_routes, to_announce).await?;
+    let reload = bgp.as_ref().map(|bgp| {
+        let (reload, reloads) = mpsc::channel(RELOADS);
+        let reloader = Reloader::new(config.clone(), (file, router_id), bgp.speaker.clone(), routes);
+        tokio::spawn(reloader.serve(reloads));
+        reload
+    });
     tokio::spawn(control::serve(
         control_listener,
         Controlled {
             speaker: bgp.as_ref().map(|bgp| bgp.speaker.clone()),
-            reload: None,
+            reload,
         },
     ));
     let server = Arc::new(CniServer::new(
@@ -332,7 +346,8 @@ async fn start_bgp(
     config: &Config,
     router_id: Option<Ipv4Addr>,
     restarting: bool,
-    (to_announce, inbox): (
+    (configured, to_announce, inbox): (
+        watch::Receiver<BTreeMap<Prefix, Origination>>,
         watch::Receiver<Option<BTreeSet<IpNetwork>>>,
         mpsc::Sender<Message>,
     ),
@@ -344,17 +359,12 @@ async fn start_bgp(
     };
     let speaker = calidris_bgp_driver::start(DriverConfig {
         listen: bgp.listen(),
-        speaker: bgp.speaker(router_id)?,
+        speaker: bgp.speaker(router_id),
         restarting,
         seed: clock::seed(),
     })
     .await?;
-    let source = tokio::spawn(sources::bgp::run(
-        speaker.clone(),
-        bgp.originations(),
-        to_announce,
-        inbox,
-    ));
+    let source = tokio::spawn(sources::bgp::run(speaker.clone(), configured, to_announce, inbox));
     Ok(Some(Bgp { speaker, source }))
 }
 

@@ -3,7 +3,7 @@
 
 mod eventually;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -118,7 +118,7 @@ fn an_operator_sees_peers_routes_and_why() {
     let details = right.text(&["peer", "left"]);
     for words in [
         "Established for",
-        "4-octet AS, route refresh",
+        "4-octet AS, route refresh, enhanced route refresh, extended messages",
         "ipv4-unicast  3         2",
     ] {
         assert!(details.contains(words), "{words}\n{details}");
@@ -168,10 +168,21 @@ fn a_new_configuration_is_shown_first_and_resets_nothing() {
         .replace("10.2.0.0/24", "10.3.0.0/24")
         .replace("min_length = 16", "min_length = 8");
     std::fs::write(&file, changed).unwrap();
-    let expected =
-        "peer changed, its session stays: left\nroute withdrawn: 10.2.0.0/24\nroute announced: 10.3.0.0/24\n";
+    let expected = "peer left: its session stays; import policy: what was received is judged again\nroute withdrawn: 10.2.0.0/24\nroute announced: 10.3.0.0/24\n";
     assert_eq!(right.text(&["plan"]), expected);
     assert_eq!(right.text(&["plan"]), expected, "a plan changes nothing");
+    let plan = right.json(&["plan"]).unwrap();
+    assert_eq!(
+        (&plan["applied"], &plan["announced"][0]),
+        (&json!(false), &json!("10.3.0.0/24")),
+        "{plan}"
+    );
+    let peer = &plan["bgp"]["peers"][0];
+    assert_eq!(
+        (&peer["session"], &peer["changes"][0]["effect"]),
+        (&json!("stays"), &json!("import")),
+        "{plan}"
+    );
     right.signal(rustix::process::Signal::HUP);
     eventually("the new route at the peer", || {
         left.json(&["route", "10.3.0.0/24"])
@@ -194,6 +205,38 @@ fn a_new_configuration_is_shown_first_and_resets_nothing() {
         "{refused:?}"
     );
     assert_eq!(right.json(&["peer", "left"]).unwrap()["state"], "established");
+}
+
+#[test]
+fn a_password_that_is_missing_keeps_the_session_down_until_it_is_there() {
+    let (left, right) = pair("secret", 34);
+    let secrets: Vec<PathBuf> = [&left, &right]
+        .iter()
+        .map(|side| side.folder.join("secret"))
+        .collect();
+    for (side, secret) in [&left, &right].iter().zip(&secrets) {
+        let file = side.folder.join("speaker.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let key = format!("connect_retry = \"1s\"\npassword_file = \"{}\"", secret.display());
+        std::fs::write(&file, text.replace("connect_retry = \"1s\"", &key)).unwrap();
+        let told = side.text(&["reload"]);
+        assert!(
+            told.contains("its session is RESET; whether segments are signed"),
+            "{told}"
+        );
+        assert!(told.contains("no session for want of a password"), "{told}");
+    }
+    let peers = right.text(&["peers"]);
+    assert!(peers.contains("no TCP-MD5 password, so no session"), "{peers}");
+    assert!(peers.contains("cannot read the password"), "{peers}");
+    assert_eq!(right.json(&["peer", "left"]).unwrap()["state"], "idle");
+    for (side, secret) in [&left, &right].iter().zip(&secrets) {
+        std::fs::write(secret, "the same on both sides\n").unwrap();
+        let told = side.text(&["reload"]);
+        assert!(told.contains("it may have a session again"), "{told}");
+    }
+    established(&right, "left");
+    established(&left, "right");
 }
 
 #[test]

@@ -5,9 +5,13 @@
 //! one; everything else is applied to the running sessions.
 
 mod add_path;
+mod dynamic;
+mod error;
 mod impact;
 mod limit;
+mod remote_as;
 mod restart;
+mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,10 +22,14 @@ use crate::policy::{MAX_TERMS, Policy};
 pub use crate::wire::capability::Role;
 
 pub use add_path::{AddPathConfig, AddPathSend};
-pub use impact::Impact;
+pub use dynamic::DynamicPeers;
+pub use error::ConfigError;
+pub use impact::{Change, Effect, Impact, PeerImpact, SessionImpact};
 pub(crate) use limit::Level;
 pub use limit::{BeyondLimit, PrefixLimit};
+pub use remote_as::RemoteAs;
 pub use restart::{GracefulRestartConfig, LongLivedConfig, StaleExport};
+pub use transport::{Distance, TransportConfig};
 
 /// Everything the speaker is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +46,8 @@ pub struct SpeakerConfig {
     pub next_hop_ipv6: Option<Ipv6Addr>,
     /// The peers, each with a name and an address of its own.
     pub peers: Vec<PeerConfig>,
+    /// Ranges of addresses from which more peers may connect.
+    pub dynamic: Vec<DynamicPeers>,
     /// How the best of several routes is found.
     pub decision: DecisionConfig,
     /// How long after the start, at most, the speaker counts as "still learning": it bounds the wait for peers that never come
@@ -55,6 +65,7 @@ impl SpeakerConfig {
             next_hop_ipv4: None,
             next_hop_ipv6: None,
             peers: Vec::new(),
+            dynamic: Vec::new(),
             decision: DecisionConfig::default(),
             sync_timeout: Duration::from_secs(120),
         }
@@ -73,12 +84,21 @@ impl SpeakerConfig {
         }
         let mut names = BTreeSet::new();
         let mut addresses = BTreeMap::new();
+        let mut interfaces = BTreeMap::new();
         for peer in &self.peers {
             let name = peer.name.clone();
             if !names.insert(&peer.name) {
                 return Err(ConfigError::DuplicateName { name });
             }
-            if let Some(other) = addresses.insert(peer.address, &peer.name) {
+            if let Some(interface) = &peer.interface {
+                if let Some(other) = interfaces.insert(interface, &peer.name) {
+                    return Err(ConfigError::DuplicateInterface {
+                        name,
+                        other: other.clone(),
+                        interface: interface.clone(),
+                    });
+                }
+            } else if let Some(other) = addresses.insert(peer.address, &peer.name) {
                 return Err(ConfigError::DuplicateAddress {
                     name,
                     other: other.clone(),
@@ -87,7 +107,50 @@ impl SpeakerConfig {
             }
             peer.check()?;
         }
+        let mut ranges = BTreeMap::new();
+        self.check_passwords()?;
+        for range in &self.dynamic {
+            let name = range.name.clone();
+            if !names.insert(&range.name) {
+                return Err(ConfigError::DuplicateName { name });
+            }
+            if let Some(other) = ranges.insert(range.range, &range.name) {
+                return Err(ConfigError::DuplicateRange {
+                    name,
+                    other: other.clone(),
+                    range: range.range,
+                });
+            }
+            range.check()?;
+        }
         Ok(())
+    }
+
+    /// The kernel demands signatures of a whole range: no peer inside can do without.
+    fn check_passwords(&self) -> Result<(), ConfigError> {
+        for peer in self.peers.iter().filter(|peer| !peer.transport.is_signed()) {
+            let signed = |range: &&DynamicPeers| range.template.transport.is_signed();
+            if let Some(range) = self
+                .dynamic
+                .iter()
+                .filter(signed)
+                .find(|range| range.covers(peer.address))
+            {
+                return Err(ConfigError::UnsignedInRange {
+                    name: peer.name.clone(),
+                    range: range.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The range that makes a peer of whoever connects from `address`: the longest.
+    pub fn dynamic_at(&self, address: IpAddr) -> Option<&DynamicPeers> {
+        self.dynamic
+            .iter()
+            .filter(|range| range.covers(address))
+            .max_by_key(|range| range.range.length())
     }
 }
 
@@ -124,16 +187,23 @@ pub struct PeerConfig {
     pub address: IpAddr,
     /// Interface of a link-local `address`, as the kernel numbers it; 0 otherwise.
     pub scope_id: u32,
+    /// The interface behind which the peer is found by its router advertisements: an "unnumbered" peer. `address` is then unspecified until it is found,
+    /// see [`crate::Speaker::handle_neighbor`].
+    pub interface: Option<String>,
     /// TCP port of the peer.
     pub port: u16,
-    /// AS of the peer. Equal to ours makes the session IBGP.
+    /// AS of the peer. Equal to ours makes the session IBGP. Where only `open_as` says which it may be: 0 until the peer has said.
     pub remote_as: u32,
+    /// Which AS the peer may be in, when more than one will do.
+    pub open_as: Option<RemoteAs>,
     /// The address we connect from; the kernel chooses when `None`.
     pub local_address: Option<IpAddr>,
     /// Who opens the connection.
     pub connect: ConnectMode,
     /// Address families offered to the peer.
     pub families: BTreeSet<AfiSafi>,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950); for sessions over IPv6.
+    pub extended_next_hop: bool,
     /// Hold time we propose, in seconds: 0 (never expires) or at least 3 (RFC 4271 §4.2).
     pub hold_time: u16,
     /// How long between attempts to connect, before jitter.
@@ -144,6 +214,8 @@ pub struct PeerConfig {
     pub idle_hold: Duration,
     /// The longest wait in Idle.
     pub idle_hold_max: Duration,
+    /// How long the peer may take nothing of what we send (RFC 9687); `None`: 8 minutes, or twice the hold time if that is longer.
+    pub send_hold_time: Option<Duration>,
     /// Several paths to one prefix (RFC 7911), in all families.
     pub add_path: AddPathConfig,
     /// Whether the peer is a client of us as route reflector (RFC 4456). IBGP only.
@@ -195,16 +267,20 @@ impl PeerConfig {
             name: name.into(),
             address,
             scope_id: 0,
+            interface: None,
             port: 179,
             remote_as,
+            open_as: None,
             local_address: None,
             connect: ConnectMode::Active,
             families: BTreeSet::from([AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST]),
+            extended_next_hop: false,
             hold_time: 90,
             connect_retry: Duration::from_secs(10),
             delay_open: None,
             idle_hold: Duration::from_secs(1),
             idle_hold_max: Duration::from_secs(60),
+            send_hold_time: None,
             add_path: AddPathConfig::default(),
             route_reflector_client: false,
             next_hop: NextHopMode::Auto,
@@ -227,6 +303,21 @@ impl PeerConfig {
         }
     }
 
+    /// The AS the peer is to name in its OPEN.
+    pub fn expected_as(&self) -> RemoteAs {
+        self.open_as.clone().unwrap_or(RemoteAs::Is(self.remote_as))
+    }
+
+    /// Why there is to be no session, in words for the operator; `None` when there is to be one.
+    pub fn held_down(&self) -> Option<String> {
+        match (&self.shutdown, &self.transport.missing_secret) {
+            (Some(text), _) if text.is_empty() => Some("shut down by configuration".to_owned()),
+            (Some(text), _) => Some(format!("shut down by configuration: {text}")),
+            (None, Some(why)) => Some(format!("no TCP-MD5 password, so no session: {why}")),
+            (None, None) => None,
+        }
+    }
+
     /// The AS we are to this peer, when the speaker's own is `speaker_as`.
     pub fn local_as(&self, speaker_as: u32) -> u32 {
         self.local_as.map_or(speaker_as, |local| local.asn)
@@ -239,7 +330,7 @@ impl PeerConfig {
         {
             return Err(ConfigError::LocalAs { name, asn });
         }
-        if self.remote_as == 0 {
+        if self.remote_as == 0 && self.open_as.is_none() {
             return Err(ConfigError::RemoteAsZero { name });
         }
         if let Some(Role::Unassigned(value)) = self.role.map(|role| role.ours) {
@@ -261,6 +352,9 @@ impl PeerConfig {
         }
         if self.families.is_empty() {
             return Err(ConfigError::NoFamily { name });
+        }
+        if self.interface.is_some() && (self.local_address.is_some() || !self.address.is_unspecified()) {
+            return Err(ConfigError::AddressOfUnnumbered { name });
         }
         if self
             .local_address
@@ -338,117 +432,4 @@ pub enum NextHopMode {
     Itself,
     /// Always as received, also to EBGP peers.
     Keep,
-}
-
-/// What the TCP connection of a peer needs beyond addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TransportConfig {
-    /// Key of RFC 2385 (TCP-MD5), 1 to 80 bytes.
-    pub md5_password: Option<String>,
-    /// How far away the peer may be.
-    pub distance: Distance,
-}
-
-/// How far away a peer may be, in terms of TTL.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Distance {
-    /// TTL 1 to EBGP peers, the kernel's default to IBGP peers.
-    #[default]
-    Auto,
-    /// At most this many hops away: packets leave with this TTL.
-    Multihop(u8),
-    /// RFC 5082: packets leave with TTL 255, and those that come with less than 256 − `hops` are dropped.
-    Gtsm {
-        /// Hops to the peer, 1 for a neighbour on the same link.
-        hops: u8,
-    },
-}
-
-/// A configuration the speaker does not take.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// RFC 7607.
-    #[error("the local AS is 0; expected 1 to 4294967295")]
-    LocalAsZero,
-    /// RFC 6286.
-    #[error("the router identifier is 0.0.0.0; expected any other address, unique within the AS")]
-    RouterIdZero,
-    /// Names identify peers.
-    #[error("two peers are named {name:?}; expected a name of its own for each")]
-    DuplicateName {
-        /// The name.
-        name: String,
-    },
-    /// An incoming connection is recognised by its address.
-    #[error("peers {name:?} and {other:?} have the same address {address}; expected one peer per address")]
-    DuplicateAddress {
-        /// The later peer.
-        name: String,
-        /// The earlier one.
-        other: String,
-        /// Their address.
-        address: IpAddr,
-    },
-    /// RFC 7607.
-    #[error("peer {name:?}: the remote AS is 0; expected 1 to 4294967295")]
-    RemoteAsZero {
-        /// The peer.
-        name: String,
-    },
-    /// To be the peer's own AS would make the session IBGP.
-    #[error("peer {name:?}: local AS {asn}; expected neither 0 nor the AS of the peer")]
-    LocalAs {
-        /// The peer.
-        name: String,
-        /// What was asked for.
-        asn: u32,
-    },
-    /// RFC 4271 §4.2.
-    #[error("peer {name:?}: hold time {hold_time} s; expected 0 or at least 3")]
-    HoldTime {
-        /// The peer.
-        name: String,
-        /// What was asked for.
-        hold_time: u16,
-    },
-    /// RFC 9234 §4.1.
-    #[error("peer {name:?}: role {value}; expected one of 0 to 4")]
-    Role {
-        /// The peer.
-        name: String,
-        /// What was asked for.
-        value: u8,
-    },
-    /// A part of the limit.
-    #[error("peer {name:?}: warning at {percent} percent of the prefix limit; expected 1 to 100")]
-    WarnPercent {
-        /// The peer.
-        name: String,
-        /// What was asked for.
-        percent: u8,
-    },
-    /// A refused route stores the number of its term in 16 bits.
-    #[error("peer {name:?}: a policy has more than {MAX_TERMS} terms")]
-    TooManyTerms {
-        /// The peer.
-        name: String,
-    },
-    /// A session without a family carries nothing.
-    #[error("peer {name:?}: no address family; expected at least one")]
-    NoFamily {
-        /// The peer.
-        name: String,
-    },
-    /// One TCP connection, one IP version.
-    #[error("peer {name:?}: local address and peer address are of different IP versions")]
-    MixedAddresses {
-        /// The peer.
-        name: String,
-    },
-    /// The kernel's limits on keys.
-    #[error("peer {name:?}: the TCP-MD5 password must have 1 to 80 bytes")]
-    Password {
-        /// The peer.
-        name: String,
-    },
 }

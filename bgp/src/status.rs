@@ -44,10 +44,25 @@ pub struct PeerStatus {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
-    /// Its AS.
+    /// The interface behind which it is, or is to be found, where it is named by that.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// The range of addresses that made it a peer.
+    #[serde(default)]
+    pub range: Option<String>,
+    /// Why it is kept without a session.
+    #[serde(default)]
+    pub held_down: Option<String>,
+    /// Its AS; 0 when it has not said yet which of those it may be in.
     pub remote_as: u32,
+    /// What we are to it.
+    #[serde(default)]
+    pub local_as: u32,
     /// Whether it is in our AS.
     pub kind: PeerKind,
+    /// How its connection is made.
+    #[serde(default)]
+    pub connection: ConnectionStatus,
     /// State of the session as RFC 4271 §8.2.2 names it.
     pub state: State,
     /// How long the session has been in that state.
@@ -70,6 +85,21 @@ pub struct PeerStatus {
     pub families: Vec<FamilyStatus>,
 }
 
+/// What the configuration says about the connection of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// We only accept.
+    pub passive: bool,
+    /// Segments are signed (RFC 2385).
+    pub md5: bool,
+    /// The least TTL of what it sends (RFC 5082).
+    pub gtsm_min_ttl: Option<u8>,
+    /// How many hops away it may be.
+    pub multihop: Option<u8>,
+    /// Seconds without a message that we propose.
+    pub hold_time: u16,
+}
+
 /// The outcome of the OPEN exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NegotiatedStatus {
@@ -81,6 +111,12 @@ pub struct NegotiatedStatus {
     pub keepalive: u16,
     /// Families both sides offered.
     pub families: Vec<AfiSafi>,
+    /// What we said that we can, in words.
+    #[serde(default)]
+    pub capabilities_sent: Vec<String>,
+    /// What the peer said that it can, in words.
+    #[serde(default)]
+    pub capabilities_received: Vec<String>,
     /// Families of which the peer may send us several paths to a prefix (RFC 7911).
     pub add_path_receive: Vec<AfiSafi>,
     /// Families of which we may send it several paths to a prefix (RFC 7911).
@@ -95,6 +131,9 @@ pub struct NegotiatedStatus {
     pub extended_message: bool,
     /// The peer's restart time in seconds, if it can restart gracefully (RFC 4724).
     pub graceful_restart: Option<u16>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    #[serde(default)]
+    pub extended_next_hop: bool,
     /// Both sides keep routes through NOTIFICATIONs (RFC 8538).
     #[serde(default)]
     pub notification_survived: bool,
@@ -129,6 +168,7 @@ pub enum EndedBy {
 
 /// Messages counted since the peer was configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     /// UPDATE messages received.
     pub updates_in: u64,
@@ -138,6 +178,22 @@ pub struct Counters {
     pub messages_in: u64,
     /// Messages of any type sent.
     pub messages_out: u64,
+    /// OPEN messages received.
+    pub opens_in: u64,
+    /// OPEN messages sent.
+    pub opens_out: u64,
+    /// KEEPALIVE messages received.
+    pub keepalives_in: u64,
+    /// KEEPALIVE messages sent.
+    pub keepalives_out: u64,
+    /// NOTIFICATION messages received.
+    pub notifications_in: u64,
+    /// NOTIFICATION messages sent.
+    pub notifications_out: u64,
+    /// ROUTE-REFRESH messages received.
+    pub route_refreshes_in: u64,
+    /// ROUTE-REFRESH messages sent.
+    pub route_refreshes_out: u64,
     /// Bytes received.
     pub bytes_in: u64,
     /// Bytes sent.
@@ -335,6 +391,14 @@ impl Counters {
             updates_out: self.updates_out + other.updates_out,
             messages_in: self.messages_in + other.messages_in,
             messages_out: self.messages_out + other.messages_out,
+            opens_in: self.opens_in + other.opens_in,
+            opens_out: self.opens_out + other.opens_out,
+            keepalives_in: self.keepalives_in + other.keepalives_in,
+            keepalives_out: self.keepalives_out + other.keepalives_out,
+            notifications_in: self.notifications_in + other.notifications_in,
+            notifications_out: self.notifications_out + other.notifications_out,
+            route_refreshes_in: self.route_refreshes_in + other.route_refreshes_in,
+            route_refreshes_out: self.route_refreshes_out + other.route_refreshes_out,
             bytes_in: self.bytes_in + other.bytes_in,
             bytes_out: self.bytes_out + other.bytes_out,
             treated_as_withdraw: self.treated_as_withdraw + other.treated_as_withdraw,

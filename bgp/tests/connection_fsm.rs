@@ -43,9 +43,10 @@ fn now(secs: u64) -> Time {
 fn connection(delay_open: Option<Duration>) -> Connection {
     let settings = ConnectionSettings {
         open: open(OURS, 90, 1),
-        remote_as: THEIRS,
+        remote_as: calidris_bgp::config::RemoteAs::Is(THEIRS),
         strict_role: false,
         delay_open,
+        send_hold_time: None,
     };
     Connection::new(settings, Jitter::new(1), now(0))
 }

@@ -203,3 +203,80 @@ fn a_session_shut_down_by_configuration_says_why_and_comes_back() {
     change(&mut world, |peer| peer.shutdown = None);
     world.run_until(5 * MINUTE, "up again", |w| w.established(0, "b"));
 }
+
+#[test]
+fn hostile_input_does_not_fill_the_log() {
+    let mut raw = RawPeer::new(peer_config());
+    raw.connect(&open(Vec::new()));
+    // An UPDATE whose ORIGIN has an impossible value: survived, and worth a line (RFC 7606).
+    let mut bad = announce(0..1);
+    let origin = bad.windows(3).position(|at| at == [0x40, 1, 1]).expect("ORIGIN");
+    bad[origin + 3] = 77;
+    let mut lines = 0;
+    for _ in 0..60 {
+        for _ in 0..200 {
+            raw.send(&bad);
+        }
+        lines += std::iter::from_fn(|| raw.speaker.poll_event()).count();
+        raw.wait(Duration::from_secs(1));
+    }
+    let status = raw.speaker.status(raw.now);
+    assert_eq!(status.peers[0].counters.treated_as_withdraw, 12_000);
+    // The session's beginning, "in sync", and one line in ten seconds.
+    assert!(
+        lines <= 2 + 7,
+        "{lines} lines for 12000 malformed UPDATEs in a minute"
+    );
+}
+
+#[test]
+fn a_peer_that_fails_again_and_again_is_let_in_ever_more_rarely() {
+    let mut raw = RawPeer::new(peer_config());
+    let (mut lines, mut refused) = (0, 0);
+    // Ten minutes of attempts every tenth of a second, each of which ends a session by nonsense.
+    for _ in 0..6000 {
+        let ends = ("10.0.0.1:179", "10.0.0.2:40000");
+        let parse = |text: &str| text.parse().expect("address");
+        match raw.speaker.handle_accepted(parse(ends.0), parse(ends.1), raw.now) {
+            Ok(conn) => raw.speaker.handle_data(conn, &[0; 64], raw.now),
+            Err(_) => refused += 1,
+        }
+        raw.take();
+        lines += std::iter::from_fn(|| raw.speaker.poll_event()).count();
+        raw.wait(Duration::from_millis(100));
+    }
+    assert!(refused > 5900, "{refused} refused");
+    // Waits of 1, 2, 4, … 60 s: about 16 in ten minutes.
+    assert!(lines < 30, "{lines} lines in ten minutes");
+}
+
+/// What the speaker keeps of a connection whose peer sends and never reads, beside the tables: less than this many octets to send.
+const MOST_UNSENT: usize = 64 * 1024;
+
+#[test]
+fn a_peer_that_asks_and_never_reads_costs_bounded_memory() {
+    let mut raw = RawPeer::new(peer_config());
+    raw.connect(&open(vec![
+        calidris_bgp::wire::capability::Capability::EnhancedRouteRefresh,
+    ]));
+    let request = calidris_bgp::wire::refresh::RouteRefresh {
+        family: calidris_bgp::family::AfiSafi::IPV4_UNICAST,
+        subtype: calidris_bgp::wire::refresh::RefreshSubtype::Request,
+    };
+    let mut questions = Vec::new();
+    for _ in 0..1000 {
+        request.encode(&mut questions);
+    }
+    for _ in 0..100 {
+        raw.hear(&questions);
+    }
+    let counted = raw.speaker.status(raw.now).peers[0].counters.route_refreshes_in;
+    assert_eq!(counted, 100_000);
+    let unsent = raw.unsent();
+    assert!(
+        unsent < MOST_UNSENT,
+        "{unsent} octets wait for a peer that does not read"
+    );
+    // Half a message, again and again: what is received is kept only until it is a message.
+    assert_eq!(received(&raw), 0);
+}

@@ -1,6 +1,10 @@
 //! Sessions between speakers on virtual time: coming up, colliding, failing, ending.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[path = "sessions/dynamic.rs"]
+mod dynamic;
+#[path = "sessions/ipv6_next_hop.rs"]
+mod ipv6_next_hop;
 mod simulation;
 
 use std::time::Duration;

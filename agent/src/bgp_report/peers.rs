@@ -3,7 +3,9 @@
 use std::fmt;
 
 use calidris_bgp::family::AfiSafi;
-use calidris_bgp::status::{EndedBy, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
+use calidris_bgp::status::{
+    ConnectionStatus, Counters, EndedBy, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus,
+};
 
 use super::{age, words, write_fact};
 use crate::report::table::write_table;
@@ -31,16 +33,14 @@ impl fmt::Display for PeerTable<'_> {
         let peers = speaker.peers.iter().map(|peer| {
             vec![
                 peer.name.clone(),
-                peer.address.to_string(),
+                place(peer),
                 peer.remote_as.to_string(),
                 peer.state.name().to_owned(),
                 age(peer.since).to_string(),
                 sum(peer, |family| family.received),
                 sum(peer, |family| family.accepted),
                 sum(peer, |family| family.announced),
-                peer.last_error
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), |error| error.text.clone()),
+                trouble(peer),
             ]
         });
         let columns = [
@@ -69,8 +69,16 @@ impl fmt::Display for PeerDetails<'_> {
         write_fact(
             f,
             "address",
-            format_args!("{}, AS {} ({})", peer.address, peer.remote_as, words(&peer.kind)),
+            format_args!("{}, AS {} ({})", place(peer), peer.remote_as, words(&peer.kind)),
         )?;
+        write_fact(f, "we are", format_args!("AS {}", peer.local_as))?;
+        write_fact(f, "connection", connection(&peer.connection))?;
+        if let Some(range) = &peer.range {
+            write_fact(f, "made by range", range)?;
+        }
+        if let Some(why) = &peer.held_down {
+            write_fact(f, "HELD DOWN", why)?;
+        }
         write_fact(
             f,
             "state",
@@ -96,22 +104,6 @@ impl fmt::Display for PeerDetails<'_> {
             write_fact(f, "timers", timers.join(", "))?;
         }
         let count = &peer.counters;
-        write_fact(
-            f,
-            "received",
-            format_args!(
-                "{} messages, {} of them UPDATE, {} bytes",
-                count.messages_in, count.updates_in, count.bytes_in
-            ),
-        )?;
-        write_fact(
-            f,
-            "sent",
-            format_args!(
-                "{} messages, {} of them UPDATE, {} bytes",
-                count.messages_out, count.updates_out, count.bytes_out
-            ),
-        )?;
         if count.treated_as_withdraw + count.attributes_discarded > 0 {
             write_fact(
                 f,
@@ -125,8 +117,59 @@ impl fmt::Display for PeerDetails<'_> {
         if let Some(error) = &peer.last_error {
             write_last_error(f, error)?;
         }
+        write_messages(f, &peer.counters)?;
         write_families(f, peer)
     }
+}
+
+/// How the connection is made, as far as that is not the default.
+fn connection(status: &ConnectionStatus) -> String {
+    let on = |set: bool, text: &str| set.then(|| text.to_owned());
+    let facts = [
+        on(status.passive, "passive"),
+        on(status.md5, "TCP-MD5"),
+        status.gtsm_min_ttl.map(|ttl| format!("GTSM from TTL {ttl}")),
+        status.multihop.map(|hops| format!("multihop {hops}")),
+        Some(format!("hold time {}s proposed", status.hold_time)),
+    ];
+    facts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn write_messages(f: &mut fmt::Formatter<'_>, count: &Counters) -> fmt::Result {
+    let rows = [
+        ("OPEN", count.opens_in, count.opens_out),
+        ("UPDATE", count.updates_in, count.updates_out),
+        ("KEEPALIVE", count.keepalives_in, count.keepalives_out),
+        ("NOTIFICATION", count.notifications_in, count.notifications_out),
+        (
+            "ROUTE-REFRESH",
+            count.route_refreshes_in,
+            count.route_refreshes_out,
+        ),
+        ("all", count.messages_in, count.messages_out),
+        ("bytes", count.bytes_in, count.bytes_out),
+    ];
+    let rows =
+        rows.map(|(name, received, sent)| vec![name.to_owned(), received.to_string(), sent.to_string()]);
+    writeln!(f)?;
+    write_table(f, &["MESSAGES", "IN", "OUT"], rows.to_vec())?;
+    writeln!(f)
+}
+
+/// Where a peer is: an address, with the interface if that names it.
+fn place(peer: &PeerStatus) -> String {
+    match &peer.interface {
+        Some(interface) if peer.address.is_unspecified() => format!("behind {interface}"),
+        Some(interface) => format!("{}%{interface}", peer.address),
+        None => peer.address.to_string(),
+    }
+}
+
+/// Why there is no session, or why the last one ended.
+fn trouble(peer: &PeerStatus) -> String {
+    let error = peer.last_error.as_ref().map(|error| &error.text);
+    let why = peer.held_down.as_ref().or(error);
+    why.map_or_else(|| "-".to_owned(), Clone::clone)
 }
 
 fn write_session(f: &mut fmt::Formatter<'_>, session: &NegotiatedStatus) -> fmt::Result {
@@ -140,7 +183,9 @@ fn write_session(f: &mut fmt::Formatter<'_>, session: &NegotiatedStatus) -> fmt:
     let flags = [
         (session.four_octet_as, "4-octet AS"),
         (session.route_refresh, "route refresh"),
+        (session.enhanced_route_refresh, "enhanced route refresh"),
         (session.extended_message, "extended messages"),
+        (session.extended_next_hop, "IPv6 next hops of IPv4 routes"),
     ];
     let flags = flags
         .iter()
@@ -157,12 +202,24 @@ fn write_session(f: &mut fmt::Formatter<'_>, session: &NegotiatedStatus) -> fmt:
     let restart = session
         .graceful_restart
         .map(|seconds| format!("graceful restart (the peer asks for {seconds}s)"));
+    let survives = session
+        .notification_survived
+        .then(|| "kept through NOTIFICATIONs".to_owned());
+    let long_lived = session.long_lived_seconds.as_ref().map(|times| {
+        let times = times
+            .iter()
+            .map(|(family, seconds)| format!(" {family} {seconds}s"));
+        format!("long-lived graceful restart{}", times.collect::<String>())
+    });
+    let restart = restart.into_iter().chain(survives).chain(long_lived);
     let all: Vec<String> = families
         .chain(flags)
         .chain(add_path.into_iter().flatten())
         .chain(restart)
         .collect();
-    write_fact(f, "negotiated", all.join(", "))
+    write_fact(f, "negotiated", all.join(", "))?;
+    write_fact(f, "we can", session.capabilities_sent.join(", "))?;
+    write_fact(f, "the peer can", session.capabilities_received.join(", "))
 }
 
 fn write_last_error(f: &mut fmt::Formatter<'_>, error: &LastError) -> fmt::Result {
@@ -186,6 +243,7 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
             family.received.to_string(),
             family.accepted.to_string(),
             family.stale.to_string(),
+            family.beyond_limit.to_string(),
             family.announced.to_string(),
             yes(family.end_of_rib_received),
             yes(family.end_of_rib_sent),
@@ -196,6 +254,7 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
         "RECEIVED",
         "ACCEPTED",
         "STALE",
+        "BEYOND LIMIT",
         "ANNOUNCED",
         "END-OF-RIB IN",
         "END-OF-RIB OUT",

@@ -50,9 +50,9 @@ enum Question {
         #[arg(long, value_name = "FAMILY")]
         family: Option<AfiSafi>,
     },
-    /// Read the configuration again and tell what it would change, without applying it (speaker only)
+    /// Read the configuration again and tell what it would change, without applying it
     Plan,
-    /// Read the configuration again and apply it (speaker only)
+    /// Read the configuration again and apply it
     Reload,
 }
 
@@ -116,8 +116,8 @@ pub(super) fn run(args: &BgpArgs) -> Exit {
         Question::Routes(routes) => args.routes(routes),
         Question::Route { target } => args.route(*target),
         Question::Refresh { name, family } => args.refresh(name, *family),
-        Question::Plan => args.lines(&Request::Plan),
-        Question::Reload => args.lines(&Request::Reload),
+        Question::Plan => args.reload(&Request::Plan),
+        Question::Reload => args.reload(&Request::Reload),
     };
     match shown {
         Ok(()) => Exit::Done,
@@ -252,16 +252,17 @@ impl BgpArgs {
         Ok(routes)
     }
 
-    fn lines(&self, request: &Request) -> Result<(), AskError> {
-        let mut lines = Vec::new();
+    fn reload(&self, request: &Request) -> Result<(), AskError> {
+        let mut found = None;
         ask(&self.socket, request, |answer| {
-            if let Answer::Text(line) = answer {
-                lines.push(line);
+            if let Answer::Reload(report) = answer {
+                found = Some(report);
             }
         })?;
+        let report = found.ok_or_else(|| AskError::Refused("the answer holds no report".to_owned()))?;
         match self.output {
-            Output::Table => lines.iter().for_each(|line| println!("{line}")),
-            Output::Json => println!("{}", json(&lines)),
+            Output::Table => print!("{report}"),
+            Output::Json => println!("{}", json(&report)),
         }
         Ok(())
     }

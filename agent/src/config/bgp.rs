@@ -1,9 +1,8 @@
-//! `[bgp]` and `[[bgp.peers]]`.
+//! `[bgp]` without its peers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use calidris_bgp::wire::attr::{Community, LargeCommunity};
@@ -11,18 +10,13 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::policy::{RoutePolicy, without_host_bits};
-use super::secret::{SecretError, read_secret};
-use super::{duration, is_unicast, within};
-
-/// The longest restart time RFC 4724 §3 can carry, in seconds.
-const MAX_RESTART_TIME: u64 = 4095;
-/// The longest stale time RFC 9494 §3 can carry, in seconds.
-const MAX_STALE_TIME: u64 = (1 << 24) - 1;
+use super::peer::{DynamicPeers, Peer, PeerKeys};
+use super::policy::without_host_bits;
+use super::{duration, within};
 
 /// `[bgp]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
+#[serde(try_from = "BgpKeys")]
 pub struct Bgp {
     /// Our autonomous system.
     pub as_number: u32,
@@ -31,23 +25,55 @@ pub struct Bgp {
     /// The cluster we reflect for; the BGP Identifier when absent.
     pub cluster_id: Option<Ipv4Addr>,
     /// TCP port peers connect to.
-    #[serde(default = "bgp_port")]
     pub listen_port: u16,
     /// Addresses peers connect to.
-    #[serde(default = "every_address")]
     pub listen_addresses: Vec<IpAddr>,
     /// Equally good routes used together, at most.
-    #[serde(default = "multipath")]
     pub multipath: u8,
     /// Longest wait for peers after the start.
-    #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
     pub sync_timeout: Duration,
     /// Prefixes announced in any case.
-    #[serde(default)]
     pub routes: Vec<StaticRoute>,
     /// The peers.
-    #[serde(default)]
     pub peers: Vec<Peer>,
+    /// Ranges of addresses from which more may connect.
+    pub dynamic: Vec<DynamicPeers>,
+}
+
+/// `[bgp]` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BgpKeys {
+    /// Our autonomous system.
+    as_number: u32,
+    /// Our BGP Identifier; the node's IPv4 address when absent.
+    router_id: Option<Ipv4Addr>,
+    /// The cluster we reflect for; the BGP Identifier when absent.
+    cluster_id: Option<Ipv4Addr>,
+    /// TCP port peers connect to.
+    #[serde(default = "bgp_port")]
+    listen_port: u16,
+    /// Addresses peers connect to.
+    #[serde(default = "every_address")]
+    listen_addresses: Vec<IpAddr>,
+    /// Equally good routes used together, at most.
+    #[serde(default = "multipath")]
+    multipath: u8,
+    /// Longest wait for peers after the start.
+    #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
+    sync_timeout: Duration,
+    /// Prefixes announced in any case.
+    #[serde(default)]
+    routes: Vec<StaticRoute>,
+    /// The peers.
+    #[serde(default)]
+    peers: Vec<PeerKeys>,
+    /// Ranges of addresses from which more may connect.
+    #[serde(default)]
+    dynamic: Vec<PeerKeys>,
+    /// What several of both have in common.
+    #[serde(default)]
+    templates: Vec<PeerKeys>,
 }
 
 /// `[[bgp.routes]]`: a prefix that we announce as our own.
@@ -69,110 +95,6 @@ pub struct StaticRoute {
     /// Large communities (RFC 8092).
     #[serde(default)]
     pub large_communities: Vec<LargeCommunity>,
-}
-
-/// `[[bgp.peers]]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-pub struct Peer {
-    /// Unique name.
-    pub name: String,
-    /// Where it is.
-    pub address: IpAddr,
-    /// Its TCP port.
-    #[serde(default = "bgp_port")]
-    pub port: u16,
-    /// Its AS.
-    pub as_number: u32,
-    /// The address we connect from.
-    pub local_address: Option<IpAddr>,
-    /// Whether we only accept.
-    #[serde(default)]
-    pub passive: bool,
-    /// File whose first line is the TCP-MD5 key.
-    pub password_file: Option<PathBuf>,
-    /// Hold time we propose.
-    #[serde(default = "ninety_seconds", deserialize_with = "duration::deserialize")]
-    pub hold_time: Duration,
-    /// Time between attempts to connect.
-    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
-    pub connect_retry: Duration,
-    /// Address families.
-    #[serde(default = "both_families")]
-    pub families: BTreeSet<PeerFamily>,
-    /// Whether we take several paths to a prefix from it (RFC 7911).
-    #[serde(default)]
-    pub add_path_receive: bool,
-    /// Which of several paths to a prefix we announce to it (RFC 7911); the best alone when absent.
-    pub add_path_send: Option<AddPathSend>,
-    /// Next hop in our announcements.
-    #[serde(default)]
-    pub next_hop: NextHop,
-    /// Whether we reflect routes to it.
-    #[serde(default)]
-    pub route_reflector_client: bool,
-    /// How many hops away an external peer may be.
-    pub multihop: Option<u8>,
-    /// GTSM: how many hops away the peer is at most.
-    pub ttl_security: Option<u8>,
-    /// How long it keeps our routes while we restart; zero: not at all.
-    #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
-    pub restart_time: Duration,
-    /// Whether routes survive NOTIFICATIONs too (RFC 8538).
-    #[serde(default = "yes")]
-    pub restart_through_notification: bool,
-    /// How much longer it keeps our routes as its last choice (RFC 9494).
-    #[serde(default, deserialize_with = "duration::deserialize")]
-    pub long_lived_stale_time: Duration,
-    /// How much longer we keep its routes as our last choice, at most.
-    #[serde(default, deserialize_with = "duration::deserialize")]
-    pub long_lived_keep: Duration,
-    /// Whether it hears of stale routes though it does not know RFC 9494.
-    #[serde(default)]
-    pub long_lived_to_unaware: bool,
-    /// Another AS than ours that we are to it.
-    pub local_as: Option<u32>,
-    /// Whether it then does not see our own AS at all.
-    #[serde(default)]
-    pub hide_own_as: bool,
-    /// How often our AS may be in a path it sends.
-    #[serde(default)]
-    pub allow_own_as: u8,
-    /// Whether paths it sends must begin with its AS.
-    #[serde(default = "yes")]
-    pub enforce_first_as: bool,
-    /// Whether our AS stands in place of its own in paths we send.
-    #[serde(default)]
-    pub as_override: bool,
-    /// What becomes of private AS numbers in paths we send.
-    pub remove_private_as: Option<PrivateAs>,
-    /// Whether the session will go down soon.
-    #[serde(default)]
-    pub graceful_shutdown: bool,
-    /// Whether its BLACKHOLE community is honoured.
-    #[serde(default)]
-    pub blackhole: bool,
-    /// What we are to it (RFC 9234).
-    pub role: Option<Role>,
-    /// Whether it must name a role too.
-    #[serde(default)]
-    pub role_strict: bool,
-    /// How many prefixes of each family it may send.
-    pub max_prefixes: Option<u32>,
-    /// What becomes of more.
-    #[serde(default)]
-    pub beyond_max_prefixes: BeyondMaxPrefixes,
-    /// When a stopped session may come back; never by itself when absent.
-    #[serde(default, deserialize_with = "duration::deserialize_optional")]
-    pub max_prefixes_retry: Option<Duration>,
-    /// How many prefixes of each family it is sent at most.
-    pub max_prefixes_out: Option<u32>,
-    /// Why the session is kept down.
-    pub shutdown: Option<String>,
-    /// What we take from it.
-    pub import: Option<RoutePolicy>,
-    /// What we announce to it.
-    pub export: Option<RoutePolicy>,
 }
 
 /// An address family exchanged with a peer (unicast).
@@ -265,15 +187,14 @@ impl Bgp {
             .collect()
     }
 
-    /// Reads every password file and gives nothing of it away: for a check before the start.
-    ///
-    /// # Errors
-    /// The first one that cannot be had.
-    pub fn read_secrets(&self) -> Result<(), SecretError> {
-        self.peers
+    /// The passwords of peers that cannot be had, a line each: such peers stay without a session.
+    pub fn missing_secrets(&self) -> Vec<String> {
+        let all = self
+            .peers
             .iter()
-            .filter_map(|peer| peer.password_file.as_deref())
-            .try_for_each(|path| read_secret(path).map(drop))
+            .chain(self.dynamic.iter().map(|range| &range.peer));
+        all.filter_map(|peer| Some(format!("peer {:?}: {}", peer.name, peer.password().err()?)))
+            .collect()
     }
 
     fn check(&self) -> Result<(), String> {
@@ -297,6 +218,7 @@ impl Bgp {
         }
         let mut names = BTreeSet::new();
         let mut addresses = BTreeSet::new();
+        let mut interfaces = BTreeSet::new();
         for peer in &self.peers {
             if !names.insert(&peer.name) {
                 return Err(format!(
@@ -304,10 +226,22 @@ impl Bgp {
                     peer.name
                 ));
             }
-            if !addresses.insert(peer.address) {
+            if let Some(address) = peer.address.filter(|address| !addresses.insert(*address)) {
                 return Err(format!(
-                    "two peers have the address {}; expected one peer per address",
-                    peer.address
+                    "two peers have the address {address}; expected one peer per address"
+                ));
+            }
+            if let Some(interface) = peer.interface.as_ref().filter(|name| !interfaces.insert(*name)) {
+                return Err(format!(
+                    "two peers have the interface {interface:?}; expected one peer per interface"
+                ));
+            }
+        }
+        for range in &self.dynamic {
+            if !names.insert(&range.peer.name) {
+                return Err(format!(
+                    "two peers are named {:?}; expected a name of its own for each",
+                    range.peer.name
                 ));
             }
         }
@@ -315,82 +249,64 @@ impl Bgp {
     }
 }
 
-impl<'de> Deserialize<'de> for Bgp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bgp = Self::deserialize(deserializer)?;
-        bgp.check().map_err(D::Error::custom)?;
+impl TryFrom<BgpKeys> for Bgp {
+    type Error = String;
+
+    fn try_from(keys: BgpKeys) -> Result<Self, String> {
+        let templates = resolve_templates(keys.templates)?;
+        let inherit = |keys: PeerKeys| match &keys.template {
+            None => Ok(keys),
+            Some(name) => match templates.get(name) {
+                Some(template) => Ok(keys.inherit(template)),
+                None => Err(format!("{:?}: there is no template {name:?}", keys.name)),
+            },
+        };
+        let peers = keys.peers.into_iter().map(|peer| inherit(peer)?.into_peer());
+        let dynamic = keys
+            .dynamic
+            .into_iter()
+            .map(|range| inherit(range)?.into_dynamic());
+        let bgp = Self {
+            peers: peers.collect::<Result<_, _>>()?,
+            dynamic: dynamic.collect::<Result<_, _>>()?,
+            as_number: keys.as_number,
+            router_id: keys.router_id,
+            cluster_id: keys.cluster_id,
+            listen_port: keys.listen_port,
+            listen_addresses: keys.listen_addresses,
+            multipath: keys.multipath,
+            sync_timeout: keys.sync_timeout,
+            routes: keys.routes,
+        };
+        bgp.check()?;
         Ok(bgp)
     }
 }
 
-impl Peer {
-    fn check(&self) -> Result<(), String> {
-        let name = &self.name;
-        let refuse = |why: String| Err(format!("peer {name:?}: {why}"));
-        if name.is_empty() || name.len() > 64 || name.contains(char::is_control) {
-            return refuse("expected a name of 1 to 64 printable characters".to_owned());
+/// Templates by name, each with what it inherits from one before it.
+fn resolve_templates(templates: Vec<PeerKeys>) -> Result<BTreeMap<String, PeerKeys>, String> {
+    let mut resolved: BTreeMap<String, PeerKeys> = BTreeMap::new();
+    for template in templates {
+        template.check_template()?;
+        let name = template.name.clone();
+        let whole = match &template.template {
+            None => template,
+            Some(other) => match resolved.get(other) {
+                Some(base) => template.inherit(base),
+                None => {
+                    return Err(format!(
+                        "template {name:?}: there is no template {other:?} before it"
+                    ));
+                }
+            },
+        };
+        if resolved.insert(name.clone(), whole).is_some() {
+            return Err(format!(
+                "two templates are named {name:?}; expected a name of its own for each"
+            ));
         }
-        if self.as_number == 0 {
-            return refuse("as_number is 0; expected 1 to 4294967295".to_owned());
-        }
-        if self.local_as.is_some_and(|asn| asn == 0 || asn == self.as_number) {
-            return refuse("local_as: expected neither 0 nor the AS of the peer".to_owned());
-        }
-        if self.port == 0 {
-            return refuse("port is 0; expected 1 to 65535".to_owned());
-        }
-        if !is_unicast(self.address) {
-            return refuse(format!("{} is not the address of a host", self.address));
-        }
-        if self
-            .local_address
-            .is_some_and(|local| local.is_ipv4() != self.address.is_ipv4())
-        {
-            return refuse("address and local_address are of different IP versions".to_owned());
-        }
-        let hold_time = self.hold_time.as_secs();
-        if self.hold_time.subsec_nanos() != 0 || hold_time == 1 || hold_time == 2 || hold_time > 65_535 {
-            return refuse(
-                "hold_time: expected 0s (never expires) or whole seconds from 3s to 65535s".to_owned(),
-            );
-        }
-        if self.connect_retry < Duration::from_secs(1) {
-            return refuse("connect_retry is below 1s".to_owned());
-        }
-        if self.restart_time.as_secs() > MAX_RESTART_TIME {
-            return refuse(format!("restart_time is above {MAX_RESTART_TIME}s"));
-        }
-        if self.long_lived_stale_time.as_secs() > MAX_STALE_TIME {
-            return refuse(format!("long_lived_stale_time is above {MAX_STALE_TIME}s"));
-        }
-        if self.families.is_empty() {
-            return refuse("families is empty; expected \"ipv4\", \"ipv6\" or both".to_owned());
-        }
-        if self.multihop.is_some() && self.ttl_security.is_some() {
-            return refuse("multihop and ttl_security exclude each other; expected one of them".to_owned());
-        }
-        if self.multihop == Some(0) || self.ttl_security == Some(0) {
-            return refuse("multihop and ttl_security: expected 1 to 255".to_owned());
-        }
-        if self.import == Some(RoutePolicy::OwnBlocks) {
-            return refuse(
-                "import = \"own-blocks\" has no meaning; expected \"accept\", \"reject\" or rules".to_owned(),
-            );
-        }
-        Ok(())
     }
-}
-
-impl<'de> Deserialize<'de> for Peer {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let peer = Self::deserialize(deserializer)?;
-        peer.check().map_err(D::Error::custom)?;
-        Ok(peer)
-    }
-}
-
-fn yes() -> bool {
-    true
+    Ok(resolved)
 }
 
 fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNetwork, D::Error> {
@@ -410,18 +326,6 @@ fn multipath() -> u8 {
     8
 }
 
-fn five_seconds() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn ninety_seconds() -> Duration {
-    Duration::from_secs(90)
-}
-
 fn two_minutes() -> Duration {
     Duration::from_secs(120)
-}
-
-fn both_families() -> BTreeSet<PeerFamily> {
-    BTreeSet::from([PeerFamily::Ipv4, PeerFamily::Ipv6])
 }

@@ -3,6 +3,7 @@
 //! This is the only reader of files and environment at start. Invariants: an unknown key is an error; an error names
 //! file, line and what was expected; every key is documented in `deploy/calidris.toml` (a test compares).
 
+mod as_numbers;
 mod bgp;
 mod cni;
 mod duration;
@@ -10,6 +11,7 @@ mod etcd;
 mod file;
 mod ipam;
 mod node;
+mod peer;
 mod policy;
 mod secret;
 mod speaker;
@@ -25,12 +27,14 @@ use std::time::Duration;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-pub use bgp::{AddPathSend, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrivateAs, Role, StaticRoute};
+pub use as_numbers::AsNumbers;
+pub use bgp::{AddPathSend, BeyondMaxPrefixes, Bgp, NextHop, PeerFamily, PrivateAs, Role, StaticRoute};
 pub use cni::Cni;
 pub(crate) use duration::parse as parse_duration;
 pub use file::ConfigError;
 pub use ipam::IpamSettings;
 pub use node::{DataplaneConfig, NodeAddresses, kubernetes_addresses};
+pub use peer::{DynamicPeers, Peer};
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
 use secret::read_secret;
@@ -224,7 +228,8 @@ impl Config {
             .or_else(|| self.node.ipv4_address.map(|address| address.ip()))
     }
 
-    /// Reads every password file and gives nothing of it away: for a check before the start.
+    /// Reads the passwords without which there is no start, and gives nothing of them away. Those of peers only keep their sessions down:
+    /// [`Bgp::missing_secrets`].
     ///
     /// # Errors
     /// The first one that cannot be had.
@@ -232,7 +237,7 @@ impl Config {
         if let Some(auth) = &self.datastore.auth {
             auth.password()?;
         }
-        self.bgp.iter().try_for_each(Bgp::read_secrets)
+        Ok(())
     }
 
     /// Whether the node's IPv4 address may be found although the file does not say it.

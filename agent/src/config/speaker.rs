@@ -1,42 +1,47 @@
 //! How `[bgp]` becomes the speaker's configuration.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use calidris_bgp::config::{
     AddPathConfig, AddPathSend, BeyondLimit, ConnectMode, DecisionConfig, Distance, GracefulRestartConfig,
-    LocalAs, LongLivedConfig, NextHopMode, OwnAs, PeerConfig, PrefixLimit, PrivateAs, RoleConfig,
+    LocalAs, LongLivedConfig, NextHopMode, OwnAs, PeerConfig, PrefixLimit, PrivateAs, RemoteAs, RoleConfig,
     SpeakerConfig, StaleExport, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
 use calidris_bgp::route::Origination;
 
-use super::secret::{SecretError, read_secret};
+use super::secret::{SecretError, read_secret, secret_of_environment};
 use super::{
-    Action, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy, StaticRoute,
+    Action, AsNumbers, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy,
+    StaticRoute,
 };
 
 impl Bgp {
-    /// The speaker's configuration. Reads the password files.
-    ///
-    /// # Errors
-    /// A password file that cannot be read or is empty.
-    pub fn speaker(&self, router_id: Ipv4Addr) -> Result<SpeakerConfig, SecretError> {
-        Ok(SpeakerConfig {
+    /// The speaker's configuration. Reads the passwords; a peer whose password cannot be had is held down.
+    pub fn speaker(&self, router_id: Ipv4Addr) -> SpeakerConfig {
+        let dynamic = |range: &super::DynamicPeers| calidris_bgp::config::DynamicPeers {
+            name: range.peer.name.clone(),
+            range: Prefix::from(range.range),
+            max_peers: range.max_peers,
+            template: range.peer.to_speaker(self.as_number),
+        };
+        SpeakerConfig {
             cluster_id: self.cluster_id,
             peers: self
                 .peers
                 .iter()
-                .map(Peer::to_speaker)
-                .collect::<Result<_, _>>()?,
+                .map(|peer| peer.to_speaker(self.as_number))
+                .collect(),
+            dynamic: self.dynamic.iter().map(dynamic).collect(),
             decision: DecisionConfig {
                 multipath_limit: self.multipath,
                 ..DecisionConfig::default()
             },
             sync_timeout: self.sync_timeout,
             ..SpeakerConfig::new(self.as_number, router_id)
-        })
+        }
     }
 }
 
@@ -58,9 +63,27 @@ impl Bgp {
 }
 
 impl Peer {
-    fn to_speaker(&self) -> Result<PeerConfig, SecretError> {
-        let md5_password = self.password_file.as_deref().map(read_secret).transpose()?;
-        Ok(PeerConfig {
+    fn to_speaker(&self, our_as: u32) -> PeerConfig {
+        let (remote_as, open_as) = match &self.as_number {
+            Some(AsNumbers::One(asn)) => (*asn, None),
+            Some(AsNumbers::Internal) => (self.local_as.unwrap_or(our_as), None),
+            Some(AsNumbers::Within(ranges)) => (0, Some(RemoteAs::Within(ranges.clone()))),
+            Some(AsNumbers::External) | None => (0, Some(RemoteAs::External)),
+        };
+        let (md5_password, missing_secret) = match self.password() {
+            Ok(password) => (password, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        // A peer found behind an interface has its address from there.
+        let address = self.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        PeerConfig {
+            interface: self.interface.clone(),
+            open_as,
+            delay_open: self.delay_open,
+            idle_hold: self.idle_hold,
+            idle_hold_max: self.idle_hold_max.max(self.idle_hold),
+            send_hold_time: self.send_hold_time,
+            extended_next_hop: self.extended_next_hop.unwrap_or(self.interface.is_some()),
             port: self.port,
             local_address: self.local_address,
             connect: if self.passive {
@@ -123,14 +146,24 @@ impl Peer {
             graceful_restart: self.graceful_restart(),
             transport: TransportConfig {
                 md5_password,
+                missing_secret,
                 distance: match (self.multihop, self.ttl_security) {
                     (_, Some(hops)) => Distance::Gtsm { hops },
                     (Some(hops), None) => Distance::Multihop(hops),
                     (None, None) => Distance::Auto,
                 },
             },
-            ..PeerConfig::new(self.name.as_str(), self.address, self.as_number)
-        })
+            ..PeerConfig::new(self.name.as_str(), address, remote_as)
+        }
+    }
+
+    /// The password, if there is to be one.
+    pub(super) fn password(&self) -> Result<Option<String>, SecretError> {
+        match (&self.password_file, &self.password_env) {
+            (Some(path), _) => read_secret(path).map(Some),
+            (None, Some(name)) => secret_of_environment(name).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -243,12 +276,7 @@ mod tests {
             Path::new("calidris.toml"),
         )
         .unwrap();
-        let speaker = config
-            .bgp
-            .as_ref()
-            .unwrap()
-            .speaker(config.router_id().unwrap())
-            .unwrap();
+        let speaker = config.bgp.as_ref().unwrap().speaker(config.router_id().unwrap());
         speaker.check().unwrap();
         assert_eq!(speaker.peers[0].hold_time, 90);
         assert_eq!(speaker.sync_timeout, Duration::from_secs(120));

@@ -9,7 +9,7 @@ use calidris_bgp::SpeakerConfig;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{Bgp, ConfigError, Control, Log, SecretError, SocketPath, file};
+use super::{Bgp, ConfigError, Control, Log, SocketPath, file};
 
 /// Everything the operator of a speaker without a node decides.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -48,11 +48,8 @@ impl SpeakerFile {
         file::parse(text, path)
     }
 
-    /// The speaker's configuration. Reads the password files.
-    ///
-    /// # Errors
-    /// A password file that cannot be read or is empty.
-    pub fn speaker(&self) -> Result<SpeakerConfig, SecretError> {
+    /// The speaker's configuration. Reads the passwords; a peer whose password cannot be had is held down.
+    pub fn speaker(&self) -> SpeakerConfig {
         // Never unspecified: `with_router_id` has looked.
         self.bgp
             .speaker(self.bgp.router_id.unwrap_or(Ipv4Addr::UNSPECIFIED))

@@ -68,7 +68,7 @@ fn every_key_is_in_the_example() {
         keys_of::<NodeAddresses>(),
         keys_of::<Bgp>(),
         keys_of::<StaticRoute>(),
-        keys_of::<Peer>(),
+        keys_of::<peer::PeerKeys>(),
         keys_of::<policy::PrefixRuleKeys>(),
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
@@ -89,7 +89,7 @@ fn every_key_of_a_speaker_is_in_its_example() {
         keys_of::<SpeakerFile>(),
         keys_of::<Bgp>(),
         keys_of::<StaticRoute>(),
-        keys_of::<Peer>(),
+        keys_of::<peer::PeerKeys>(),
         keys_of::<policy::PrefixRuleKeys>(),
         keys_of::<Control>(),
         keys_of::<Log>(),
@@ -102,7 +102,7 @@ fn every_key_of_a_speaker_is_in_its_example() {
 fn the_speakers_example_parses_and_shows_the_defaults() {
     let parse = |text: &str| SpeakerFile::parse(text, Path::new("s.toml"));
     let mut example = parse(SPEAKER_EXAMPLE).unwrap();
-    example.speaker().unwrap().check().unwrap();
+    example.speaker().check().unwrap();
     assert_eq!(example.bgp.originations().len(), 1);
     let without_alternative = uncommented(SPEAKER_EXAMPLE).replace("multihop = 4\n", "");
     parse(&without_alternative).unwrap();
@@ -121,6 +121,70 @@ fn a_speaker_needs_a_router_id() {
         error.to_string(),
         "s.toml:1:1: router_id is missing; expected an IPv4 address, unique within the AS"
     );
+}
+
+#[test]
+fn templates_add_what_a_peer_does_not_say() {
+    let text = format!(
+        "{MINIMAL}[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.11\"
+[[bgp.templates]]\nname = \"base\"\nhold_time = \"9s\"\npassive = true\nimport = \"accept\"
+[[bgp.templates]]\nname = \"rack\"\ntemplate = \"base\"\nhold_time = \"30s\"\nas_number = \"external\"
+[[bgp.peers]]\nname = \"a\"\naddress = \"192.0.2.1\"\ntemplate = \"rack\"\npassive = false
+[[bgp.peers]]\nname = \"b\"\ninterface = \"eth1\"\ntemplate = \"base\"\nas_number = \"internal\"
+[[bgp.dynamic]]\nname = \"c\"\nrange = \"10.0.0.0/8\"\ntemplate = \"rack\"\nas_number = [65000, \"65100-65199\"]\n"
+    );
+    let config = parse(&text).unwrap();
+    let bgp = config.bgp.as_ref().unwrap();
+    let facts = |peer: &Peer| (peer.hold_time.as_secs(), peer.passive, peer.import.clone());
+    let accept = Some(RoutePolicy::Accept);
+    assert_eq!(facts(&bgp.peers[0]), (30, false, accept.clone()));
+    assert_eq!(bgp.peers[0].as_number, Some(AsNumbers::External));
+    assert_eq!(facts(&bgp.peers[1]), (9, true, accept.clone()));
+    assert_eq!(facts(&bgp.dynamic[0].peer), (30, true, accept));
+    assert_eq!(
+        bgp.dynamic[0].peer.as_number,
+        Some(AsNumbers::Within(vec![65000..=65000, 65100..=65199]))
+    );
+    let speaker = bgp.speaker(config.router_id().unwrap());
+    speaker.check().unwrap();
+    assert_eq!(
+        (speaker.peers[1].remote_as, speaker.peers[1].extended_next_hop),
+        (64512, true)
+    );
+    assert_eq!(speaker.dynamic[0].max_peers, 100);
+}
+
+#[test]
+fn a_password_that_cannot_be_had_is_told_and_never_empty() {
+    let folder = std::env::temp_dir().join(format!("calidris-secret-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let empty = folder.join("empty");
+    std::fs::write(&empty, "\n").unwrap();
+    for (key, expected) in [
+        (
+            "password_file = \"/nonexistent/secret\"".to_owned(),
+            "cannot read the password",
+        ),
+        (
+            format!("password_file = \"{}\"", empty.display()),
+            "the first line is empty",
+        ),
+        (
+            "password_env = \"CALIDRIS_NO_SUCH_VARIABLE\"".to_owned(),
+            "is not set",
+        ),
+    ] {
+        let text = format!(
+            "{MINIMAL}[bgp]\nas_number = 1\nrouter_id = \"1.1.1.1\"\n[[bgp.peers]]\nname = \"a\"\naddress = \"192.0.2.1\"\nas_number = 2\n{key}\n"
+        );
+        let bgp = parse(&text).unwrap().bgp.unwrap();
+        let transport = &bgp.speaker([1, 1, 1, 1].into()).peers[0].transport;
+        assert_eq!(transport.md5_password, None);
+        let why = transport.missing_secret.clone().expect(expected);
+        assert!(why.contains(expected), "{why}");
+        assert_eq!(bgp.missing_secrets(), [format!("peer \"a\": {why}")]);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn assert_documented(file: &str, text: &str, keys: BTreeSet<&'static str>) {
@@ -233,6 +297,51 @@ fn errors_name_file_line_and_what_was_expected() {
             peer("import = [{ prefix = \"10.0.0.0/8\", max_length = 4, action = \"accept\" }]\n"),
             "c.toml:11:10:",
             "matches nothing",
+        ),
+        (
+            peer("template = \"nowhere\"\n"),
+            "c.toml:4:1:",
+            "there is no template \"nowhere\"",
+        ),
+        (
+            peer("[[bgp.templates]]\nname = \"t\"\nhold_tiem = \"9s\"\n"),
+            "c.toml:13:1:",
+            "unknown field `hold_tiem`",
+        ),
+        (
+            peer("[[bgp.templates]]\nname = \"t\"\naddress = \"192.0.2.3\"\n"),
+            "c.toml:4:1:",
+            "no matter of a template",
+        ),
+        (
+            peer("[[bgp.dynamic]]\nname = \"r\"\nas_number = 1\n"),
+            "c.toml:4:1:",
+            "range is missing",
+        ),
+        (
+            peer("[[bgp.dynamic]]\nname = \"r\"\nrange = \"10.0.0.1/8\"\nas_number = 1\n"),
+            "c.toml:4:1:",
+            "expected 10.0.0.0/8",
+        ),
+        (
+            peer("interface = \"eth0\"\n"),
+            "c.toml:4:1:",
+            "either address or interface",
+        ),
+        (
+            peer("password_file = \"/x\"\npassword_env = \"X\"\n"),
+            "c.toml:7:1:",
+            "exclude each other",
+        ),
+        (
+            peer("[[bgp.peers]]\nname = \"b\"\naddress = \"192.0.2.2\"\nas_number = \"extern\"\n"),
+            "c.toml:14:13:",
+            "\"internal\", \"external\"",
+        ),
+        (
+            peer("[[bgp.peers]]\nname = \"b\"\naddress = \"192.0.2.2\"\nas_number = [\"9-1\"]\n"),
+            "c.toml:14:",
+            "not an AS number or a range",
         ),
         (
             peer("[[bgp.peers]]\nname = \"a\"\naddress = \"192.0.2.2\"\nas_number = 2\n"),

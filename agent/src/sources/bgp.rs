@@ -20,7 +20,7 @@ use crate::turn::Message;
 /// wants announced, and win where both name a prefix.
 pub async fn run(
     speaker: BgpHandle,
-    configured: BTreeMap<Prefix, Origination>,
+    configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
     announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
     inbox: mpsc::Sender<Message>,
 ) {
@@ -37,7 +37,7 @@ pub async fn run(
 
 async fn announce(
     speaker: BgpHandle,
-    configured: BTreeMap<Prefix, Origination>,
+    mut configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
     mut announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
 ) -> Result<(), Stopped> {
     loop {
@@ -48,10 +48,14 @@ async fn announce(
                 .into_iter()
                 .map(|prefix| (Prefix::from(prefix), Origination::default()))
                 .collect();
-            routes.extend(configured.clone());
+            routes.extend(configured.borrow_and_update().clone());
             speaker.originate(routes).await?;
         }
-        if announcements.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = announcements.changed() => changed,
+            changed = configured.changed() => changed,
+        };
+        if changed.is_err() {
             return Ok(());
         }
     }

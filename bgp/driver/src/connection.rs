@@ -2,6 +2,7 @@
 //!
 //! The reader waits while the owner's inbox is full; the writer holds one chunk and the last words. Neither knows BGP.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use calidris_bgp::session::ConnId;
@@ -31,6 +32,8 @@ enum Outgoing {
 /// The owner's side of a connection. Dropped without [`Handle::close`] it cuts the connection off.
 #[derive(Debug)]
 pub(crate) struct Handle {
+    /// The same socket once more, for options that change while it is in use.
+    socket: Option<OwnedFd>,
     writer: mpsc::Sender<Outgoing>,
     unwritten: usize,
     reading: AbortOnDrop,
@@ -41,6 +44,11 @@ impl Handle {
     /// Whether everything given is written.
     pub(crate) fn is_idle(&self) -> bool {
         self.unwritten == 0
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
     }
 
     /// `count` octets of what was given are written.
@@ -83,11 +91,14 @@ impl Drop for AbortOnDrop {
 
 /// Starts both tasks.
 pub(crate) fn spawn(conn: ConnId, stream: TcpStream, events: mpsc::Sender<Event>) -> Handle {
+    // Without a second descriptor, when there are none left, options stay as they are.
+    let socket = stream.as_fd().try_clone_to_owned().ok();
     let (read_half, write_half) = stream.into_split();
     let (writer, outgoing) = mpsc::channel(2);
     let reading = AbortOnDrop(tokio::spawn(read(conn, read_half, events.clone())));
     let writing = AbortOnDrop(tokio::spawn(write(conn, write_half, outgoing, events)));
     Handle {
+        socket,
         writer,
         unwritten: 0,
         reading,

@@ -12,6 +12,7 @@
 mod connect;
 mod connection;
 mod listener;
+mod neighbor;
 mod socket;
 mod task;
 
@@ -106,6 +107,7 @@ pub(crate) struct Notice {
 #[derive(Debug)]
 pub(crate) enum Command {
     Configure(Box<SpeakerConfig>, oneshot::Sender<Result<Impact, ConfigError>>),
+    Plan(Box<SpeakerConfig>, oneshot::Sender<Result<Impact, ConfigError>>),
     Originate(BTreeMap<Prefix, Origination>, oneshot::Sender<()>),
     Underlay(Option<Underlay>, oneshot::Sender<()>),
     TakeChanges(oneshot::Sender<Vec<RouteChange>>),
@@ -143,6 +145,14 @@ impl BgpHandle {
         Ok(self
             .ask(|reply| Command::Configure(Box::new(config), reply))
             .await??)
+    }
+
+    /// What [`BgpHandle::configure`] would do at this moment, without doing it.
+    ///
+    /// # Errors
+    /// When the configuration is none.
+    pub async fn plan(&self, config: SpeakerConfig) -> Result<Impact, ConfigureError> {
+        Ok(self.ask(|reply| Command::Plan(Box::new(config), reply)).await??)
     }
 
     /// Announces exactly these prefixes as our own: what is new is announced, what is not named any more is withdrawn. The first call also

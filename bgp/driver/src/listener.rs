@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calidris_bgp::SpeakerConfig;
+use calidris_bgp::family::Prefix;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::StartError;
-use crate::socket::set_md5_key;
+use crate::socket::{prepare_listener, set_md5_key};
 use crate::task::Event;
 
 /// Connections the kernel keeps for us until they are accepted.
@@ -23,11 +23,14 @@ const BACKLOG: i32 = 128;
 /// How long accepting rests after an error such as too many open files, which would otherwise repeat at once.
 const REST: Duration = Duration::from_millis(200);
 
+/// One failure of so many in a row is told: one in ten seconds.
+const REPORTED: u32 = 50;
+
 /// The listening sockets and the keys set on them.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     sockets: Vec<(SocketAddr, Arc<TcpListener>)>,
-    keys: BTreeMap<IpAddr, String>,
+    keys: BTreeMap<Prefix, String>,
 }
 
 impl Listeners {
@@ -54,33 +57,31 @@ impl Listeners {
             .collect()
     }
 
-    /// Makes the keys those of the configured peers. A key that cannot be set keeps its peer from connecting: the error says why.
-    pub(crate) fn set_keys(&mut self, config: &SpeakerConfig) {
-        let wanted: BTreeMap<IpAddr, String> = config
-            .peers
-            .iter()
-            .filter_map(|peer| Some((peer.address, peer.transport.md5_password.clone()?)))
-            .collect();
-        for peer in self.keys.keys().filter(|peer| !wanted.contains_key(*peer)) {
-            self.set_key(*peer, "");
+    /// Makes the keys exactly `wanted`. A key that cannot be set keeps its peers from connecting: the error says why.
+    pub(crate) fn set_keys(&mut self, wanted: BTreeMap<Prefix, String>) {
+        if wanted == self.keys {
+            return;
         }
-        for (peer, key) in wanted
+        for peers in self.keys.keys().filter(|peers| !wanted.contains_key(*peers)) {
+            self.set_key(*peers, "");
+        }
+        for (peers, key) in wanted
             .iter()
-            .filter(|(peer, key)| self.keys.get(*peer) != Some(*key))
+            .filter(|(peers, key)| self.keys.get(*peers) != Some(*key))
         {
-            self.set_key(*peer, key);
+            self.set_key(*peers, key);
         }
         self.keys = wanted;
     }
 
-    fn set_key(&self, peer: IpAddr, key: &str) {
+    fn set_key(&self, peers: Prefix, key: &str) {
         for (address, listener) in self
             .sockets
             .iter()
-            .filter(|(address, _)| address.is_ipv4() == peer.is_ipv4())
+            .filter(|(address, _)| address.is_ipv4() == peers.address().is_ipv4())
         {
-            if let Err(error) = set_md5_key(listener.as_ref(), peer, key) {
-                error!(%peer, %address, %error, "cannot set the TCP-MD5 key of a peer");
+            if let Err(error) = set_md5_key(listener.as_ref(), peers, key) {
+                error!(%peers, %address, %error, "cannot set the TCP-MD5 key of peers");
             }
         }
     }
@@ -94,12 +95,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         // IPv4 has a socket of its own.
         socket.set_only_v6(true)?;
     }
+    prepare_listener(&socket, address.ip())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
 async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
+    let mut failures = 0_u32;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -108,7 +111,10 @@ async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
                 }
             }
             Err(error) => {
-                warn!(%error, "cannot accept a connection");
+                if failures.is_multiple_of(REPORTED) {
+                    warn!(%error, "cannot accept connections");
+                }
+                failures = failures.wrapping_add(1);
                 tokio::time::sleep(REST).await;
             }
         }

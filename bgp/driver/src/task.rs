@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use crate::neighbor::{Found, Neighbors};
 use crate::socket::SocketOptions;
 use crate::{Command, DriverConfig, Notice, Shutdown, StartError, connect, connection, listener};
 
@@ -46,6 +47,8 @@ pub(crate) enum Event {
     Written(ConnId, usize),
     /// The connection is gone.
     Lost(ConnId, String),
+    /// What was found behind an interface.
+    Neighbor(String, Found),
 }
 
 /// Opens the listening sockets and spawns the task.
@@ -57,7 +60,7 @@ pub(crate) fn start(
     let started = clock();
     let speaker = Speaker::new(config.speaker, config.restarting, config.seed, Time::ZERO)?;
     let mut listeners = listener::Listeners::open(&config.listen)?;
-    listeners.set_keys(speaker.config());
+    listeners.set_keys(speaker.md5_keys());
     let (events_in, events) = mpsc::channel(EVENTS);
     let accepting = listeners.accept(&events_in);
     let mut task = Task {
@@ -69,6 +72,7 @@ pub(crate) fn start(
         events_in,
         connecting: BTreeMap::new(),
         connections: BTreeMap::new(),
+        neighbors: Neighbors::default(),
         notify,
     };
     tokio::spawn(async move { task.run(inbox).await });
@@ -84,11 +88,14 @@ struct Task {
     events_in: mpsc::Sender<Event>,
     connecting: BTreeMap<ConnId, JoinHandle<()>>,
     connections: BTreeMap<ConnId, connection::Handle>,
+    neighbors: Neighbors,
     notify: watch::Sender<Notice>,
 }
 
 impl Task {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
+        self.neighbors
+            .look_behind(self.speaker.interfaces(), &self.events_in);
         self.settle();
         let stop = loop {
             let until_timeout = self.until_timeout();
@@ -161,6 +168,10 @@ impl Task {
                 self.connections.remove(&conn);
                 self.speaker.handle_transport_closed(conn, &why, now);
             }
+            Event::Neighbor(interface, found) => {
+                self.neighbors.note(&interface, found);
+                report(&mut self.speaker, &interface, found, now);
+            }
         }
     }
 
@@ -170,14 +181,12 @@ impl Task {
         };
         match self.speaker.handle_accepted(local, remote, now) {
             Ok(conn) => {
-                let options = self
-                    .speaker
-                    .peer_of(conn)
-                    .map(|(peer, kind)| SocketOptions::of(peer, kind));
-                if let Some(Err(error)) = options.map(|options| options.apply_accepted(&stream)) {
-                    return self
-                        .speaker
-                        .handle_transport_closed(conn, &error.to_string(), now);
+                if let Some((peer, kind)) = self.speaker.peer_of(conn) {
+                    let options = SocketOptions::of(peer, kind);
+                    let set = options.apply_accepted(&stream).map_err(|error| error.to_string());
+                    if let Err(why) = set.and_then(|()| options.check_distance(&stream)) {
+                        return self.speaker.handle_transport_closed(conn, &why, now);
+                    }
                 }
                 self.add_connection(conn, stream);
             }
@@ -208,8 +217,11 @@ impl Task {
         match command {
             Command::Configure(config, reply) => {
                 let result = self.speaker.configure(*config, now);
-                self.listeners.set_keys(self.speaker.config());
+                self.follow_configuration(now);
                 let _ = reply.send(result);
+            }
+            Command::Plan(config, reply) => {
+                let _ = reply.send(self.speaker.plan(&config));
             }
             Command::Originate(routes, reply) => {
                 self.speaker.originate(routes, now);
@@ -239,11 +251,30 @@ impl Task {
         }
     }
 
+    /// Makes sockets in use, and what is looked for behind interfaces, those of a new configuration.
+    fn follow_configuration(&mut self, now: Time) {
+        for (conn, connection) in &self.connections {
+            let (Some((peer, kind)), Some(socket)) = (self.speaker.peer_of(*conn), connection.socket())
+            else {
+                continue;
+            };
+            if let Err(error) = SocketOptions::of(peer, kind).apply_live(socket) {
+                warn!(peer = peer.name, %error, "a connection in use cannot be changed; it goes on as it was");
+            }
+        }
+        self.neighbors
+            .look_behind(self.speaker.interfaces(), &self.events_in);
+        for (interface, found) in self.neighbors.known() {
+            report(&mut self.speaker, &interface, found, now);
+        }
+    }
+
     /// Does what the speaker wants done, sends what it has to send, tells who watches.
     fn settle(&mut self) {
         while let Some(action) = self.speaker.poll_action() {
             self.act(action);
         }
+        self.listeners.set_keys(self.speaker.md5_keys());
         let now = self.now();
         for (conn, connection) in &mut self.connections {
             if connection.is_idle()
@@ -333,6 +364,18 @@ impl Task {
 
     fn now(&self) -> Time {
         Time::from_start(clock().saturating_duration_since(self.started))
+    }
+}
+
+/// Tells the speaker what is behind an interface.
+fn report(speaker: &mut Speaker, interface: &str, found: Found, now: Time) {
+    match found {
+        Found::Nothing => speaker.handle_interface(interface, None, now),
+        Found::Interface(index) => speaker.handle_interface(interface, Some(index), now),
+        Found::Router(index, address) => {
+            speaker.handle_interface(interface, Some(index), now);
+            speaker.handle_neighbor(interface, address, now);
+        }
     }
 }
 

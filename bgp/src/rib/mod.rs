@@ -174,6 +174,6 @@ pub enum Withheld {
     NoPolicy,
     /// The export policy: by the term of this number, or by its default.
     Policy(Option<u16>),
-    /// We have no address of the family to be the next hop.
+    /// There is no next hop of a kind that the session can carry: we have no address of the family, or the route's is of the other (RFC 8950).
     NoNextHop,
 }

@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use crate::config::RemoteAs;
 use crate::jitter::Jitter;
 use crate::session::State;
 use crate::session::close::{CloseReason, Closed};
@@ -23,6 +24,7 @@ use crate::session::negotiate::{Negotiated, check_role, negotiate};
 use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
+use crate::wire::capability::Capabilities;
 use crate::wire::error::WireError;
 use crate::wire::frame::{self, Frame, MessageLimit, MessageType};
 use crate::wire::notification::{CeaseError, FsmError, Notification, NotificationCode};
@@ -40,11 +42,13 @@ pub struct ConnectionSettings {
     /// The OPEN we send.
     pub open: Open,
     /// The AS the peer must name.
-    pub remote_as: u32,
+    pub remote_as: RemoteAs,
     /// Refuse a peer that names no role (RFC 9234 §4.2), when our OPEN names one.
     pub strict_role: bool,
     /// Wait this long for the peer's OPEN before sending ours.
     pub delay_open: Option<Duration>,
+    /// How long the peer may take nothing (RFC 9687), if not the default.
+    pub send_hold_time: Option<Duration>,
 }
 
 /// Where the body of a message lies in the receive buffer; good until the next [`Connection::handle_data`].
@@ -96,6 +100,8 @@ pub struct Connection {
     /// Bytes handed to the transport that it has not taken yet.
     outstanding: usize,
     negotiated: Option<Negotiated>,
+    /// What the peer's OPEN said that it can.
+    their_capabilities: Capabilities,
     closed: Option<Closed>,
     counters: Counters,
 }
@@ -114,6 +120,7 @@ impl Connection {
             keepalive_unsent: false,
             outstanding: 0,
             negotiated: None,
+            their_capabilities: Capabilities::default(),
             closed: None,
             counters: Counters::default(),
         };
@@ -160,7 +167,12 @@ impl Connection {
                         "send hold timer expired: the peer does not read",
                     ));
                 }
-                Timer::ConnectRetry | Timer::IdleHold | Timer::Restart | Timer::Stale | Timer::LongLived => {}
+                Timer::ConnectRetry
+                | Timer::IdleHold
+                | Timer::Restart
+                | Timer::Stale
+                | Timer::LongLived
+                | Timer::Forget => {}
             }
         }
     }
@@ -191,6 +203,13 @@ impl Connection {
             };
         self.consumed = end;
         self.counters.messages_in += 1;
+        *match message_type {
+            MessageType::Open => &mut self.counters.opens_in,
+            MessageType::Update => &mut self.counters.updates_in,
+            MessageType::Notification => &mut self.counters.notifications_in,
+            MessageType::Keepalive => &mut self.counters.keepalives_in,
+            MessageType::RouteRefresh => &mut self.counters.route_refreshes_in,
+        } += 1;
         self.handle_message(message_type, Body { start, end }, now)
     }
 
@@ -238,6 +257,7 @@ impl Connection {
         let notification = self.hardened(notification);
         notification.encode(&mut self.transmit);
         self.counters.messages_out += 1;
+        self.counters.notifications_out += 1;
         self.end(CloseReason::Sent {
             notification,
             detail: detail.into(),
@@ -277,11 +297,12 @@ impl Connection {
         self.end(CloseReason::PeerRestarted);
     }
 
-    /// Queues one encoded message, a ROUTE-REFRESH say, on an Established session.
-    pub fn send(&mut self, encoded: &[u8]) {
+    /// Queues one encoded ROUTE-REFRESH on an Established session.
+    pub fn send_refresh(&mut self, encoded: &[u8]) {
         if self.phase == Phase::Established {
             self.transmit.extend_from_slice(encoded);
             self.counters.messages_out += 1;
+            self.counters.route_refreshes_out += 1;
         }
     }
 
@@ -333,6 +354,11 @@ impl Connection {
         self.negotiated.as_ref()
     }
 
+    /// What both sides said that they can, ours first.
+    pub fn capabilities(&self) -> (&Capabilities, &Capabilities) {
+        (&self.settings.open.capabilities, &self.their_capabilities)
+    }
+
     /// The timers of this connection.
     pub fn timers(&self) -> &TimerTable {
         &self.timers
@@ -364,7 +390,6 @@ impl Connection {
             }
             (Phase::Established, MessageType::Update) => {
                 self.restart_hold(now);
-                self.counters.updates_in += 1;
                 return Some(Event::Update(body));
             }
             (Phase::Established, MessageType::RouteRefresh) => {
@@ -380,10 +405,12 @@ impl Connection {
         let decoded = Open::decode(self.body(body));
         let agreed = decoded.and_then(|theirs| {
             check_role(&self.settings.open, &theirs, self.settings.strict_role)?;
-            negotiate(&self.settings.open, &theirs, self.settings.remote_as)
+            let terms = negotiate(&self.settings.open, &theirs, &self.settings.remote_as)?;
+            Ok((terms, theirs.capabilities))
         });
         match agreed {
-            Ok(negotiated) => {
+            Ok((negotiated, capabilities)) => {
+                self.their_capabilities = capabilities;
                 // Event 20: the peer's OPEN came while ours was held back.
                 if self.phase == Phase::DelayOpen {
                     self.timers.stop(Timer::DelayOpen);
@@ -431,6 +458,7 @@ impl Connection {
             )));
         }
         self.counters.messages_out += 1;
+        self.counters.opens_out += 1;
         self.phase = Phase::OpenSent;
         self.timers.set(Timer::Hold, now + OPEN_HOLD_TIME);
     }
@@ -440,6 +468,7 @@ impl Connection {
             frame::encode_keepalive(&mut self.transmit);
             self.keepalive_unsent = true;
             self.counters.messages_out += 1;
+            self.counters.keepalives_out += 1;
         }
     }
 
@@ -469,6 +498,9 @@ impl Connection {
     }
 
     fn send_hold_time(&self) -> Duration {
+        if let Some(configured) = self.settings.send_hold_time {
+            return configured;
+        }
         let hold = self.negotiated.as_ref().map_or(0, |n| n.hold_time);
         MIN_SEND_HOLD_TIME.max(Duration::from_secs(2 * u64::from(hold)))
     }

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use crate::family::AfiSafi;
+use crate::config::RemoteAs;
+use crate::family::{AFI_IPV6, AfiSafi};
 use crate::policy::PeerKind;
 use crate::wire::capability::{AddPathDirection, Capabilities, LongLivedGracefulRestart};
 use crate::wire::context::{self, DecodeContext, EncodeContext, FamilyContext};
@@ -42,6 +43,8 @@ pub struct Negotiated {
     pub four_octet_as: bool,
     /// How long messages may be in both directions (RFC 8654).
     pub message_limit: MessageLimit,
+    /// IPv4 routes may have IPv6 next hops in both directions (RFC 8950).
+    pub extended_next_hop: bool,
     /// What the peer said about its restarts, when we offered graceful restart too.
     pub graceful_restart: Option<GracefulRestart>,
 }
@@ -118,6 +121,7 @@ impl Negotiated {
         FamilyContext {
             negotiated: self.families.contains(&family),
             add_path: add_path.contains(&family),
+            extended_next_hop: family == AfiSafi::IPV4_UNICAST && self.extended_next_hop,
             ..FamilyContext::default()
         }
     }
@@ -142,13 +146,13 @@ pub fn check_role(ours: &Open, theirs: &Open, strict: bool) -> Result<(), WireEr
     Err(WireError::new(code, detail))
 }
 
-/// The terms that follow from our OPEN and theirs; `remote_as` is the AS the peer is configured with.
+/// The terms that follow from our OPEN and theirs; `expected` is the AS the peer is configured with.
 ///
 /// # Errors
 /// OPEN Message Error: Bad Peer AS, Bad BGP Identifier (RFC 4271 §6.2, RFC 6286 §2.2).
-pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiated, WireError> {
-    if theirs.asn() != remote_as {
-        let detail = format!("the peer says AS {}, expected AS {remote_as}", theirs.asn());
+pub fn negotiate(ours: &Open, theirs: &Open, expected: &RemoteAs) -> Result<Negotiated, WireError> {
+    if !expected.allows(theirs.asn(), ours.asn()) {
+        let detail = format!("the peer says AS {}, expected {expected}", theirs.asn());
         return Err(WireError::new(
             NotificationCode::Open(OpenError::BadPeerAs),
             detail,
@@ -175,7 +179,7 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
         .collect();
     Ok(Negotiated {
         router_id: theirs.bgp_identifier,
-        remote_as,
+        remote_as: theirs.asn(),
         kind,
         hold_time,
         keepalive: hold_time / 3,
@@ -190,6 +194,9 @@ pub fn negotiate(ours: &Open, theirs: &Open, remote_as: u32) -> Result<Negotiate
         } else {
             MessageLimit::Standard
         },
+        extended_next_hop: [mine, peers]
+            .iter()
+            .all(|side| side.extended_next_hop(AfiSafi::IPV4_UNICAST, AFI_IPV6)),
         graceful_restart: negotiate_restart(mine, peers),
     })
 }

@@ -9,10 +9,11 @@
 //! in which connections are refused, for a time that doubles each time (DampPeerOscillations).
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::{ConnectMode, PeerConfig, Role};
+use crate::family::{AFI_IPV6, AfiSafi};
 use crate::jitter::Jitter;
 use crate::policy::PeerKind;
 use crate::session::State;
@@ -23,7 +24,8 @@ use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::capability::{
-    AddPath, Capabilities, Capability, GracefulRestart, GracefulRestartFamily, LongLivedGracefulRestart,
+    AddPath, Capabilities, Capability, ExtendedNextHop, GracefulRestart, GracefulRestartFamily,
+    LongLivedGracefulRestart,
 };
 use crate::wire::notification::{CeaseError, Notification, NotificationCode};
 use crate::wire::open::Open;
@@ -85,6 +87,9 @@ pub enum RefusedConnection {
     /// Nobody of that address is configured.
     #[error("no peer has this address")]
     UnknownPeer,
+    /// As many peers of the range of this address are there as may be.
+    #[error("the range this address is in has all the peers it may have")]
+    RangeIsFull,
     /// The peer is Idle: stopped, or waiting after a failure (RFC 4271 §8.2.2).
     #[error("the peer is Idle")]
     Idle,
@@ -149,11 +154,17 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer that starts now (Events 1, 3 to 5).
-    pub fn new(index: u32, config: PeerConfig, local: LocalSpeaker, seed: u64, now: Time) -> Self {
+    /// A peer that starts now (Events 1, 3 to 5), by its index and the serial number of the last connection of a predecessor with that index.
+    pub fn new(
+        (index, last_serial): (u32, u32),
+        config: PeerConfig,
+        local: LocalSpeaker,
+        seed: u64,
+        now: Time,
+    ) -> Self {
         let mut peer = Self {
             index,
-            next_serial: 0,
+            next_serial: last_serial,
             config,
             local,
             administration: Administration::Up,
@@ -170,7 +181,7 @@ impl Peer {
             past: Counters::default(),
             actions: VecDeque::new(),
         };
-        if peer.config.shutdown.is_some() {
+        if peer.config.held_down().is_some() {
             peer.administration = Administration::Down;
         }
         peer.connect(now);
@@ -341,15 +352,40 @@ impl Peer {
     /// afterwards.
     pub fn set_config(&mut self, config: PeerConfig, now: Time) {
         let before = std::mem::replace(&mut self.config, config);
-        match (&before.shutdown, self.config.shutdown.clone()) {
-            (None, Some(text)) => {
+        // What the peer itself said, or what was found.
+        if self.config.open_as.is_some() {
+            self.config.remote_as = before.remote_as;
+        }
+        if self.config.interface.is_some() {
+            (self.config.address, self.config.scope_id) = (before.address, before.scope_id);
+        }
+        match (before.held_down().is_some(), self.config.held_down().is_some()) {
+            (false, true) => {
+                let text = self.config.shutdown.clone().unwrap_or_default();
                 let cease = Notification::cease_with_text(CeaseError::AdministrativeShutdown, &text);
-                self.stop(Some(&cease), "shut down by configuration", now);
+                self.stop(Some(&cease), "held down by configuration", now);
             }
-            (Some(_), None) => self.start(now),
-            (None, None) if self.administration == Administration::Suspended => self.start(now),
+            (true, false) => self.start(now),
+            (false, false) if self.administration == Administration::Suspended => self.start(now),
             _ => {}
         }
+    }
+
+    /// Where an unnumbered peer was found, or that it is not there any more (`::`). A session under way with another address goes on.
+    pub fn set_address(&mut self, address: Ipv6Addr, scope_id: u32, now: Time) {
+        self.config.address = address.into();
+        self.config.scope_id = scope_id;
+        self.timers.stop(Timer::ConnectRetry);
+        self.abort_connecting();
+        if self.timers.deadline(Timer::IdleHold).is_none() {
+            self.connect(now);
+        }
+        self.note_state(now);
+    }
+
+    /// Whether a connection is under way or up.
+    pub fn has_connection(&self) -> bool {
+        !self.links.is_empty()
     }
 
     /// Whether the peer is kept from having a session.
@@ -460,6 +496,11 @@ impl Peer {
             .unwrap_or_default()
     }
 
+    /// The serial number of the last connection.
+    pub(crate) fn last_serial(&self) -> u32 {
+        self.next_serial
+    }
+
     /// All connections that are up.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.links.iter().map(|link| link.id)
@@ -480,9 +521,10 @@ impl Peer {
     fn add_link(&mut self, id: ConnId, direction: Direction, ends: (SocketAddr, SocketAddr), now: Time) {
         let settings = ConnectionSettings {
             open: self.open(),
-            remote_as: self.config.remote_as,
+            remote_as: self.config.expected_as(),
             strict_role: self.config.role.is_some_and(|role| role.strict),
             delay_open: self.config.delay_open,
+            send_hold_time: self.config.send_hold_time,
         };
         let seed = u64::from(id.peer) << 32 | u64::from(id.serial);
         let connection = Connection::new(settings, Jitter::new(self.jitter.fork(seed)), now);
@@ -500,6 +542,12 @@ impl Peer {
         let mut capabilities = Capabilities::default();
         for family in &self.config.families {
             capabilities.push(Capability::Multiprotocol(*family));
+        }
+        if self.config.extended_next_hop && self.config.families.contains(&AfiSafi::IPV4_UNICAST) {
+            capabilities.push(Capability::ExtendedNextHop(vec![ExtendedNextHop {
+                family: AfiSafi::IPV4_UNICAST,
+                next_hop_afi: AFI_IPV6,
+            }]));
         }
         capabilities.push(Capability::RouteRefresh);
         capabilities.push(Capability::EnhancedRouteRefresh);
@@ -605,6 +653,11 @@ impl Peer {
             link.connection.close(collision.clone(), "");
         }
         self.established_count += 1;
+        if self.config.open_as.is_some()
+            && let Some(terms) = self.negotiated()
+        {
+            self.config.remote_as = terms.remote_as;
+        }
         self.note_state(now);
     }
 
@@ -669,7 +722,7 @@ impl Peer {
             .links
             .iter()
             .any(|link| link.connection.state() >= State::OpenConfirm);
-        let passive = self.config.connect == ConnectMode::Passive;
+        let passive = self.config.connect == ConnectMode::Passive || self.config.address.is_unspecified();
         if passive || outgoing || self.connecting.is_some() || self.is_stopped() {
             return;
         }

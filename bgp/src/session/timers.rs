@@ -31,10 +31,12 @@ pub enum Timer {
     Stale,
     /// How long stale routes of a peer are kept beyond its restart time (RFC 9494 §4.2); of several families the next to end.
     LongLived,
+    /// How long a peer that was made by a range of addresses is remembered without a connection.
+    Forget,
 }
 
 impl Timer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::ConnectRetry,
         Self::IdleHold,
         Self::DelayOpen,
@@ -44,6 +46,7 @@ impl Timer {
         Self::Restart,
         Self::Stale,
         Self::LongLived,
+        Self::Forget,
     ];
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::import::Importer;
 use super::{PeerEntry, Speaker, each_family, source_of};
-use crate::config::{ConfigError, Impact, Level, PeerConfig, SpeakerConfig};
+use crate::config::{
+    ConfigError, Effect, Impact, Level, PeerConfig, PeerImpact, SessionImpact, SpeakerConfig,
+};
 use crate::family::Prefix;
 use crate::rib::{Import, Path, SourceId, Tables};
 use crate::route::Origination;
@@ -13,37 +15,61 @@ use crate::wire::attr::Attributes;
 use crate::wire::notification::CeaseError;
 
 impl Speaker {
+    /// What [`Speaker::configure`] would do, without doing it.
+    ///
+    /// # Errors
+    /// When `config` is none.
+    pub fn plan(&self, config: &SpeakerConfig) -> Result<Impact, ConfigError> {
+        config.check()?;
+        let mut impact = self.config.impact_of(config);
+        let all_new = impact.speaker.iter().any(|change| change.effect == Effect::Reset);
+        for entry in self.peers.values().filter(|entry| entry.range.is_some()) {
+            let before = entry.peer.config();
+            match range_peer(config, entry) {
+                None => {
+                    let removed = PeerImpact::whole(&before.name, SessionImpact::Removed);
+                    impact.peers.push(removed);
+                }
+                Some(after) => {
+                    impact.peers.extend(PeerImpact::between(before, &after));
+                    if all_new {
+                        impact.reset(&before.name);
+                    }
+                }
+            }
+        }
+        impact.peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+        Ok(impact)
+    }
+
     /// Follows `config` from now on.
     ///
     /// # Errors
     /// When it is none; nothing has changed then.
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) -> Result<Impact, ConfigError> {
-        config.check()?;
+        let impact = self.plan(&config)?;
         let old = std::mem::replace(&mut self.config, config);
-        let impact = old.impact_of(&self.config);
-        for (names, cease) in [
-            (&impact.removed, CeaseError::PeerDeconfigured),
-            (&impact.reset, CeaseError::OtherConfigurationChange),
-        ] {
-            for index in names
-                .iter()
-                .filter_map(|name| self.index_of(name))
-                .collect::<Vec<_>>()
-            {
+        for peer in &impact.peers {
+            let cease = match peer.session {
+                SessionImpact::Removed => CeaseError::PeerDeconfigured,
+                SessionImpact::Reset => CeaseError::OtherConfigurationChange,
+                _ => continue,
+            };
+            if let Some(index) = self.index_of(&peer.peer) {
                 self.remove_peer(index, cease, now);
             }
         }
-        let wanted: BTreeMap<String, PeerConfig> = self
-            .config
-            .peers
-            .iter()
-            .map(|peer| (peer.name.clone(), peer.clone()))
-            .collect();
-        for (name, after) in wanted {
-            match self.index_of(&name) {
-                Some(index) if impact.applied.contains(&name) => self.change_peer(index, after, now),
-                Some(_) => {}
-                None => self.add_peer(after, now),
+        for peer in &impact.peers {
+            match peer.session {
+                SessionImpact::Removed => {}
+                SessionImpact::Added | SessionImpact::Reset => {
+                    // One of a range comes back by itself.
+                    let configured = self.config.peers.iter().find(|wanted| wanted.name == peer.peer);
+                    if let Some(wanted) = configured.cloned() {
+                        self.add_peer(wanted, now);
+                    }
+                }
+                _ => self.change_peer(peer, now),
             }
         }
         self.apply_speaker_changes(&old);
@@ -57,15 +83,18 @@ impl Speaker {
         self.peers.iter().find(named).map(|(index, _)| *index)
     }
 
-    fn change_peer(&mut self, index: u32, after: PeerConfig, now: Time) {
+    fn change_peer(&mut self, impact: &PeerImpact, now: Time) {
+        let Some(index) = self.index_of(&impact.peer) else {
+            return;
+        };
+        let configured = self.config.peers.iter().find(|peer| peer.name == impact.peer);
         let Some(entry) = self.peers.get_mut(&index) else {
             return;
         };
-        let before = entry.peer.config().clone();
-        let import = !same_import(&before, &after);
-        let ranking = before.weight != after.weight;
-        let reflection = before.route_reflector_client != after.route_reflector_client;
-        let limit = before.prefix_limit_in != after.prefix_limit_in;
+        let Some(after) = configured.cloned().or_else(|| range_peer(&self.config, entry)) else {
+            return;
+        };
+        let reflection = entry.peer.config().route_reflector_client != after.route_reflector_client;
         entry.peer.set_config(after, now);
         if let Some(source) = self.sources.get_mut(SourceId::peer(index).index()) {
             let router_id = source.router_id;
@@ -73,13 +102,13 @@ impl Speaker {
             source.router_id = router_id;
         }
         self.drain(index, now);
-        if limit {
+        if impact.has(Effect::Refresh) {
             self.forget_limit(index, now);
         }
-        if import {
+        if impact.has(Effect::Import) {
             self.reimport(index);
         }
-        if ranking {
+        if impact.has(Effect::Select) {
             self.select_all();
         }
         if reflection {
@@ -223,16 +252,19 @@ fn attributes_of(origination: &Origination) -> Attributes {
     }
 }
 
-/// Whether routes of the peer fare alike under both.
-fn same_import(before: &PeerConfig, after: &PeerConfig) -> bool {
-    let of = |peer: &PeerConfig| {
-        (
-            peer.allow_own_as,
-            peer.role,
-            peer.enforce_first_as,
-            peer.graceful_shutdown,
-            peer.blackhole,
-        )
-    };
-    before.import == after.import && of(before) == of(after)
+/// What `config` makes of a peer that a range has made; `None` when it is not of that range any more.
+fn range_peer(config: &SpeakerConfig, entry: &PeerEntry) -> Option<PeerConfig> {
+    let peer = entry.peer.config();
+    if config.peers.iter().any(|other| other.address == peer.address) {
+        return None;
+    }
+    let range = config.dynamic_at(peer.address)?;
+    if entry.range.as_ref() != Some(&range.name) {
+        return None;
+    }
+    let mut after = range.peer(peer.address, peer.scope_id);
+    if after.open_as == peer.open_as && peer.open_as.is_some() {
+        after.remote_as = peer.remote_as;
+    }
+    Some(after)
 }

@@ -26,6 +26,10 @@ pub(super) struct Exporter {
     default_local_pref: u32,
     own_ipv4: Option<Ipv4Addr>,
     own_ipv6: Option<NextHop>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    extended_next_hop: bool,
+    /// The session runs over IPv6.
+    over_ipv6: bool,
     /// Whether the peer knows what long-lived stale routes are (RFC 9494).
     knows_stale: bool,
 }
@@ -56,6 +60,8 @@ impl Exporter {
             default_local_pref: config.decision.default_local_pref,
             own_ipv4,
             own_ipv6,
+            extended_next_hop: terms.is_some_and(|terms| terms.extended_next_hop),
+            over_ipv6: session.is_some_and(|address| address.is_ipv6()),
             knows_stale: restart.is_some_and(|restart| restart.long_lived.is_some()),
         }
     }
@@ -87,7 +93,10 @@ impl Exporter {
         if !set_by_policy && self.next_hop_is_us(source, &exported) {
             exported.next_hop = self.own_next_hop(F::AFI_SAFI);
         }
-        exported.next_hop.ok_or(Withheld::NoNextHop)?;
+        let next_hop = exported.next_hop.ok_or(Withheld::NoNextHop)?;
+        if !self.can_be_told(F::AFI_SAFI, next_hop) {
+            return Err(Withheld::NoNextHop);
+        }
         if attributes.communities.contains(Community::LLGR_STALE) {
             self.mark_stale(&mut exported);
         }
@@ -182,8 +191,18 @@ impl Exporter {
         }
     }
 
+    /// Whether the session can carry routes of a family with such a next hop.
+    fn can_be_told(&self, family: AfiSafi, next_hop: NextHop) -> bool {
+        match (family, next_hop) {
+            (AfiSafi::IPV4_UNICAST, NextHop::V4(_)) => true,
+            (AfiSafi::IPV4_UNICAST, _) => self.extended_next_hop,
+            (_, next_hop) => !matches!(next_hop, NextHop::V4(_)),
+        }
+    }
+
     fn own_next_hop(&self, family: AfiSafi) -> Option<NextHop> {
         match family {
+            AfiSafi::IPV4_UNICAST if self.extended_next_hop && self.over_ipv6 => self.own_ipv6,
             AfiSafi::IPV4_UNICAST => self.own_ipv4.map(NextHop::V4),
             AfiSafi::IPV6_UNICAST => self.own_ipv6,
             _ => None,

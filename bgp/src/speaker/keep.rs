@@ -190,6 +190,7 @@ impl Speaker {
             match timer {
                 Timer::Restart => self.end_restart_time(index, now),
                 Timer::LongLived => self.end_long_lived(index, now),
+                Timer::Forget => self.forget_dynamic(index, now),
                 _ => self.end_stale_time(index),
             }
         }

@@ -7,6 +7,7 @@
 //! memory beyond its Adj-RIB-Out.
 
 mod configure;
+mod dynamic;
 mod explain;
 mod export;
 mod groups;
@@ -19,10 +20,13 @@ mod routes;
 mod status;
 mod transmit;
 mod underlay;
+mod unnumbered;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use dynamic::AddressKey;
 
 use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};
@@ -167,6 +171,8 @@ struct PeerEntry {
     quiet_until: Time,
     /// When the prefix limit may be reported again.
     limit_quiet_until: Time,
+    /// The range of addresses that made it; `None` for a configured peer.
+    range: Option<String>,
 }
 
 /// A BGP speaker. See the module for the order of calls.
@@ -175,9 +181,11 @@ pub struct Speaker {
     config: SpeakerConfig,
     jitter: Jitter,
     peers: BTreeMap<u32, PeerEntry>,
-    by_address: BTreeMap<IpAddr, u32>,
-    /// By [`SourceId`]; a peer's index is never given to another one.
+    by_address: BTreeMap<AddressKey, u32>,
+    /// By [`SourceId`].
     sources: Vec<Source>,
+    /// Indices of peers that are gone, and the serial number of the last connection of each.
+    retired: Vec<(u32, u32)>,
     attrs: AttrStore,
     ipv4: FamilyTables<Ipv4Unicast>,
     ipv6: FamilyTables<Ipv6Unicast>,
@@ -216,6 +224,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),
             sources: vec![Source::ORIGINATED],
+            retired: Vec::new(),
             attrs: AttrStore::new(jitter.fork(0)),
             ipv4: FamilyTables::new(jitter.fork(4)),
             ipv6: FamilyTables::new(jitter.fork(6)),
@@ -258,10 +267,7 @@ impl Speaker {
         remote: SocketAddr,
         now: Time,
     ) -> Result<ConnId, RefusedConnection> {
-        let index = *self
-            .by_address
-            .get(&remote.ip().to_canonical())
-            .ok_or(RefusedConnection::UnknownPeer)?;
+        let index = self.peer_at(remote, now)?;
         let entry = self.peers.get_mut(&index).ok_or(RefusedConnection::UnknownPeer)?;
         let conn = entry.peer.handle_accepted(local, remote, now);
         self.drain(index, now);
@@ -371,6 +377,17 @@ impl Speaker {
             .map(|entry| (entry.peer.config(), entry.peer.kind()))
     }
 
+    /// The TCP-MD5 keys that connections to us need, by where they come from (RFC 2385).
+    pub fn md5_keys(&self) -> BTreeMap<Prefix, String> {
+        let key = |peer: &PeerConfig| peer.transport.md5_password.clone();
+        let ranges = self.config.dynamic.iter();
+        let ranges = ranges.filter_map(|range| Some((range.range, key(&range.template)?)));
+        let peers = self.peers.values().map(|entry| entry.peer.config());
+        let configured = peers.filter(|peer| !peer.address.is_unspecified());
+        let peers = configured.filter_map(|peer| Some((Prefix::host(peer.address), key(peer)?)));
+        ranges.chain(peers).collect()
+    }
+
     /// The configuration in force.
     pub fn config(&self) -> &SpeakerConfig {
         &self.config
@@ -384,12 +401,21 @@ impl Speaker {
         )
     }
 
-    fn add_peer(&mut self, config: PeerConfig, now: Time) {
-        let index = u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX - 1);
+    /// Makes a peer and returns its index.
+    fn add_peer(&mut self, config: PeerConfig, now: Time) -> u32 {
+        let unused = u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX - 1);
+        let (index, serial) = self.retired.pop().unwrap_or((unused, 0));
         let seed = self.jitter.fork(u64::from(index));
-        let peer = Peer::new(index, config, self.local(), seed, now);
-        self.by_address.insert(peer.config().address, index);
-        self.sources.push(source_of(&peer));
+        let peer = Peer::new((index, serial), config, self.local(), seed, now);
+        if !peer.config().address.is_unspecified() {
+            let key = AddressKey::new(peer.config().address, peer.config().scope_id);
+            self.by_address.insert(key, index);
+        }
+        let place = SourceId::peer(index).index();
+        match self.sources.get_mut(place) {
+            Some(source) => *source = source_of(&peer),
+            None => self.sources.push(source_of(&peer)),
+        }
         let timers = TimerTable::default();
         let entry = PeerEntry {
             peer,
@@ -399,9 +425,11 @@ impl Speaker {
             kept: keep::Kept::default(),
             quiet_until: now,
             limit_quiet_until: now,
+            range: None,
         };
         self.peers.insert(index, entry);
         self.drain(index, now);
+        index
     }
 
     /// Ends a peer's session with `cease` and forgets the peer with all its routes.
@@ -414,7 +442,10 @@ impl Speaker {
             self.drain(index, now);
         }
         if let Some(entry) = self.peers.remove(&index) {
-            self.by_address.remove(&entry.peer.config().address);
+            let config = entry.peer.config();
+            self.by_address
+                .remove(&AddressKey::new(config.address, config.scope_id));
+            self.retired.push((index, entry.peer.last_serial()));
         }
         self.clear_routes(index);
     }
@@ -458,6 +489,7 @@ impl Speaker {
                 PeerAction::Connect(conn) => connect_action(conn, &entry.peer),
             });
         }
+        self.note_presence(index, now);
     }
 
     /// Forgets all routes of a peer, and what it was told.
@@ -490,7 +522,7 @@ impl PeerEntry {
 
     /// Whether the peer has sent its table, or is not to be waited for.
     fn is_synced(&self) -> bool {
-        if self.peer.config().shutdown.is_some() {
+        if self.peer.config().held_down().is_some() || (self.range.is_some() && self.session.is_none()) {
             return true;
         }
         self.session.is_some()

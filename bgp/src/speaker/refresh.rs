@@ -43,7 +43,7 @@ impl Speaker {
             subtype: RefreshSubtype::Request,
         }
         .encode(&mut message);
-        connection.send(&message);
+        connection.send_refresh(&message);
         true
     }
 
@@ -82,10 +82,11 @@ impl Speaker {
         let Some(progress) = entry.progress.get_mut(&family) else {
             return;
         };
-        if marks && progress.end_of_rib_sent {
+        // Who asks again before the answer is complete gets one answer: questions cost a peer more than us.
+        if marks && progress.end_of_rib_sent && !progress.answering {
             progress.answering = true;
             if let Some(connection) = entry.peer.established_mut() {
-                connection.send(&mark(family, RefreshSubtype::BeginOfRefresh));
+                connection.send_refresh(&mark(family, RefreshSubtype::BeginOfRefresh));
             }
         }
         each_family!(self, tables => tables.tell_again(index, family));
@@ -106,7 +107,7 @@ impl Speaker {
             {
                 progress.answering = false;
                 if let Some(connection) = entry.peer.established_mut() {
-                    connection.send(&mark(family, RefreshSubtype::EndOfRefresh));
+                    connection.send_refresh(&mark(family, RefreshSubtype::EndOfRefresh));
                 }
             }
         }

@@ -1,10 +1,13 @@
 //! What operators see of the speaker and its peers, made from the live state.
 
 use super::{PeerEntry, Speaker};
+use crate::config::{ConnectMode, Distance, PeerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
 use crate::rib::{PathCounts, SourceId};
-use crate::status::{FamilyStatus, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
+use crate::session::Peer;
+use crate::status::{ConnectionStatus, FamilyStatus, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
 use crate::time::Time;
+use crate::wire::capability::Capabilities;
 use crate::wire::frame::MessageLimit;
 
 impl Speaker {
@@ -35,8 +38,13 @@ impl Speaker {
         PeerStatus {
             name: peer.config().name.clone(),
             address: peer.config().address,
+            interface: peer.config().interface.clone(),
+            range: entry.range.clone(),
+            held_down: peer.config().held_down(),
             remote_as: peer.config().remote_as,
+            local_as: peer.config().local_as(self.config.local_as),
             kind: peer.kind(),
+            connection: connection_status(peer.config()),
             state: peer.state(),
             since: now.since(peer.since()),
             established_count: peer.established_count(),
@@ -46,6 +54,8 @@ impl Speaker {
                 hold_time: terms.hold_time,
                 keepalive: terms.keepalive,
                 families: terms.families.iter().copied().collect(),
+                capabilities_sent: capabilities(peer, |(ours, _)| ours),
+                capabilities_received: capabilities(peer, |(_, theirs)| theirs),
                 add_path_receive: terms.add_path_in.iter().copied().collect(),
                 add_path_send: terms.add_path_out.iter().copied().collect(),
                 four_octet_as: terms.four_octet_as,
@@ -56,6 +66,7 @@ impl Speaker {
                     .graceful_restart
                     .as_ref()
                     .map(|restart| restart.restart_time),
+                extended_next_hop: terms.extended_next_hop,
                 notification_survived: terms
                     .graceful_restart
                     .as_ref()
@@ -105,5 +116,36 @@ impl Speaker {
             })
         };
         families.into_iter().filter_map(shown).collect()
+    }
+}
+
+/// One side's capabilities in words. A peer has at most a few; what it makes up beyond 64 is not shown.
+fn capabilities<'a>(
+    peer: &'a Peer,
+    side: impl Fn((&'a Capabilities, &'a Capabilities)) -> &'a Capabilities,
+) -> Vec<String> {
+    let connection = peer.established();
+    let all = connection.map(|connection| side(connection.capabilities()).iter());
+    all.into_iter()
+        .flatten()
+        .take(64)
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn connection_status(config: &PeerConfig) -> ConnectionStatus {
+    let distance = config.transport.distance;
+    ConnectionStatus {
+        passive: config.connect == ConnectMode::Passive,
+        md5: config.transport.is_signed(),
+        gtsm_min_ttl: match distance {
+            Distance::Gtsm { hops } => Some(255 - hops.clamp(1, 254) + 1),
+            _ => None,
+        },
+        multihop: match distance {
+            Distance::Multihop(hops) => Some(hops),
+            _ => None,
+        },
+        hold_time: config.hold_time,
     }
 }

@@ -108,7 +108,12 @@ fn best_next_hops<F: Family>(
 /// The next hop as the path names it.
 fn next_hop(path: &Path, peers: &Peers, attrs: &AttrStore) -> Option<NextHop> {
     let entry = peers.get(&path.source.peer_index()?)?;
-    let address = attrs.get(path.accepted()?).next_hop?.address();
+    let next_hop = attrs.get(path.accepted()?).next_hop?;
+    // A neighbour on an unnumbered link is reached there, whatever global address it has.
+    let on_link = next_hop
+        .link_local()
+        .filter(|_| entry.peer.config().interface.is_some());
+    let address = on_link.map_or(next_hop.address(), Into::into);
     let link_local = matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
     Some(NextHop {
         address,

@@ -4,6 +4,8 @@
 //! [`Capability::Unknown`] and otherwise ignored, as RFC 5492 section 3 demands; only lengths that run out of the
 //! message are errors. Lists keep the order of the wire, so decoding and encoding are inverse.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::cursor::Cursor;
@@ -278,6 +280,49 @@ impl Capabilities {
                 .push(Capability::decode(code, cursor.take(usize::from(length))?));
         }
         Some(())
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Multiprotocol(family) => write!(f, "{family}"),
+            Self::RouteRefresh => f.write_str("route refresh"),
+            Self::ExtendedNextHop(entries) => {
+                f.write_str("extended next hop")?;
+                let mut entries = entries.iter();
+                entries.try_for_each(|entry| write!(f, " {} by afi {}", entry.family, entry.next_hop_afi))
+            }
+            Self::ExtendedMessage => f.write_str("extended messages"),
+            Self::Role(role) => write!(f, "role {role:?}"),
+            Self::GracefulRestart(restart) => {
+                write!(f, "graceful restart {}s", restart.restart_time)?;
+                let flags = [(restart.restart_state, " R"), (restart.notification, " N")];
+                let mut flags = flags.iter().filter(|(set, _)| *set);
+                flags.try_for_each(|(_, flag)| f.write_str(flag))?;
+                restart.families.iter().try_for_each(|entry| {
+                    let forwarding = if entry.forwarding_preserved { " F" } else { "" };
+                    write!(f, " {}{forwarding}", entry.family)
+                })
+            }
+            Self::FourOctetAs(asn) => write!(f, "4-octet AS {asn}"),
+            Self::AddPath(entries) => {
+                f.write_str("add-path")?;
+                let mut entries = entries.iter();
+                entries.try_for_each(|entry| write!(f, " {} {:?}", entry.family, entry.direction))
+            }
+            Self::EnhancedRouteRefresh => f.write_str("enhanced route refresh"),
+            Self::LongLivedGracefulRestart(entries) => {
+                f.write_str("long-lived graceful restart")?;
+                let mut entries = entries.iter();
+                entries.try_for_each(|entry| write!(f, " {} {}s", entry.family, entry.stale_time))
+            }
+            // The names are the peer's: escaped.
+            Self::Fqdn { host, domain } => {
+                write!(f, "host {} domain {}", host.escape_ascii(), domain.escape_ascii())
+            }
+            Self::Unknown { code, value } => write!(f, "capability {code} with {} octets", value.len()),
+        }
     }
 }
 

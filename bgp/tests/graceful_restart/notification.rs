@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Changes what can only change with a new session, so that node 0 ends it with Cease / Other Configuration Change.
 fn reset_by_configuration(world: &mut World) {
     let mut config = world.nodes[0].config.clone();
-    config.peers[0].transport.distance = calidris_bgp::config::Distance::Multihop(2);
+    config.peers[0].local_address = Some([10, 0, 0, 1].into());
     world.call(0, |speaker, now| {
         speaker.configure(config, now).expect("configuration")
     });

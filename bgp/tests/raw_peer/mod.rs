@@ -93,6 +93,17 @@ impl RawPeer {
         self.take()
     }
 
+    /// The peer says `bytes` and reads nothing.
+    pub(crate) fn hear(&mut self, bytes: &[u8]) {
+        self.speaker.handle_data(self.conn, bytes, self.now);
+    }
+
+    /// How many octets the speaker would send at once.
+    pub(crate) fn unsent(&mut self) -> usize {
+        let chunk = self.speaker.poll_transmit(self.conn, self.now);
+        chunk.map_or(0, |bytes| bytes.len())
+    }
+
     /// Lets time pass, at the speaker's own pace; returns what it sends meanwhile.
     pub(crate) fn wait(&mut self, time: Duration) -> Vec<(MessageType, Vec<u8>)> {
         let end = self.now + time;

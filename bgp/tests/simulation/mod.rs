@@ -57,9 +57,32 @@ enum Flight {
 pub(crate) struct Node {
     pub(crate) speaker: Option<Speaker>,
     pub(crate) address: IpAddr,
+    /// More addresses of it.
+    pub(crate) aliases: Vec<IpAddr>,
     pub(crate) config: SpeakerConfig,
     pub(crate) log: Vec<LogEvent>,
     seed: u64,
+}
+
+/// The number of every interface with a link-local address.
+pub(crate) const LINK: u32 = 7;
+
+impl Node {
+    fn has(&self, address: IpAddr) -> bool {
+        self.address == address || self.aliases.contains(&address)
+    }
+
+    /// Where a connection to `remote` comes from.
+    fn local_for(&self, remote: IpAddr, port: u16) -> SocketAddr {
+        let own = self.aliases.iter().chain([&self.address]);
+        let local = own.copied().find(|own| own.is_ipv4() == remote.is_ipv4());
+        match local.unwrap_or(self.address) {
+            IpAddr::V6(local) if local.is_unicast_link_local() => {
+                std::net::SocketAddrV6::new(local, port, 0, LINK).into()
+            }
+            local => SocketAddr::new(local, port),
+        }
+    }
 }
 
 /// All speakers, what is between them, and the present moment.
@@ -107,6 +130,7 @@ impl World {
         self.nodes.push(Node {
             speaker: Some(speaker),
             address,
+            aliases: Vec::new(),
             config,
             log: Vec::new(),
             seed,
@@ -353,13 +377,13 @@ impl World {
     fn act(&mut self, node: usize, action: Action) {
         match action {
             Action::Connect { conn, remote, .. } => {
-                let local = SocketAddr::new(self.nodes[node].address, self.next_port);
+                let local = self.nodes[node].local_for(remote.ip(), self.next_port);
                 self.next_port += 1;
                 let from = (node, conn);
                 self.sequence += 1;
                 let timeout = (self.now + CONNECT_TIMEOUT, self.sequence);
                 self.flights.insert(timeout, Flight::Refused { to: from });
-                match self.nodes.iter().position(|other| other.address == remote.ip()) {
+                match self.nodes.iter().position(|other| other.has(remote.ip())) {
                     Some(target) => self.fly(node, target, Flight::Syn { from, local, remote }),
                     None => self.fly(node, node, Flight::Refused { to: from }),
                 }
@@ -409,7 +433,7 @@ impl World {
                 let target = self
                     .nodes
                     .iter()
-                    .position(|node| node.address == remote.ip())
+                    .position(|node| node.has(remote.ip()))
                     .expect("checked");
                 let accepted = self.nodes[target].speaker.is_some().then(|| {
                     let now = self.now;
