@@ -201,7 +201,7 @@ fn a_new_configuration_is_shown_first_and_resets_nothing() {
     let refused = right.bgp(&["reload"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("as_number is 0"),
+        String::from_utf8_lossy(&refused.stderr).contains("expected an AS number from 1 to 4294967295"),
         "{refused:?}"
     );
     assert_eq!(right.json(&["peer", "left"]).unwrap()["state"], "established");
@@ -210,6 +210,8 @@ fn a_new_configuration_is_shown_first_and_resets_nothing() {
 #[test]
 fn a_password_that_is_missing_keeps_the_session_down_until_it_is_there() {
     let (left, right) = pair("secret", 34);
+    established(&left, "right");
+    established(&right, "left");
     let secrets: Vec<PathBuf> = [&left, &right]
         .iter()
         .map(|side| side.folder.join("secret"))
