@@ -336,6 +336,11 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         ("prefix limit", Effect::Refresh, limit_in),
         ("weight", Effect::Select, before.weight != after.weight),
         ("export policy", Effect::Export, before.export != after.export),
+        (
+            "paths to a prefix that it is told",
+            Effect::Export,
+            before.add_path.send != after.add_path.send,
+        ),
         ("next hop", Effect::Export, before.next_hop != after.next_hop),
         ("reflection", Effect::Export, reflection),
         ("what it sees of our AS", Effect::Export, own_as),
