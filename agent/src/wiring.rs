@@ -1,14 +1,11 @@
 //! The composition root: builds every part and connects them, top to bottom. No logic.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use calidris_bgp::family::Prefix;
-use calidris_bgp::route::Origination;
 use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
 use calidris_ipam_etcd::EtcdStore;
@@ -164,8 +161,12 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
 
     let routes = config.bgp.as_ref().map(|bgp| bgp.originations());
     let (routes, configured) = watch::channel(routes.unwrap_or_default());
-    let to_announce = (configured, to_announce, inbox.clone());
-    let bgp = start_bgp(&config, router_id, predecessor_left_routes, to_announce).await?;
+    let announcements = sources::bgp::Announcements {
+        configured,
+        wanted: to_announce,
+    };
+    let restarting = predecessor_left_routes;
+    let bgp = start_bgp(&config, router_id, restarting, (announcements, inbox.clone())).await?;
     let reload = bgp.as_ref().map(|bgp| {
         let (reload, reloads) = mpsc::channel(RELOADS);
         let reloader = Reloader::new(config.clone(), (file, router_id), bgp.speaker.clone(), routes);
@@ -346,11 +347,7 @@ async fn start_bgp(
     config: &Config,
     router_id: Option<Ipv4Addr>,
     restarting: bool,
-    (configured, to_announce, inbox): (
-        watch::Receiver<BTreeMap<Prefix, Origination>>,
-        watch::Receiver<Option<BTreeSet<IpNetwork>>>,
-        mpsc::Sender<Message>,
-    ),
+    (announcements, inbox): (sources::bgp::Announcements, mpsc::Sender<Message>),
 ) -> anyhow::Result<Option<Bgp>> {
     let (Some(bgp), Some(router_id)) = (&config.bgp, router_id) else {
         // Nobody will send routes: those a predecessor learned are stale now.
@@ -364,7 +361,7 @@ async fn start_bgp(
         seed: clock::seed(),
     })
     .await?;
-    let source = tokio::spawn(sources::bgp::run(speaker.clone(), configured, to_announce, inbox));
+    let source = tokio::spawn(sources::bgp::run(speaker.clone(), announcements, inbox));
     Ok(Some(Bgp { speaker, source }))
 }
 

@@ -16,29 +16,29 @@ use crate::model::NextHop;
 use crate::sources::interface_name;
 use crate::turn::Message;
 
-/// Runs until the speaker or the node's thread is gone. The routes of `configured` are announced besides what the node
-/// wants announced, and win where both name a prefix.
-pub async fn run(
-    speaker: BgpHandle,
-    configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
-    announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
-    inbox: mpsc::Sender<Message>,
-) {
+/// What is announced, always the latest. Both together; configured routes win where both name a prefix.
+#[derive(Debug)]
+pub struct Announcements {
+    /// Routes of the configuration.
+    pub configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
+    /// What the node wants announced; `None` until it knows.
+    pub wanted: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+}
+
+/// Runs until the speaker or the node's thread is gone.
+pub async fn run(speaker: BgpHandle, announcements: Announcements, inbox: mpsc::Sender<Message>) {
     // The speaker is its own process as far as the node is concerned: without it routes stay as they are.
-    if tokio::try_join!(
-        announce(speaker.clone(), configured, announcements),
-        learn(speaker, inbox)
-    )
-    .is_err()
-    {
+    if tokio::try_join!(announce(speaker.clone(), announcements), learn(speaker, inbox)).is_err() {
         error!("the BGP speaker has stopped; routes stay as they are");
     }
 }
 
 async fn announce(
     speaker: BgpHandle,
-    mut configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
-    mut announcements: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+    Announcements {
+        mut configured,
+        wanted: mut announcements,
+    }: Announcements,
 ) -> Result<(), Stopped> {
     loop {
         let wanted = announcements.borrow_and_update().clone();

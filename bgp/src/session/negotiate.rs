@@ -122,7 +122,6 @@ impl Negotiated {
             negotiated: self.families.contains(&family),
             add_path: add_path.contains(&family),
             extended_next_hop: family == AfiSafi::IPV4_UNICAST && self.extended_next_hop,
-            ..FamilyContext::default()
         }
     }
 }

@@ -170,7 +170,7 @@ fn one_side_that_was_found_is_enough() {
     let mut world = two_unnumbered();
     // The other side knows only that the interface is there.
     world.call(1, |speaker, now| {
-        speaker.handle_interface("swp1", Some(LINK), now)
+        speaker.handle_interface("swp1", Some(LINK), now);
     });
     found(&mut world, 0, "fe80::2");
     world.run_until(MINUTE, "up", |w| {
@@ -188,7 +188,9 @@ fn another_router_on_the_link_does_not_disturb_a_session_and_a_lost_interface_en
     world.run_for(MINUTE);
     assert_eq!(world.peer(0, "swp1").established_count, 1);
     assert!(world.established(0, "swp1"));
-    world.call(0, |speaker, now| speaker.handle_interface("swp1", None, now));
+    world.call(0, |speaker, now| {
+        speaker.handle_interface("swp1", None, now);
+    });
     assert!(!world.established(0, "swp1"));
     world.run_for(MINUTE);
     found(&mut world, 0, "fe80::2");
