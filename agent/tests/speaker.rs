@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod eventually;
+mod namespaces;
 
 use serde_json::{Value, json};
 use std::net::TcpListener;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
 use eventually::eventually;
+use namespaces::Namespace;
 
 /// A speaker that is stopped, and whose files are removed, when the test ends.
 struct Speaker {
@@ -18,11 +20,22 @@ struct Speaker {
 
 impl Speaker {
     fn start(folder: &Path, config: &str) -> Self {
+        Self::start_by(calidris(), folder, config)
+    }
+
+    /// Starts it in a namespace.
+    fn start_in(namespace: &Namespace, folder: &Path, config: &str) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name(), env!("CARGO_BIN_EXE_calidris")]);
+        Self::start_by(command, folder, config)
+    }
+
+    fn start_by(mut command: Command, folder: &Path, config: &str) -> Self {
         let folder = folder.to_owned();
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("speaker.toml"), config).unwrap();
         let log = std::fs::File::create(folder.join("log")).unwrap();
-        let child = calidris()
+        let child = command
             .args(["speaker", "--config"])
             .arg(folder.join("speaker.toml"))
             .stderr(log)
@@ -278,4 +291,58 @@ fn a_wrong_configuration_is_exit_status_2_and_a_missing_speaker_4() {
         .unwrap();
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
+    if !namespaces::possible("peers_behind_an_interface_find_each_other_by_router_advertisements") {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("calidris-speaker-unnumbered-{}", std::process::id()));
+    let ends = [Namespace::new(), Namespace::new()];
+    let config = |n: usize| {
+        format!(
+            "[bgp]\nas_number = 6500{n}\nrouter_id = \"192.0.2.{n}\"\n[[bgp.routes]]\nprefix = \"10.{n}.0.0/24\"\n[[bgp.peers]]\nname = \"link\"\ninterface = \"up0\"\nas_number = \"external\"\nimport = \"accept\"\nexport = \"own-blocks\"\n[control]\nsocket = \"{}\"\n",
+            folder.join(n.to_string()).join("control.sock").display()
+        )
+    };
+    // The interface is not there yet: the speakers look for it.
+    let speakers: Vec<Speaker> = (1..=2)
+        .zip(&ends)
+        .map(|(n, end)| Speaker::start_in(end, &folder.join(n.to_string()), &config(n)))
+        .collect();
+    let waiting = eventually("the speaker answers", || speakers[0].json(&["peer", "link"]));
+    assert_eq!(
+        (&waiting["state"], &waiting["remote_as"]),
+        (&json!("active"), &json!(0))
+    );
+    ends[0].sh(&format!(
+        "ip link add up0 type veth peer name up0 netns {} && ip link set up0 up",
+        ends[1].name()
+    ));
+    ends[1].sh("ip link set up0 up");
+    for (speaker, other) in speakers.iter().zip([2, 1]) {
+        let route = eventually("the other's route", || {
+            speaker.json(&["route", &format!("10.{other}.0.0/24")])
+        });
+        let next_hop = route["candidates"][0]["attributes"]["next_hop"].to_string();
+        assert!(next_hop.contains("fe80::"), "{route}");
+        let peer = speaker.json(&["peer", "link"]).unwrap();
+        assert_eq!(peer["negotiated"]["extended_next_hop"], true, "{peer}");
+        assert_eq!(peer["remote_as"], 65000 + other, "{peer}");
+    }
+    // The interface goes away and comes back under another number.
+    ends[0].sh("ip link del up0");
+    eventually("the session ends", || {
+        (speakers[0].json(&["peer", "link"])?["state"] != "established").then_some(())
+    });
+    ends[0].sh(&format!(
+        "ip link add up0 type veth peer name up0 netns {} && ip link set up0 up",
+        ends[1].name()
+    ));
+    ends[1].sh("ip link set up0 up");
+    eventually("a session again", || {
+        let peer = speakers[0].json(&["peer", "link"])?;
+        (peer["state"] == "established" && peer["established_count"] == 2).then_some(())
+    });
 }

@@ -461,3 +461,46 @@ async fn gtsm_takes_neighbours_and_nobody_else_in_both_directions() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_time_of_three_seconds_is_kept_while_a_large_table_passes() {
+    let ((a, b), port) = (sides(29), free_port());
+    let mut configs = [config(&a, &b, port, None), config(&b, &a, port, None)];
+    for config in &mut configs {
+        config.speaker.peers[0].hold_time = 3;
+    }
+    let [left, right] = configs;
+    let left = start(left).await.expect("start");
+    let right = start(right).await.expect("start");
+    let many = |first: u32| -> BTreeMap<_, _> {
+        let prefix = |n: u32| format!("{}/24", std::net::Ipv4Addr::from((first << 24) + (n << 8)));
+        (0..30_000)
+            .map(|n| (prefix(n).parse().expect("prefix"), Origination::default()))
+            .collect()
+    };
+    left.originate(many(10)).await.expect("originate");
+    right.originate(many(11)).await.expect("originate");
+    established(&left).await;
+    for (side, rounds) in [(&left, 4), (&right, 4)] {
+        eventually("the whole table, and some KEEPALIVEs after it", || async {
+            let status = side.status().await.expect("status");
+            let peer = &status.peers[0];
+            let all = peer
+                .families
+                .first()
+                .is_some_and(|family| family.received == 30_000);
+            (all && peer.counters.keepalives_in >= rounds).then_some(())
+        })
+        .await;
+        let status = side.status().await.expect("status");
+        assert_eq!(
+            status.peers[0].established_count, 1,
+            "{:?}",
+            status.peers[0].last_error
+        );
+        assert_eq!(
+            status.peers[0].negotiated.as_ref().map(|terms| terms.hold_time),
+            Some(3)
+        );
+    }
+}
