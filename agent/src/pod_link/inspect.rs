@@ -82,8 +82,11 @@ fn look_at_pod(link: &PodLink) -> Result<PodEnd, KernelError> {
         };
         let is_default = |route: &crate::kernel::message::SeenRoute| {
             let destination = route.key.destination;
-            let leads_to_gateway = matches!(&route.path, Some(RoutePath::Via { gateways })
-                if gateways.iter().any(|hop| hop.address == gateway));
+            let leads_to_gateway = match &route.path {
+                Some(RoutePath::Via { gateways }) => gateways.iter().any(|hop| hop.address == gateway),
+                Some(RoutePath::Onlink { gateway: found, .. }) => *found == gateway,
+                _ => false,
+            };
             destination.prefix() == 0 && destination.network() == any && leads_to_gateway
         };
         if linux::dump_routes(&mut socket, family, None, is_default)?.is_empty() {

@@ -96,7 +96,7 @@ impl Cluster {
     /// A node with one pool of the given JSON spec.
     pub(crate) fn new(pool_spec: &str) -> Self {
         let node = Namespace::new();
-        node.sh("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up");
+        node.sh("ip link add up0 type veth peer name up1; ip link set up0 addrgenmode none; ip link set up1 up; ip link set up0 up");
         node.sh("ip addr add 192.0.2.11/24 dev up0");
         let directory = std::env::temp_dir().join(node.name());
         fs::create_dir_all(&directory).unwrap();
