@@ -220,6 +220,8 @@ pub struct PeerConfig {
     pub add_path: AddPathConfig,
     /// Whether the peer is a client of us as route reflector (RFC 4456). IBGP only.
     pub route_reflector_client: bool,
+    /// We are a route server to this peer (RFC 7947): routes of other external peers reach it with AS_PATH, next hop and MED as they came. EBGP only.
+    pub route_server_client: bool,
     /// Next hop in what we announce to the peer.
     pub next_hop: NextHopMode,
     /// What we take from the peer. `None`: everything of an IBGP peer, nothing of an EBGP peer (RFC 8212).
@@ -283,6 +285,7 @@ impl PeerConfig {
             send_hold_time: None,
             add_path: AddPathConfig::default(),
             route_reflector_client: false,
+            route_server_client: false,
             next_hop: NextHopMode::Auto,
             import: None,
             export: None,
@@ -393,15 +396,17 @@ pub struct LocalAs {
     pub asn: u32,
     /// Whether the peer sees the speaker's own AS behind it.
     pub shown: OwnAs,
+    /// Whether it is seen in paths received from the peer, in front of them; hidden: "No Prepend Inbound" (RFC 7705 §3.2).
+    pub received: OwnAs,
 }
 
-/// Whether a peer to which we are another AS sees our own in paths.
+/// Whether an AS of ours is seen in paths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OwnAs {
-    /// Behind the one we pretend to be.
+    /// It stands in them.
     #[default]
     Shown,
-    /// Not at all ("Replace Old AS", RFC 7705 §3.3).
+    /// It does not ("Replace Old AS", RFC 7705 §3.3, where it is our own).
     Hidden,
 }
 

@@ -18,6 +18,10 @@ pub struct Origination {
     pub local_pref: Option<u32>,
     /// MULTI_EXIT_DISC.
     pub med: Option<u32>,
+    /// Its metric in a forwarding table, for policies that ask.
+    pub priority: Option<u32>,
+    /// The link it leaves by, for policies that ask.
+    pub interface: Option<String>,
     /// Communities (RFC 1997).
     pub communities: Vec<Community>,
     /// Large communities (RFC 8092).

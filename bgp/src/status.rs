@@ -380,6 +380,8 @@ pub struct AttributesSummary {
     pub cluster_list: Vec<Ipv4Addr>,
     /// ONLY_TO_CUSTOMER (RFC 9234).
     pub otc: Option<u32>,
+    /// The metric a policy gave the route for forwarding tables.
+    pub priority: Option<u32>,
 }
 
 impl Counters {

@@ -7,14 +7,21 @@ mod simulation;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use calidris_bgp::config::{ConfigError, LocalAs, OwnAs, PrivateAs};
-use calidris_bgp::family::Ipv4Unicast;
+use calidris_bgp::config::{ConfigError, ConnectMode, LocalAs, OwnAs, PrivateAs};
+use calidris_bgp::family::{AfiSafi, Ipv4Unicast};
 use calidris_bgp::rib::Refusal;
 use calidris_bgp::route::Origination;
 use calidris_bgp::status::{CandidateStatus, RouteFilter, Standing};
-use calidris_bgp::wire::attr::{AsPath, Attributes, Community, NextHop};
+use calidris_bgp::wire::attr::{
+    AsPath, Attributes, Community, ExtendedCommunity, Ipv6ExtendedCommunity, NextHop,
+};
+use calidris_bgp::wire::capability::{Capabilities, Capability};
+use calidris_bgp::wire::context::{DecodeContext, PeerKind};
+use calidris_bgp::wire::frame::{Frame, MessageLimit, MessageType, encode_keepalive};
 use calidris_bgp::wire::nlri::Nlri;
-use calidris_bgp::wire::update::UpdateTemplate;
+use calidris_bgp::wire::open::Open;
+use calidris_bgp::wire::update::{Update, UpdateTemplate};
+use calidris_bgp::{Speaker, SpeakerConfig, Time};
 use raw_peer::{RawPeer, encode_context, open, peer_config};
 use simulation::{World, open_peer, speaker};
 
@@ -70,7 +77,11 @@ fn another_local_as_is_seen_by_its_peer_only() {
             .call(2, |speaker, now| speaker.configure(far, now))
             .expect("configure");
         treat(&mut world, 1, |peer| {
-            peer.local_as = Some(LocalAs { asn: 64999, shown });
+            peer.local_as = Some(LocalAs {
+                asn: 64999,
+                shown,
+                received: OwnAs::Shown,
+            });
         });
         world.run_until(2 * MINUTE, "route", |w| w.has_best(2, ROUTE));
         assert_eq!(only(&mut world, 2).attributes.as_path, path);
@@ -81,6 +92,7 @@ fn another_local_as_is_seen_by_its_peer_only() {
     config.peers[1].local_as = Some(LocalAs {
         asn: 65003,
         shown: OwnAs::Shown,
+        received: OwnAs::Shown,
     });
     let refused = world.call(1, |speaker, now| speaker.configure(config, now));
     assert!(matches!(refused, Err(ConfigError::LocalAs { asn: 65003, .. })));
@@ -190,4 +202,177 @@ fn blackhole_stays_inside_where_it_is_agreed_on() {
         assert!(world.has_best(1, ROUTE));
         assert_eq!(world.has_best(2, ROUTE), !agreed);
     }
+}
+
+#[test]
+fn another_local_as_stands_in_front_of_what_its_peer_sends_unless_hidden() {
+    for (received, path) in [
+        (OwnAs::Shown, "65002 64999 65001"),
+        (OwnAs::Hidden, "65002 65001"),
+    ] {
+        let mut world = row([65001, 65002, 65003]);
+        let mut one = world.nodes[0].config.clone();
+        one.peers[0].remote_as = 64999;
+        world
+            .call(0, |speaker, now| speaker.configure(one, now))
+            .expect("configure");
+        treat(&mut world, 0, |peer| {
+            peer.local_as = Some(LocalAs {
+                asn: 64999,
+                shown: OwnAs::Shown,
+                received,
+            });
+        });
+        world.run_until(2 * MINUTE, "route", |w| w.has_best(2, ROUTE));
+        assert_eq!(only(&mut world, 2).attributes.as_path, path);
+        // It may change while the session stays.
+        treat(&mut world, 0, |peer| {
+            peer.local_as = Some(LocalAs {
+                asn: 64999,
+                shown: OwnAs::Shown,
+                received: OwnAs::Hidden,
+            });
+        });
+        world.run_for(MINUTE);
+        assert_eq!(only(&mut world, 2).attributes.as_path, "65002 65001");
+    }
+}
+
+#[test]
+fn med_is_not_passed_from_one_as_to_another() {
+    let with_med = |world: &mut World| {
+        let origination = Origination {
+            med: Some(7),
+            ..Origination::default()
+        };
+        let routes = BTreeMap::from([(ROUTE.parse().expect("prefix"), origination)]);
+        world.call(0, |speaker, now| speaker.originate(routes, now));
+    };
+    // Across the middle one's AS it ends; inside an AS it goes on, and there it ends at the next border.
+    for (ases, far) in [
+        ([65001, 65002, 65003], None),
+        ([65001, 65002, 65002], Some(7)),
+        ([65002, 65002, 65003], None),
+    ] {
+        let mut world = row(ases);
+        with_med(&mut world);
+        world.run_until(MINUTE, "route", |w| w.has_best(2, ROUTE));
+        world.run_for(MINUTE);
+        assert_eq!(only(&mut world, 1).attributes.med, Some(7), "{ases:?}");
+        assert_eq!(only(&mut world, 2).attributes.med, far, "{ases:?}");
+    }
+}
+
+#[test]
+fn a_route_server_is_not_seen_in_what_passes_it() {
+    let mut world = row([65001, 65002, 65003]);
+    let origination = Origination {
+        med: Some(7),
+        communities: vec![Community::new(65001, 1)],
+        ..Origination::default()
+    };
+    let routes = BTreeMap::from([(ROUTE.parse().expect("prefix"), origination)]);
+    world.call(0, |speaker, now| speaker.originate(routes, now));
+    world.originate(1, &["10.2.0.0/26"]);
+    let mut far = world.nodes[2].config.clone();
+    far.peers[0].enforce_first_as = false;
+    world
+        .call(2, |speaker, now| speaker.configure(far, now))
+        .expect("configure");
+    treat(&mut world, 1, |peer| peer.route_server_client = true);
+    world.run_until(MINUTE, "route", |w| {
+        w.has_best(2, ROUTE) && w.has_best(2, "10.2.0.0/26")
+    });
+    world.run_for(MINUTE);
+    let route = only(&mut world, 2).attributes;
+    assert_eq!(route.as_path, "65001");
+    assert_eq!(route.next_hop, Some([10, 0, 0, 1].into()));
+    assert_eq!(route.med, Some(7));
+    assert_eq!(route.communities, ["65001:1"]);
+    assert_eq!(route.local_pref, None);
+    // What the server announces itself is its own.
+    let own = world.route(2, "10.2.0.0/26").expect("route").candidates.remove(0);
+    assert_eq!(own.attributes.as_path, "65002");
+}
+
+#[test]
+fn extended_communities_that_are_not_transitive_stay_in_the_as() {
+    let transitive = ([0, 2, 0, 1, 0, 0, 0, 1], [0; 20]);
+    let mut v6 = [0; 20];
+    v6[0] = 0x40;
+    let staying = ([0x40, 2, 0, 1, 0, 0, 0, 1], v6);
+    let attributes = Attributes {
+        as_path: AsPath::from_sequence(&[raw_peer::PEER_AS]),
+        next_hop: Some(NextHop::V4([10, 0, 0, 2].into())),
+        extended_communities: [transitive.0, staying.0]
+            .map(ExtendedCommunity)
+            .into_iter()
+            .collect(),
+        ipv6_extended_communities: [transitive.1, staying.1]
+            .map(Ipv6ExtendedCommunity)
+            .into_iter()
+            .collect(),
+        ..Attributes::default()
+    };
+    let mut update = Vec::new();
+    UpdateTemplate::<Ipv4Unicast>::announce(&attributes, &encode_context())
+        .expect("attributes")
+        .encode_all([Nlri::new(ROUTE.parse().expect("prefix"))], &mut update);
+    for (asn, left) in [(65001, 2), (65003, 1)] {
+        let told = told_to_another(asn, &update);
+        assert_eq!(told.extended_communities.as_slice().len(), left, "AS {asn}");
+        assert_eq!(told.ipv6_extended_communities.as_slice().len(), left, "AS {asn}");
+    }
+}
+
+/// What a peer of AS `asn` is told after the test's raw peer has said `update`.
+fn told_to_another(asn: u32, update: &[u8]) -> Attributes {
+    let mut config = SpeakerConfig::new(65001, [10, 255, 0, 1].into());
+    let mut other = open_peer("other", "10.0.0.3", asn);
+    other.connect = ConnectMode::Passive;
+    config.peers = vec![peer_config(), other];
+    let mut speaker = Speaker::new(config, false, 1, Time::ZERO).expect("configuration");
+    let mut conns = Vec::new();
+    for (octet, asn) in [(2, raw_peer::PEER_AS), (3, asn)] {
+        let ends = ([10, 0, 0, 1], [10, 0, 0, octet]);
+        let conn = speaker
+            .handle_accepted((ends.0, 179).into(), (ends.1, 40_000).into(), Time::ZERO)
+            .expect("accepted");
+        let capabilities = vec![
+            Capability::Multiprotocol(AfiSafi::IPV4_UNICAST),
+            Capability::FourOctetAs(asn),
+        ];
+        let open = Open::new(
+            asn,
+            90,
+            [10, 255, 0, octet].into(),
+            Capabilities::new(capabilities),
+        );
+        let mut bytes = Vec::new();
+        open.encode(&mut bytes).expect("OPEN");
+        encode_keepalive(&mut bytes);
+        speaker.handle_data(conn, &bytes, Time::ZERO);
+        conns.push(conn);
+    }
+    speaker.handle_data(conns[0], update, Time::ZERO);
+    let sent = speaker.poll_transmit(conns[1], Time::ZERO).expect("messages");
+    let mut rest = sent.as_slice();
+    let mut context = DecodeContext {
+        four_octet_as: true,
+        peer_kind: if asn == 65001 {
+            PeerKind::Internal
+        } else {
+            PeerKind::External
+        },
+        ..DecodeContext::default()
+    };
+    context.ipv4_unicast.negotiated = true;
+    while let Some(frame) = Frame::parse(rest, MessageLimit::Standard).expect("frame") {
+        rest = &rest[frame.total_len()..];
+        if frame.message_type == MessageType::Update {
+            let mut update = Update::decode(frame.body, &context).expect("UPDATE");
+            return update.reach.remove(0).attributes;
+        }
+    }
+    panic!("no UPDATE in {sent:?}");
 }

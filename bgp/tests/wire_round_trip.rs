@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use calidris_bgp::family::{Family, Ipv4Prefix, Ipv4Unicast, Ipv6Prefix, Ipv6Unicast};
 use calidris_bgp::wire::attr::{
     Aggregator, AsPath, Attributes, Community, CommunitySet, ExtendedCommunity, Ipv6ExtendedCommunity,
-    LargeCommunity, NextHop, Origin, PartialBits, SegmentKind, UnknownAttribute, type_code,
+    LargeCommunity, LocalFacts, NextHop, Origin, PartialBits, SegmentKind, UnknownAttribute, type_code,
 };
 use calidris_bgp::wire::context::{DecodeContext, EncodeContext, FamilyContext, PeerKind};
 use calidris_bgp::wire::frame::{Frame, MessageLimit};
@@ -119,6 +119,7 @@ fn any_attributes(four_octet_as: bool, ipv6: bool) -> impl Strategy<Value = Attr
                 otc,
                 aigp,
                 partial: PartialBits::default(),
+                local: LocalFacts::default(),
                 unknown: unknown
                     .into_iter()
                     .map(|(type_code, value)| UnknownAttribute {

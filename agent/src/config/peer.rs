@@ -99,6 +99,7 @@ peer_keys! {
         idle_hold_max: Duration = Duration::from_secs(60);
         families: BTreeSet<PeerFamily> = BTreeSet::from([PeerFamily::Ipv4, PeerFamily::Ipv6]);
         add_path_receive: bool = false;
+        route_server_client: bool = false;
         next_hop: NextHop = NextHop::Auto;
         route_reflector_client: bool = false;
         #[serde(default, deserialize_with = "duration::deserialize_optional")]
@@ -110,6 +111,7 @@ peer_keys! {
         long_lived_keep: Duration = Duration::ZERO;
         long_lived_to_unaware: bool = false;
         hide_own_as: bool = false;
+        hide_local_as: bool = false;
         allow_own_as: u8 = 0;
         enforce_first_as: bool = true;
         as_override: bool = false;

@@ -54,6 +54,7 @@ impl Bgp {
             med: route.med,
             communities: route.communities.clone(),
             large_communities: route.large_communities.clone(),
+            ..Origination::default()
         };
         self.routes
             .iter()
@@ -102,6 +103,7 @@ impl Peer {
                 }),
             },
             route_reflector_client: self.route_reflector_client,
+            route_server_client: self.route_server_client,
             next_hop: match self.next_hop {
                 NextHop::Auto => NextHopMode::Auto,
                 NextHop::Itself => NextHopMode::Itself,
@@ -109,11 +111,8 @@ impl Peer {
             },
             local_as: self.local_as.map(|asn| LocalAs {
                 asn,
-                shown: if self.hide_own_as {
-                    OwnAs::Hidden
-                } else {
-                    OwnAs::Shown
-                },
+                shown: visible(self.hide_own_as),
+                received: visible(self.hide_local_as),
             }),
             allow_own_as: self.allow_own_as,
             enforce_first_as: self.enforce_first_as,
@@ -192,6 +191,10 @@ impl Peer {
             ..GracefulRestartConfig::default()
         })
     }
+}
+
+fn visible(hidden: bool) -> OwnAs {
+    if hidden { OwnAs::Hidden } else { OwnAs::Shown }
 }
 
 impl super::Role {

@@ -221,6 +221,7 @@ fn of_session(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
     let PeerConfig {
         name: _,
         route_reflector_client: _,
+        route_server_client: _,
         next_hop: _,
         import: _,
         export: _,
@@ -317,6 +318,7 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
     let own_as = before.local_as != after.local_as;
     let soon_down = before.graceful_shutdown != after.graceful_shutdown;
     let reflection = before.route_reflector_client != after.route_reflector_client;
+    let route_server = before.route_server_client != after.route_server_client;
     let limit_out = before.prefix_limit_out != after.prefix_limit_out;
     let limit_in = before.prefix_limit_in != after.prefix_limit_in;
     let first_as = before.enforce_first_as != after.enforce_first_as;
@@ -343,6 +345,8 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         ),
         ("next hop", Effect::Export, before.next_hop != after.next_hop),
         ("reflection", Effect::Export, reflection),
+        ("route server", Effect::Export, route_server),
+        ("our other AS in its paths", Effect::Import, own_as),
         ("what it sees of our AS", Effect::Export, own_as),
         (
             "AS override",

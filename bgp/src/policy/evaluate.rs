@@ -17,6 +17,8 @@ pub(crate) struct RouteView<'a> {
     pub(crate) source: SourceKind,
     pub(crate) peer: &'a str,
     pub(crate) peer_kind: PeerKind,
+    /// The link of the peer it is from.
+    pub(crate) interface: Option<&'a str>,
 }
 
 /// What a policy made of a route.
@@ -103,6 +105,11 @@ fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) 
             let mut path = attributes.as_path.asns();
             asns.iter().all(|asn| path.next() == Some(*asn))
         }
+        Condition::Interface(patterns) => {
+            let interface = route.interface.or(attributes.local.interface.as_deref());
+            interface.is_some_and(|name| patterns.iter().any(|pattern| fits(pattern, name)))
+        }
+        Condition::Priority(priority) => attributes.local.priority == Some(*priority),
         Condition::Community(community) => attributes.communities.contains(*community),
         Condition::LargeCommunity(community) => attributes.large_communities.contains(*community),
         Condition::NextHop(networks) => attributes.next_hop.is_some_and(|next_hop| {
@@ -129,6 +136,28 @@ fn apply(change: &Change, attributes: &mut Attributes) {
         Change::Prepend { asn, times } => {
             attributes.as_path = attributes.as_path.prepend(*asn, (*times).min(MAX_PREPEND));
         }
+        Change::Priority(priority) => attributes.local.priority = Some(*priority),
         Change::NextHop(address) => attributes.next_hop = Some(IpAddr::into(*address)),
     }
+}
+
+/// Whether `text` is what `pattern` says, in which `*` stands for any text.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut pieces = rest.split('*').peekable();
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return text.ends_with(piece);
+        }
+        match text.split_once(piece) {
+            Some((_, behind)) => text = behind,
+            None => return false,
+        }
+    }
+    true
 }

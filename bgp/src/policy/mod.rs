@@ -6,6 +6,8 @@
 //!
 //! Without a policy RFC 8212 holds: nothing passes an EBGP session in either direction; IBGP passes everything.
 
+#[cfg(test)]
+mod calico_tests;
 mod evaluate;
 #[cfg(test)]
 mod tests;
@@ -125,6 +127,11 @@ pub enum Condition {
     Source(Vec<SourceKind>),
     /// The AS_PATH begins with these ASes, the neighbour first.
     AsPathPrefix(Vec<u32>),
+    /// The route leaves by a link whose name matches one of these patterns, in which `*` stands for any text. Of a received route it is the link
+    /// of its peer, if that is named by one; of our own what [`crate::route::Origination::interface`] says. A route without a known link does not match.
+    Interface(Vec<String>),
+    /// The route has this priority: the metric it would have in a forwarding table, as set by us (Calico's `priority`).
+    Priority(u32),
     /// The route carries this community (RFC 1997).
     Community(Community),
     /// The route carries this large community (RFC 8092).
@@ -230,6 +237,8 @@ pub enum Change {
         /// How often, at most 32.
         times: u8,
     },
+    /// Sets the priority, which stays with us: see [`Condition::Priority`].
+    Priority(u32),
     /// Sets the next hop.
     NextHop(IpAddr),
 }

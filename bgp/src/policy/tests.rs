@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::wire::attr::{AsPath, Attributes};
+use crate::wire::attr::{AsPath, Attributes, LocalFacts};
 
 fn prefix(text: &str) -> Prefix {
     text.parse().expect("prefix")
@@ -15,6 +15,7 @@ fn route(prefix: Prefix) -> RouteView<'static> {
         source: SourceKind::Ebgp,
         peer: "tor",
         peer_kind: PeerKind::Ebgp,
+        interface: Some("eth0"),
     }
 }
 
@@ -23,6 +24,10 @@ fn attributes() -> Attributes {
         as_path: AsPath::from_sequence(&[65001, 65002]),
         next_hop: Some(IpAddr::from([192, 0, 2, 1]).into()),
         communities: [Community::new(65001, 7)].into_iter().collect(),
+        local: LocalFacts {
+            priority: Some(512),
+            interface: None,
+        },
         ..Attributes::default()
     }
 }
@@ -97,6 +102,10 @@ fn every_condition_can_hold_and_fail() {
         ),
         (Condition::Peer(vec!["spine".into(), "tor".into()]), true),
         (Condition::Peer(vec!["spine".into()]), false),
+        (Condition::Interface(vec!["wlan*".into(), "eth*".into()]), true),
+        (Condition::Interface(vec!["eth1".into()]), false),
+        (Condition::Priority(512), true),
+        (Condition::Priority(1024), false),
         (Condition::PeerKind(PeerKind::Ebgp), true),
         (Condition::PeerKind(PeerKind::Ibgp), false),
     ] {
@@ -200,4 +209,47 @@ fn every_change_changes() {
         after(vec![Change::NextHop(next_hop)]).next_hop,
         Some(next_hop.into())
     );
+}
+
+#[test]
+fn patterns_of_links_match_with_stars() {
+    for (pattern, name, fits) in [
+        ("eth0", "eth0", true),
+        ("eth0", "eth01", false),
+        ("eth*", "eth01", true),
+        ("*", "", true),
+        ("*.calico", "vxlan.calico", true),
+        ("*.calico", "vxlan.calico2", false),
+        ("*.calico", "vxlan-calico", false),
+        ("a*b*c", "a-b-b-c", true),
+        ("a*b*c", "a-c-b", false),
+        ("a*a", "a", false),
+    ] {
+        let condition = Condition::Interface(vec![pattern.to_owned()]);
+        let view = RouteView {
+            interface: Some(name),
+            ..route(prefix("10.0.0.0/8"))
+        };
+        assert_eq!(accepts(condition, &view), fits, "{pattern} {name}");
+    }
+    // Of our own routes the link is in the route.
+    let own = Attributes {
+        local: LocalFacts {
+            interface: Some("cali1".into()),
+            priority: None,
+        },
+        ..Attributes::default()
+    };
+    let policy = Policy::reject_all().with(Term::accept(
+        "it",
+        vec![Condition::Interface(vec!["cali*".into()])],
+    ));
+    for (interface, passes) in [(None, true), (Some("eth0"), false)] {
+        let view = RouteView {
+            interface,
+            ..route(prefix("10.0.0.0/8"))
+        };
+        let outcome = evaluate(&policy, &view, &own);
+        assert_eq!(matches!(outcome, Outcome::Accept(_)), passes);
+    }
 }

@@ -11,7 +11,7 @@ use crate::family::Prefix;
 use crate::rib::{Import, Path, SourceId, Tables};
 use crate::route::Origination;
 use crate::time::Time;
-use crate::wire::attr::Attributes;
+use crate::wire::attr::{Attributes, LocalFacts};
 use crate::wire::notification::CeaseError;
 
 impl Speaker {
@@ -248,6 +248,10 @@ fn attributes_of(origination: &Origination) -> Attributes {
         med: origination.med,
         communities: origination.communities.iter().copied().collect(),
         large_communities: origination.large_communities.iter().copied().collect(),
+        local: LocalFacts {
+            priority: origination.priority,
+            interface: origination.interface.as_deref().map(Into::into),
+        },
         ..Attributes::default()
     }
 }

@@ -1,7 +1,7 @@
 //! From the tables to what a peer is told: who may hear of a route, export policy, and what becomes of its attributes.
 //!
 //! RFC 4271 §5.1 and §9.1.3 (attributes by attribute), §9.2 (IBGP routes are not passed on to IBGP), RFC 4456 (except by a reflector), RFC 1997
-//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 8326 (graceful shutdown), RFC 9494
+//! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 7947 (route server), RFC 8326 (graceful shutdown), RFC 9494
 //! (long-lived stale routes go to peers that know what they are).
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConf
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, Policy, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{Source, Withheld};
-use crate::wire::attr::{AsPath, Attributes, Community, NextHop};
+use crate::wire::attr::{AsPath, Attributes, Community, LocalFacts, NextHop};
 
 /// What export has to know of a peer and of us. Equal exporters make the same of every route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,10 @@ impl Exporter {
         self.may_hear(source, attributes)?;
         let mut base = attributes.clone();
         // RFC 4271 §5.1.4: a MED from one neighbouring AS is not passed on to another.
-        if self.kind == PeerKind::Ebgp && source.kind != SourceKind::Originated {
+        if self.kind == PeerKind::Ebgp
+            && source.kind != SourceKind::Originated
+            && !self.is_transparent(source)
+        {
             base.med = None;
         }
         let before = base.next_hop;
@@ -97,11 +100,12 @@ impl Exporter {
         if !self.can_be_told(F::AFI_SAFI, next_hop) {
             return Err(Withheld::NoNextHop);
         }
+        exported.local = LocalFacts::default();
         if attributes.communities.contains(Community::LLGR_STALE) {
             self.mark_stale(&mut exported);
         }
         match self.kind {
-            PeerKind::Ebgp => self.to_ebgp(&mut exported),
+            PeerKind::Ebgp => self.to_ebgp(source, &mut exported),
             PeerKind::Ibgp => self.to_ibgp(source, &mut exported),
         }
         Ok(exported)
@@ -125,6 +129,7 @@ impl Exporter {
             source: source.kind,
             peer: &self.peer.name,
             peer_kind: self.kind,
+            interface: None,
         }
     }
 
@@ -185,7 +190,7 @@ impl Exporter {
         match (attributes.next_hop, self.peer.next_hop) {
             (None, _) => true,
             (Some(_), _) if source.kind == SourceKind::Originated || reflected => false,
-            (Some(_), NextHopMode::Auto) => self.kind == PeerKind::Ebgp,
+            (Some(_), NextHopMode::Auto) => self.kind == PeerKind::Ebgp && !self.is_transparent(source),
             (Some(_), NextHopMode::Itself) => true,
             (Some(_), NextHopMode::Keep) => false,
         }
@@ -225,8 +230,15 @@ impl Exporter {
         self.knows_stale || (partial && self.kind == PeerKind::Ibgp)
     }
 
-    fn to_ebgp(&self, attributes: &mut Attributes) {
-        attributes.as_path = self.leaving_as(&attributes.as_path);
+    /// Whether the route passes as if we were not there: from one client of a route server to another (RFC 7947 §2.2).
+    fn is_transparent(&self, source: &Source) -> bool {
+        self.peer.route_server_client && source.kind == SourceKind::Ebgp
+    }
+
+    fn to_ebgp(&self, source: &Source, attributes: &mut Attributes) {
+        if !self.is_transparent(source) {
+            attributes.as_path = self.leaving_as(&attributes.as_path);
+        }
         // RFC 9234 §5, egress 1.
         if let Some(Role::Provider | Role::Peer | Role::RouteServer) = self.role {
             attributes.otc.get_or_insert(self.peer.local_as(self.local_as));
@@ -240,6 +252,9 @@ impl Exporter {
         attributes.aigp = None;
         attributes
             .extended_communities
+            .retain(|community| community.is_transitive());
+        attributes
+            .ipv6_extended_communities
             .retain(|community| community.is_transitive());
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{LogEvent, PeerEntry, REPORT_INTERVAL, Speaker};
-use crate::config::{PeerConfig, Role, SpeakerConfig};
+use crate::config::{OwnAs, PeerConfig, Role, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
 use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
@@ -93,6 +93,11 @@ impl<'a> Importer<'a> {
         if received.communities.contains(stale) && !attributes.communities.contains(stale) {
             attributes.to_mut().communities.insert(stale);
         }
+        // RFC 7705 §3.1: who hears of the route sees that it came through the AS we are to this peer.
+        if let Some(local) = self.peer.local_as.filter(|local| local.received == OwnAs::Shown) {
+            let path = attributes.as_path.prepend(local.asn, 1);
+            attributes.to_mut().as_path = path;
+        }
         let ebgp = self.kind == PeerKind::Ebgp;
         let has = |community| ebgp && attributes.communities.contains(community);
         let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);
@@ -129,6 +134,7 @@ impl<'a> Importer<'a> {
             source: SourceKind::from(self.kind),
             peer: &self.peer.name,
             peer_kind: self.kind,
+            interface: self.peer.interface.as_deref(),
         }
     }
 

@@ -125,6 +125,7 @@ impl AttributesSummary {
             originator_id: attributes.originator_id,
             cluster_list: attributes.cluster_list.to_vec(),
             otc: attributes.otc,
+            priority: attributes.local.priority,
         }
     }
 }

@@ -56,6 +56,17 @@ pub struct Attributes {
     pub partial: PartialBits,
     /// Unrecognized optional transitive attributes, by type code.
     pub unknown: Box<[UnknownAttribute]>,
+    /// What is no path attribute, but belongs to the route in this speaker.
+    pub local: LocalFacts,
+}
+
+/// What only this speaker knows of a route. It is never read from or written to a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct LocalFacts {
+    /// The metric it is to have in a forwarding table.
+    pub priority: Option<u32>,
+    /// The link it leaves by.
+    pub interface: Option<Box<str>>,
 }
 
 /// ORIGIN, preferred first.

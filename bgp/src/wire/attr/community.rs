@@ -163,6 +163,14 @@ impl fmt::Display for ExtendedCommunity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ipv6ExtendedCommunity(pub [u8; 20]);
 
+impl Ipv6ExtendedCommunity {
+    /// Whether it is passed on to other autonomous systems (RFC 5701 section 2, as RFC 4360 section 2: the T bit is clear).
+    pub fn is_transitive(self) -> bool {
+        let [first, ..] = self.0;
+        first & 0x40 == 0
+    }
+}
+
 impl fmt::Display for Ipv6ExtendedCommunity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [high, low, address @ .., a, b] = self.0;
