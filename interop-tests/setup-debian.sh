@@ -15,11 +15,14 @@ conntrack
 containernetworking-plugins
 etcd-client
 etcd-server
+exabgp
 frr
+gobgpd
 iproute2
 iputils-ping
 libprotobuf-dev
 nftables
+openbgpd
 openssl
 protobuf-compiler
 qemu-system-x86
@@ -30,7 +33,7 @@ if [ "${1:-}" = containers ]; then
     PACKAGES="$PACKAGES containerd iptables runc"
 fi
 # The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
-SERVICES="bird2:bird frr:frr etcd-server:etcd containerd:containerd"
+SERVICES="bird2:bird containerd:containerd etcd-server:etcd exabgp:exabgp frr:frr gobgpd:gobgpd openbgpd:openbgpd"
 
 installed() {
     dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed

@@ -54,6 +54,29 @@ pub fn eventually_uninterrupted<T>(
     wait((what, within, LONGEST_PAUSE), attempt, || false)
 }
 
+/// Looks again and again until the time is over: for what must not happen. A window, not a proof: keep it long against what
+/// would make it happen.
+///
+/// # Errors
+/// As soon as `look` fails, and on SIGINT or SIGTERM.
+pub fn steadily(
+    what: &str,
+    window: Duration,
+    mut look: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let watch = Stopwatch::start();
+    while watch.elapsed() < window {
+        if let Err(state) = look() {
+            bail!("{what}, but after {:?}: {state:#}", watch.elapsed());
+        }
+        if signals::interrupted() {
+            bail!("interrupted while looking: {what}");
+        }
+        pace(LONGEST_PAUSE);
+    }
+    Ok(())
+}
+
 /// The error of an attempt after which no other can succeed, such as the end of the process that is waited for.
 #[derive(Debug)]
 pub struct Hopeless(pub String);

@@ -4,7 +4,8 @@
 //! what was made, [`lab`] ties the three together so that everything can always be taken down; [`fabric`] is the
 //! cables and switches. [`daemon`] runs what others wrote (etcd, BIRD, FRR); [`node`] runs our agent and [`cni`] our
 //! plugin, as a container runtime does, which makes a [`pod`]. [`topology`] says what a lab is to look like,
-//! [`cluster`] brings it up, [`proof`] shows that it works. [`eventually`] is the only clock and the only sleep:
+//! [`cluster`] brings it up, [`proof`] shows that it works. [`interop`] runs our speaker against every other one, feature
+//! by feature. [`eventually`] is the only clock and the only sleep:
 //! everything waits for a condition with a deadline.
 
 pub mod bench;
@@ -19,6 +20,7 @@ pub mod eventually;
 pub mod fabric;
 pub mod http;
 pub mod image;
+pub mod interop;
 pub mod journal;
 pub mod kernel;
 pub mod kubernetes;

@@ -14,6 +14,7 @@ use calidris_interop::bench::command as bench;
 use calidris_interop::binaries::Binaries;
 use calidris_interop::cluster::{Cluster, LOG_LINES};
 use calidris_interop::conformance::Another;
+use calidris_interop::interop::command as interop;
 use calidris_interop::kubernetes::programs::Programs;
 use calidris_interop::lab::{self, Lab};
 use calidris_interop::overlay::{self, Mode};
@@ -63,6 +64,13 @@ Examples, at the top of the repository:
   calidris lab conformance
   calidris lab conformance --also 'ptp 1.9.1=/tmp/plugins/ptp' --write interop-tests/cni-conformance/RESULTS.md")]
     Conformance(ConformanceArgs),
+    /// Run our speaker against BIRD, FRR, GoBGP, OpenBGPD and ExaBGP, feature by feature (`make interop`)
+    #[command(after_help = "\
+Examples:
+  calidris lab interop
+  calidris lab interop --peer bird,frr --feature md5,roles
+  calidris lab interop --results interop-tests/RESULTS.md")]
+    Interop(interop::InteropArgs),
     /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
     #[command(hide = true)]
     Kubernetes(KubernetesArgs),
@@ -169,6 +177,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => judge(&args),
+        Command::Interop(args) => interop::run(&args),
         Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Overlay {
             modes,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::interop::peers::Kind;
 use crate::{netns, vm};
 
 /// Something that a lab test needs.
@@ -17,6 +18,12 @@ pub enum Need {
     Bird,
     /// `zebra`, `bgpd` and `vtysh`.
     Frr,
+    /// `gobgpd` and `gobgp`.
+    Gobgp,
+    /// OpenBGPD's `bgpd` and `bgpctl`.
+    Openbgpd,
+    /// `exabgp`.
+    Exabgp,
     /// `etcd` and `etcdctl`.
     Etcd,
     /// `nft`.
@@ -62,6 +69,9 @@ impl Need {
             Self::Iproute2 => &["ip"],
             Self::Bird => &["bird", "birdc"],
             Self::Frr => &["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh"],
+            Self::Gobgp => Kind::Gobgp.programs(),
+            Self::Openbgpd => Kind::Openbgpd.programs(),
+            Self::Exabgp => Kind::Exabgp.programs(),
             Self::Etcd => &["etcd", "etcdctl"],
             Self::Nftables => &["nft"],
             Self::Containerd => &["containerd", "ctr", "runc", "/bin/busybox", "unshare"],

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::seat::{Installation, Seat};
 use super::{ESTABLISHED, READY_WITHIN, Router, RouterConfig, Routes};
 use crate::eventually::eventually;
 use crate::lab::Lab;
@@ -17,8 +17,7 @@ use crate::process::Process;
 #[derive(Debug)]
 pub struct Bird {
     config: RouterConfig,
-    namespace: Namespace,
-    folder: PathBuf,
+    seat: Seat,
     process: Option<Process>,
 }
 
@@ -28,16 +27,14 @@ impl Bird {
     /// # Errors
     /// When it does not start; with the end of its log.
     pub fn start(lab: &Lab, namespace: &Namespace, config: RouterConfig) -> anyhow::Result<Self> {
-        let folder = lab.folder(&config.name)?;
-        std::fs::write(folder.join("bird.conf"), config_text(&config))?;
-        let mut bird = Self {
+        let seat = Seat::take(lab, &config.name, namespace, &Installation::Machine)?;
+        seat.write(CONFIG, &config_text(&config))?;
+        let process = Some(launch(lab, &seat, &[])?);
+        Ok(Self {
             config,
-            namespace: namespace.clone(),
-            folder,
-            process: None,
-        };
-        bird.launch(lab)?;
-        Ok(bird)
+            seat,
+            process,
+        })
     }
 
     /// Runs one `birdc` command and returns what it printed.
@@ -45,34 +42,52 @@ impl Bird {
     /// # Errors
     /// When BIRD does not answer.
     pub fn birdc(&self, words: &str) -> anyhow::Result<String> {
-        let mut command = Command::new("birdc");
-        command
-            .arg("-s")
-            .arg(self.socket())
-            .args(words.split_ascii_whitespace());
-        self.namespace.run(&mut command)
+        ask(&self.seat, words)
     }
+}
 
-    fn launch(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        let mut command = Command::new("bird");
-        command.arg("-f").arg("-c").arg(self.folder.join("bird.conf"));
-        command
-            .arg("-s")
-            .arg(self.socket())
-            .arg("-P")
-            .arg(self.folder.join("bird.pid"));
-        let mut process = lab.start(&self.config.name, "bird", &self.namespace, &mut command)?;
-        eventually("BIRD answers", READY_WITHIN, || {
-            process.check_alive()?;
-            self.birdc("show status")
-        })?;
-        self.process = Some(process);
-        Ok(())
-    }
+/// The name of the configuration file in the folder of a seat.
+pub const CONFIG: &str = "bird.conf";
 
-    fn socket(&self) -> PathBuf {
-        self.folder.join("bird.ctl")
-    }
+/// Starts BIRD with the configuration in its folder and returns when it answers.
+///
+/// # Errors
+/// When it does not; with the end of its log.
+pub fn launch(lab: &Lab, seat: &Seat, options: &[&str]) -> anyhow::Result<Process> {
+    let mut command = seat.command("bird");
+    command
+        .arg("-f")
+        .args(options)
+        .arg("-c")
+        .arg(seat.folder.join(CONFIG));
+    command
+        .arg("-s")
+        .arg(socket(seat))
+        .arg("-P")
+        .arg(seat.folder.join("bird.pid"));
+    let mut process = seat.start(lab, "bird", &mut command)?;
+    eventually("BIRD answers", READY_WITHIN, || {
+        process.check_alive()?;
+        ask(seat, "show status")
+    })?;
+    Ok(process)
+}
+
+/// Runs one `birdc` command and returns what it printed.
+///
+/// # Errors
+/// When BIRD does not answer.
+pub fn ask(seat: &Seat, words: &str) -> anyhow::Result<String> {
+    let mut command = seat.command("birdc");
+    command
+        .arg("-s")
+        .arg(socket(seat))
+        .args(words.split_ascii_whitespace());
+    seat.run(&mut command)
+}
+
+fn socket(seat: &Seat) -> PathBuf {
+    seat.folder.join("bird.ctl")
 }
 
 impl Router for Bird {
@@ -101,11 +116,12 @@ impl Router for Bird {
         if let Some(process) = self.process.take() {
             process.kill()?;
         }
-        self.launch(lab)
+        self.process = Some(launch(lab, &self.seat, &[])?);
+        Ok(())
     }
 
     fn look_inside(&self) -> Vec<String> {
-        let birdc = format!("birdc -s {}", self.socket().display());
+        let birdc = format!("birdc -s {}", socket(&self.seat).display());
         vec![format!("{birdc} show protocols"), format!("{birdc} show route")]
     }
 }

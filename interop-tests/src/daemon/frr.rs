@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
+use super::seat::{Installation, Seat};
 use super::{READY_WITHIN, Router, RouterConfig, Routes};
 use crate::eventually::eventually;
 use crate::lab::Lab;
@@ -25,8 +24,7 @@ const USER: &str = "frr";
 #[derive(Debug)]
 pub struct Frr {
     config: RouterConfig,
-    namespace: Namespace,
-    folder: PathBuf,
+    seat: Seat,
     processes: Vec<Process>,
 }
 
@@ -36,14 +34,11 @@ impl Frr {
     /// # Errors
     /// When one does not start; with the end of its log.
     pub fn start(lab: &Lab, namespace: &Namespace, config: RouterConfig) -> anyhow::Result<Self> {
-        let folder = lab.folder(&config.name)?;
-        std::fs::write(folder.join("zebra.conf"), format!("hostname {}\n", config.name))?;
-        std::fs::write(folder.join("bgpd.conf"), config_text(&config))?;
-        give_to_frr(&folder)?;
+        let seat = Seat::take(lab, &config.name, namespace, &Installation::Machine)?;
+        write_configs(&seat, &config_text(&config))?;
         let mut frr = Self {
             config,
-            namespace: namespace.clone(),
-            folder,
+            seat,
             processes: Vec::new(),
         };
         frr.launch(lab)?;
@@ -55,46 +50,77 @@ impl Frr {
     /// # Errors
     /// When the daemons do not answer, or refuse the command.
     pub fn vtysh(&self, words: &str) -> anyhow::Result<String> {
-        let mut command = Command::new("vtysh");
-        command.arg("--vty_socket").arg(&self.folder).arg("-c").arg(words);
-        self.namespace.run(&mut command)
+        ask(&self.seat, &[words])
     }
 
     fn launch(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        self.launch_daemon(lab, "zebra", "show zebra")?;
-        self.launch_daemon(lab, "bgpd", "show bgp summary json")
-    }
-
-    /// bgpd gives up on a zebra that does not listen yet only to try again seconds later, hence one after the other.
-    fn launch_daemon(&mut self, lab: &Lab, daemon: &str, question: &str) -> anyhow::Result<()> {
-        let mut command = Command::new(Path::new(DAEMONS).join(daemon));
-        command.args([
-            "-u",
-            USER,
-            "-g",
-            USER,
-            "-P",
-            "0",
-            "--log",
-            "stdout",
-            "--log-level",
-            "info",
-        ]);
-        command.arg("--vty_socket").arg(&self.folder);
-        command.arg("-z").arg(self.folder.join("zserv.api"));
-        command.arg("-i").arg(self.folder.join(format!("{daemon}.pid")));
-        command.arg("-f").arg(self.folder.join(format!("{daemon}.conf")));
-        let mut process = lab.start(&self.config.name, daemon, &self.namespace, &mut command)?;
-        eventually(&format!("{daemon} answers"), READY_WITHIN, || {
-            process.check_alive()?;
-            match self.vtysh(question)? {
-                empty if empty.trim().is_empty() => bail!("no answer"),
-                answer => Ok(answer),
-            }
-        })?;
-        self.processes.push(process);
+        for daemon in [Daemon::Zebra, Daemon::Bgpd] {
+            self.processes.push(launch(lab, &self.seat, daemon, &[])?);
+        }
         Ok(())
     }
+}
+
+/// The daemons of FRR that a lab runs. bgpd gives up on a zebra that does not listen yet only to try again seconds later,
+/// hence one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// The kernel's side.
+    Zebra,
+    /// BGP.
+    Bgpd,
+}
+
+/// Writes both daemons' configurations into the folder of a seat, which they get as their own.
+///
+/// # Errors
+/// When a file cannot be written, or there is no user `frr`.
+pub fn write_configs(seat: &Seat, bgpd: &str) -> anyhow::Result<()> {
+    seat.write("zebra.conf", &format!("hostname {}\n", seat.member))?;
+    seat.write("bgpd.conf", bgpd)?;
+    give_to_frr(seat)
+}
+
+/// Starts a daemon with its configuration in the folder and returns when it answers.
+///
+/// # Errors
+/// When it does not; with the end of its log.
+pub fn launch(lab: &Lab, seat: &Seat, daemon: Daemon, options: &[&str]) -> anyhow::Result<Process> {
+    let (name, question) = match daemon {
+        Daemon::Zebra => ("zebra", "show zebra"),
+        Daemon::Bgpd => ("bgpd", "show bgp summary json"),
+    };
+    let mut command = seat.command(&format!("{DAEMONS}/{name}"));
+    command.args(["-u", USER, "-g", USER, "-P", "0"]);
+    command
+        .args(["--log", "stdout", "--log-level", "info"])
+        .args(options);
+    command.arg("--vty_socket").arg(&seat.folder);
+    command.arg("-z").arg(seat.folder.join("zserv.api"));
+    command.arg("-i").arg(seat.folder.join(format!("{name}.pid")));
+    command.arg("-f").arg(seat.folder.join(format!("{name}.conf")));
+    let mut process = seat.start(lab, name, &mut command)?;
+    eventually(&format!("{name} answers"), READY_WITHIN, || {
+        process.check_alive()?;
+        match ask(seat, &[question])? {
+            empty if empty.trim().is_empty() => bail!("no answer"),
+            answer => Ok(answer),
+        }
+    })?;
+    Ok(process)
+}
+
+/// Runs `vtysh` commands, in order, and returns what they printed.
+///
+/// # Errors
+/// When the daemons do not answer, or refuse a command.
+pub fn ask(seat: &Seat, commands: &[&str]) -> anyhow::Result<String> {
+    let mut command = seat.command("vtysh");
+    command.arg("--vty_socket").arg(&seat.folder);
+    for words in commands {
+        command.arg("-c").arg(words);
+    }
+    seat.run(&mut command)
 }
 
 impl Router for Frr {
@@ -133,7 +159,7 @@ impl Router for Frr {
     }
 
     fn look_inside(&self) -> Vec<String> {
-        let vtysh = format!("vtysh --vty_socket {}", self.folder.display());
+        let vtysh = format!("vtysh --vty_socket {}", self.seat.folder.display());
         vec![
             format!("{vtysh} -c 'show bgp summary'"),
             format!("{vtysh} -c 'show bgp ipv4 unicast'"),
@@ -142,14 +168,15 @@ impl Router for Frr {
 }
 
 /// The daemons run as their own user and make sockets and pid files in the folder.
-fn give_to_frr(folder: &Path) -> anyhow::Result<()> {
+fn give_to_frr(seat: &Seat) -> anyhow::Result<()> {
     let id = |flag: &str| -> anyhow::Result<u32> {
-        let text = netns::run(Command::new("id").args([flag, USER]))?;
+        let text = netns::run(seat.command("id").args([flag, USER]))?;
         text.trim()
             .parse()
             .with_context(|| format!("id {flag} {USER}: {text:?}"))
     };
     let (uid, gid) = (id("-u")?, id("-g")?);
+    let folder = &seat.folder;
     for path in [folder, &folder.join("zebra.conf"), &folder.join("bgpd.conf")] {
         chown(path, Some(uid), Some(gid)).with_context(|| format!("give {} to {USER}", path.display()))?;
     }

@@ -15,7 +15,11 @@ use crate::netns::Namespace;
 pub mod bird;
 pub mod containerd;
 pub mod etcd;
+pub mod exabgp;
 pub mod frr;
+pub mod gobgp;
+pub mod openbgpd;
+pub mod seat;
 
 /// How long a daemon may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(15);

@@ -1,0 +1,186 @@
+//! What a peer is to do in a case, in no daemon's language.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::IpNetwork;
+
+/// A speaker of the case that is not ours.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its autonomous system.
+    pub asn: u32,
+    /// Its BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// Whom it speaks with.
+    pub sessions: Vec<Session>,
+    /// What it announces.
+    pub routes: Vec<Announced>,
+    /// Whether routes it learns go to the kernel.
+    pub kernel: Kernel,
+}
+
+/// Whether learnt routes are used for forwarding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// They are programmed.
+    Programmed,
+    /// They stay in the daemon's table.
+    Untouched,
+}
+
+/// One neighbour of a peer.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its name: a word of letters.
+    pub name: &'static str,
+    /// Where the neighbour is.
+    pub remote: Remote,
+    /// The peer's own address towards it, which it also listens on.
+    pub local: Option<IpAddr>,
+    /// The neighbour's AS.
+    pub remote_as: u32,
+    /// Who opens the connection.
+    pub opening: Opening,
+    /// Address families.
+    pub families: Vec<Family>,
+    /// Seconds offered.
+    pub hold_time: u16,
+    /// TCP-MD5 key (RFC 2385).
+    pub password: Option<&'static str>,
+    /// RFC 5082, with the neighbour one hop away.
+    pub gtsm: bool,
+    /// Restart time in seconds (RFC 4724).
+    pub graceful_restart: Option<u16>,
+    /// Long-lived stale time in seconds (RFC 9494).
+    pub long_lived: Option<u32>,
+    /// Several paths in both directions (RFC 7911).
+    pub add_path: bool,
+    /// IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// What the peer is to its neighbour (RFC 9234).
+    pub role: Option<&'static str>,
+    /// Prefixes it takes, after which it ends the session.
+    pub max_prefixes: Option<u32>,
+    /// Whether it knows 4-octet AS numbers (RFC 6793).
+    pub as_width: AsWidth,
+    /// Whether the peer reflects routes to this neighbour (RFC 4456).
+    pub reflector_client: bool,
+}
+
+/// Where a neighbour is.
+#[derive(Clone, Debug)]
+pub enum Remote {
+    /// There.
+    Address(IpAddr),
+    /// Wherever in this prefix it connects from.
+    Range(IpNetwork),
+    /// On the other end of this interface, found by router advertisements.
+    Interface(&'static str),
+}
+
+/// Who opens the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Whoever comes first.
+    Both,
+    /// The neighbour.
+    Passive,
+}
+
+/// An address family, unicast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// `ipv4` or `ipv6`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+
+    /// The family of a prefix.
+    #[must_use]
+    pub fn of(prefix: IpNetwork) -> Self {
+        if prefix.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+}
+
+/// How wide AS numbers are on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsWidth {
+    /// As since RFC 6793.
+    FourOctets,
+    /// As before.
+    TwoOctets,
+}
+
+/// A prefix that a peer announces, with itself as next hop.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// The prefix.
+    pub prefix: IpNetwork,
+    /// Communities (RFC 1997): high and low half.
+    pub communities: Vec<(u16, u16)>,
+    /// Route targets (RFC 4360): AS and number.
+    pub route_targets: Vec<(u16, u32)>,
+    /// Large communities (RFC 8092).
+    pub large_communities: Vec<(u32, u32, u32)>,
+}
+
+impl Announced {
+    /// A prefix without communities.
+    #[must_use]
+    pub fn plain(prefix: IpNetwork) -> Self {
+        Self {
+            prefix,
+            communities: Vec::new(),
+            route_targets: Vec::new(),
+            large_communities: Vec::new(),
+        }
+    }
+
+    /// Whether it has communities of any kind.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.communities.is_empty() && self.route_targets.is_empty() && self.large_communities.is_empty()
+    }
+}
+
+impl Setup {
+    /// The families of any session.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let mut families: Vec<Family> = self.sessions.iter().flat_map(|s| s.families.clone()).collect();
+        families.sort();
+        families.dedup();
+        families
+    }
+
+    /// The announced prefixes of a family.
+    pub fn routes_of(&self, family: Family) -> impl Iterator<Item = &Announced> {
+        self.routes
+            .iter()
+            .filter(move |route| Family::of(route.prefix) == family)
+    }
+}
+
+impl Session {
+    /// The address of a neighbour that has a fixed one.
+    ///
+    /// # Errors
+    /// For any other neighbour.
+    pub fn address(&self) -> anyhow::Result<IpAddr> {
+        match self.remote {
+            Remote::Address(address) => Ok(address),
+            _ => anyhow::bail!("session {} has no fixed address", self.name),
+        }
+    }
+}
