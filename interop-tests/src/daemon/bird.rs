@@ -16,7 +16,6 @@ use crate::process::Process;
 /// A running BIRD.
 #[derive(Debug)]
 pub struct Bird {
-    config: RouterConfig,
     seat: Seat,
     process: Option<Process>,
 }
@@ -30,11 +29,7 @@ impl Bird {
         let seat = Seat::take(lab, &config.name, namespace, &Installation::Machine)?;
         seat.write(CONFIG, &config_text(&config))?;
         let process = Some(launch(lab, &seat, &[])?);
-        Ok(Self {
-            config,
-            seat,
-            process,
-        })
+        Ok(Self { seat, process })
     }
 
     /// Runs one `birdc` command and returns what it printed.

@@ -1,6 +1,6 @@
 //! What a peer is to do in a case, in no daemon's language.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -17,6 +17,8 @@ pub struct Setup {
     pub routes: Vec<Announced>,
     /// Whether routes it learns go to the kernel.
     pub kernel: Kernel,
+    /// Its IPv6 address, the next hop of IPv6 routes that it announces over IPv4.
+    pub next_hop_v6: Ipv6Addr,
 }
 
 /// Whether learnt routes are used for forwarding.
@@ -81,10 +83,12 @@ pub enum Remote {
 /// Who opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Whoever comes first.
-    Both,
+    /// Whoever the daemon thinks fit.
+    Either,
     /// The neighbour.
     Passive,
+    /// The peer too, whatever the neighbour does.
+    Eager,
 }
 
 /// An address family, unicast.
@@ -162,6 +166,13 @@ impl Setup {
         families.sort();
         families.dedup();
         families
+    }
+
+    /// The next hop to name with an announced prefix: for IPv6 over IPv4, where daemons do not find one by themselves.
+    #[must_use]
+    pub fn explicit_next_hop(&self, prefix: IpNetwork) -> Option<Ipv6Addr> {
+        let over_v4 = |session: &Session| session.local.is_some_and(|local| local.is_ipv4());
+        (prefix.is_ipv6() && self.sessions.iter().any(over_v4)).then_some(self.next_hop_v6)
     }
 
     /// The announced prefixes of a family.

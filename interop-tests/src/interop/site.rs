@@ -238,7 +238,7 @@ pub fn setup_of(member: Member, asn: u32, route: Announced) -> Setup {
             remote: Remote::Address(Member::Us.v4().into()),
             local: Some(member.v4().into()),
             remote_as: OUR_AS,
-            opening: Opening::Both,
+            opening: Opening::Either,
             families: vec![Family::Ipv4],
             hold_time: 30,
             password: None,
@@ -254,6 +254,7 @@ pub fn setup_of(member: Member, asn: u32, route: Announced) -> Setup {
         }],
         routes: vec![route],
         kernel: Kernel::Untouched,
+        next_hop_v6: member.v6(),
     }
 }
 

@@ -457,6 +457,7 @@ fn judge_all(site: &Site, setup: Setup, tables: &[&[Case]]) -> anyhow::Result<St
         count += 1;
         if let Err(error) = judge(&ours, &mut *peer, number, case) {
             let _ = write!(wrong, "\n{} ({}): {error:#}", case.0, case.5);
+            peer.withdraw(format!("10.200.{number}.0/24").parse()?)?;
             wait_established(&ours, "peer", &*peer)?;
         }
     }
@@ -502,13 +503,14 @@ fn judge(ours: &Ours, peer: &mut dyn Peer, number: usize, case: &Case) -> anyhow
             let candidate = wait_ours(ours, &prefix)?;
             ensure!(candidate["standing"] == "best", "{candidate}");
         }
-        Reset => wait_established(ours, "peer", peer)?,
+        Reset => {}
     }
+    // Before the session is back: it would send the same again.
     peer.withdraw(prefix.parse()?)?;
-    wait_ours_gone(ours, &prefix)?;
     if outcome == Reset {
         wait_established(ours, "peer", peer)?;
     }
+    wait_ours_gone(ours, &prefix)?;
     wait_ours(ours, "10.2.0.0/24")?;
     Ok(())
 }

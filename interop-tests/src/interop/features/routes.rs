@@ -196,18 +196,20 @@ fn large_tables(site: &Site) -> anyhow::Result<String> {
         .collect();
     let ours = site.us(&config)?;
     wait_established(&ours, "peer", &*peer)?;
-    let within = SOON * 4;
+    let within = SOON * 5;
     eventually("everything at us", within, || {
         let us = ours.peer("peer")?;
-        let received = us["families"][0]["received"].as_u64().unwrap_or(0);
-        ensure!(received == u64::from(LARGE), "{received} of {LARGE}");
+        let accepted = us["families"][0]["accepted"].as_u64().unwrap_or(0);
+        ensure!(accepted == u64::from(LARGE), "{accepted} of {LARGE}");
         Ok(())
     })?;
-    let routes = ours.bgp(&["routes", "--in", "peer"])?;
+    let routes = ours.bgp(&["routes", "--best"])?;
+    let from_peer = |route: &&serde_json::Value| route["candidates"][0]["from"] == "peer";
     let have: BTreeSet<IpNetwork> = routes
         .as_array()
         .into_iter()
         .flatten()
+        .filter(from_peer)
         .filter_map(|route| route["prefix"].as_str()?.parse().ok())
         .collect();
     ensure!(

@@ -103,7 +103,9 @@ fn they_connect(site: &Site) -> anyhow::Result<String> {
     let mut config = site.config()?;
     config.peer()?.set("passive", true);
     let ours = site.us(&config)?;
-    let peer = site.peer(site.setup()?)?;
+    let mut setup = site.setup()?;
+    setup.sessions[0].opening = Opening::Eager;
+    let peer = site.peer(setup)?;
     wait_established(&ours, "peer", &*peer)?;
     let transport = ours.peer("peer")?["transport"].to_string();
     ensure!(transport.contains("192.0.2.1:179"), "who connected? {transport}");
@@ -113,7 +115,9 @@ fn they_connect(site: &Site) -> anyhow::Result<String> {
 }
 
 fn collision(site: &Site) -> anyhow::Result<String> {
-    let peer = site.peer(site.setup()?)?;
+    let mut setup = site.setup()?;
+    setup.sessions[0].opening = Opening::Eager;
+    let peer = site.peer(setup)?;
     let mut ours = site.us(&site.config()?)?;
     for _ in 0..3 {
         wait_established(&ours, "peer", &*peer)?;
@@ -225,30 +229,17 @@ fn wrong_as(site: &Site) -> anyhow::Result<String> {
         ensure!(us["established_count"] == 0, "{us}");
         Ok(())
     })?;
-    let said = eventually("the peer says so too", SOON, || {
+    let said = eventually("the peer says so too", Duration::from_secs(8), || {
         let view = peer.session("us")?;
         ensure!(!view.established, "{view:?}");
         let error = view.last_error.to_lowercase();
-        let words = [
-            "bad peer as",
-            "bad as",
-            "wrong",
-            "remote as",
-            "\"code\": 2",
-            "\"subcode\":2",
-            "2-2",
-            "peer as",
-            "(2,2)",
-        ];
+        let words = ["bad peer as", "as unacceptable", "(2,2)", "error(2,2)"];
         ensure!(words.iter().any(|word| error.contains(word)), "{view:?}");
         Ok(())
     });
     Ok(match said {
         Ok(()) => String::new(),
-        Err(error) => format!("refused on our side with OPEN Message Error / Bad Peer AS; the peer does not show it where we look ({error:#})")
-            .chars()
-            .take(400)
-            .collect(),
+        Err(_) => "refused on our side with OPEN Message Error / Bad Peer AS; the peer does not show what it was told".to_owned(),
     })
 }
 

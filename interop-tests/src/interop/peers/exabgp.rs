@@ -113,7 +113,7 @@ impl Peer for Exabgp {
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
         replace_route(&mut self.setup, route);
-        self.tell_all(&format!("announce {}", route_text(route)))
+        self.tell_all(&format!("announce {}", route_text(&self.setup, route)))
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
@@ -168,7 +168,7 @@ fn neighbor(setup: &Setup, session: &Session) -> String {
     if let Some(local) = session.local {
         let _ = writeln!(text, "\tlocal-address {local};");
     }
-    let _ = writeln!(text, "\tpassive {};", session.opening == Opening::Passive);
+    let _ = writeln!(text, "\tpassive {};", session.opening != Opening::Eager);
     if let Some(password) = session.password {
         let _ = writeln!(text, "\tmd5-password \"{password}\";");
     }
@@ -207,13 +207,16 @@ fn neighbor(setup: &Setup, session: &Session) -> String {
         "\tapi { processes [ heard commands ]; neighbor-changes; receive { parsed; open; update; notification; refresh; } }\n\tstatic {\n",
     );
     for route in &setup.routes {
-        let _ = writeln!(text, "\t\t{};", route_text(route));
+        let _ = writeln!(text, "\t\t{};", route_text(setup, route));
     }
     text + "\t}\n}\n"
 }
 
-fn route_text(route: &Announced) -> String {
-    let mut text = format!("route {} next-hop self", route.prefix);
+fn route_text(setup: &Setup, route: &Announced) -> String {
+    let mut text = match setup.explicit_next_hop(route.prefix) {
+        Some(hop) => format!("route {} next-hop {hop}", route.prefix),
+        None => format!("route {} next-hop self", route.prefix),
+    };
     let mut list = |name: &str, items: Vec<String>| {
         if !items.is_empty() {
             let _ = write!(text, " {name} [ {} ]", items.join(" "));
@@ -269,6 +272,9 @@ fn view(events: &[Value], log: &str) -> SessionView {
                 let state = neighbor["state"].as_str().unwrap_or_default();
                 view.established = state == "up";
                 state.clone_into(&mut view.state);
+                if let Some(reason) = neighbor["reason"].as_str() {
+                    reason.clone_into(&mut view.last_error);
+                }
             }
             Some("open") if neighbor["direction"] == "receive" => {
                 let capabilities = &neighbor["open"]["capabilities"];
@@ -281,7 +287,7 @@ fn view(events: &[Value], log: &str) -> SessionView {
                 view.received
                     .insert(Capability::Ipv6, families.contains("ipv6/unicast"));
             }
-            Some("notification") => view.last_error = neighbor.to_string(),
+            Some("notification") => view.last_error = event.to_string(),
             _ => {}
         }
     }

@@ -185,15 +185,14 @@ impl Peer for Gobgp {
         Ok(())
     }
 
-    fn refresh(&self, session: &str) -> anyhow::Result<()> {
-        ask(&self.seat, &["neighbor", &self.neighbor(session)?, "softresetin"])?;
-        Ok(())
+    fn refresh(&self, _session: &str) -> anyhow::Result<()> {
+        peer_cannot("a soft reset looks again at what was kept of the neighbour; no ROUTE-REFRESH is sent")
     }
 
     fn shut_down(&self, session: &str, text: &str) -> anyhow::Result<()> {
         let neighbor = self.neighbor(session)?;
-        ask(&self.seat, &["neighbor", &neighbor, "disable", "--reason", text])
-            .or_else(|_| ask(&self.seat, &["neighbor", &neighbor, "shutdown", "--reason", text]))?;
+        // "disable" takes a reason as well, and says nothing of it to the neighbour.
+        ask(&self.seat, &["neighbor", &neighbor, "shutdown", "--reason", text])?;
         Ok(())
     }
 
@@ -202,9 +201,18 @@ impl Peer for Gobgp {
     }
 
     fn launch(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        // Its routes come in after the start, and must be there before it tells the neighbour that these are all: until then
+        // nobody reaches it.
+        let nft = |words: &str| self.seat.run(std::process::Command::new("nft").arg(words));
+        nft(
+            "add table inet wait; add chain inet wait input { type filter hook input priority 0; }; \
+             add rule inet wait input tcp dport 179 drop; add rule inet wait input tcp sport 179 drop",
+        )?;
         // -r: the Restart State bit (RFC 4724).
         self.process = Some(launch(lab, &self.seat, &["-r"])?);
-        self.announce_all()
+        self.announce_all()?;
+        nft("delete table inet wait")?;
+        Ok(())
     }
 }
 

@@ -164,13 +164,16 @@ fn config(seat: &Seat, setup: &Setup, major: u32) -> String {
         setup.router_id,
         socket_line(seat)
     );
-    for session in &setup.sessions {
-        if let Some(local) = session.local {
-            let _ = writeln!(text, "listen on {local}");
-        }
+    let locals: BTreeSet<_> = setup
+        .sessions
+        .iter()
+        .filter_map(|session| session.local)
+        .collect();
+    for local in locals {
+        let _ = writeln!(text, "listen on {local}");
     }
     for route in &setup.routes {
-        let _ = writeln!(text, "network {}{}", route.prefix, attributes(route));
+        let _ = writeln!(text, "network {}{}", route.prefix, attributes(setup, route));
     }
     for session in &setup.sessions {
         text.push_str(&neighbor(setup, session, major));
@@ -178,11 +181,15 @@ fn config(seat: &Seat, setup: &Setup, major: u32) -> String {
     text + "allow from any\nallow to any\n"
 }
 
-fn attributes(route: &Announced) -> String {
-    if route.is_plain() {
+fn attributes(setup: &Setup, route: &Announced) -> String {
+    let next_hop = setup.explicit_next_hop(route.prefix);
+    if route.is_plain() && next_hop.is_none() {
         return String::new();
     }
     let mut text = String::from(" set {");
+    if let Some(hop) = next_hop {
+        let _ = write!(text, " nexthop {hop}");
+    }
     for (high, low) in &route.communities {
         let _ = write!(text, " community {high}:{low}");
     }
