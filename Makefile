@@ -78,6 +78,38 @@ conformance: setup ## Walk our CNI plugin and Debian's through the specification
 	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop -p calidris-cni-conformance
 	target/debug/calidris-lab conformance $(ALSO) --write interop-tests/cni-conformance/RESULTS.md
 
+# Where another Debian with newer daemons is put, and which release.
+NEWER ?= target/newer-debian
+NEWER_SUITE ?= sid
+# Options of `calidris lab interop`, for example INTEROP_ARGS="--peer bird --feature md5".
+INTEROP_ARGS ?=
+
+.PHONY: interop
+interop: setup ## Run our speaker against BIRD, FRR, GoBGP, OpenBGPD and ExaBGP, feature by feature; writes interop-tests/RESULTS.md
+	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
+	target/debug/calidris-lab interop --results interop-tests/RESULTS.md $(INTEROP_ARGS)
+
+.PHONY: interop-newer
+interop-newer: setup ## The same against the daemons of a newer Debian, put into a folder with debootstrap; adds columns to the table
+	@interop-tests/newer-debian.sh "$(NEWER)" "$(NEWER_SUITE)"
+	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
+	target/debug/calidris-lab interop --newer "$(NEWER)" --results interop-tests/RESULTS.md $(INTEROP_ARGS)
+
+# How long to fuzz, and the first seed.
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 1000
+
+.PHONY: fuzz
+fuzz: ## Fuzz decoders and whole sessions for FUZZ_SECONDS from FUZZ_SEED on; a failing seed is kept in the corpus that the tests replay
+	@$(CARGO) build -q --release --locked -p calidris-bgp --tests
+	@seed=$(FUZZ_SEED); end=$$(($$(date +%s) + $(FUZZ_SECONDS))); \
+	export CALIDRIS_FUZZ_KEEP="$(CURDIR)/bgp/tests/session_fuzz/corpus.txt"; \
+	while [ $$(date +%s) -lt $$end ]; do \
+		CALIDRIS_FUZZ_SEED=$$seed CALIDRIS_FUZZ_ROUNDS=2000 $(CARGO) test -q --release --locked -p calidris-bgp --test session_fuzz whatever || exit 1; \
+		CALIDRIS_FUZZ_SEED=$$seed CALIDRIS_FUZZ_MESSAGES=5000000 $(CARGO) test -q --release --locked -p calidris-bgp --test wire_fuzz || exit 1; \
+		seed=$$((seed + 2000)); echo "fuzz: all well up to seed $$seed"; \
+	done
+
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all

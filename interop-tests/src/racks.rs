@@ -107,7 +107,7 @@ impl Racks {
         for node in &NODES {
             fabric.plug((ROUTER, &namespace), node.subnet, address(node.router)?)?;
         }
-        let router = Bird::start(lab, &namespace, router_config()?)?;
+        let router = Bird::start(lab, &namespace, &router_config()?)?;
         let nodes = NODES
             .iter()
             .map(|node| node.site(lab, &fabric))

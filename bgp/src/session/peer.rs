@@ -287,7 +287,11 @@ impl Peer {
             let id = link.id;
             match link.connection.poll_event(now) {
                 None => at += 1,
-                Some(Event::Open) => self.resolve_collision(at, now),
+                // One that lost may lie before this one, and has its end to tell.
+                Some(Event::Open) => {
+                    self.resolve_collision(at, now);
+                    at = 0;
+                }
                 Some(Event::Established) => {
                     self.establish(id, now);
                     return Some(PeerEvent::Up);

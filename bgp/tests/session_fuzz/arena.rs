@@ -148,7 +148,7 @@ impl Arena {
                 self.asked.retain(|asked| asked != conn);
                 self.port += 1;
                 let ends = (address(1, self.port), address(2, 179));
-                self.links.push(Link::new(*conn, true, self.now));
+                self.links.push(Link::new(*conn, self.now));
                 self.speaker.handle_connected(*conn, ends.0, ends.1, self.now);
                 self.settle(None);
             }
@@ -182,12 +182,7 @@ impl Arena {
         }
         self.settle(None);
         self.wait(Duration::from_secs(3 * 3600));
-        assert_eq!(
-            self.hostile().state == State::Established,
-            false,
-            "{}",
-            self.story()
-        );
+        assert_ne!(self.hostile().state, State::Established, "{}", self.story());
         assert_eq!(
             self.speaker.table_sizes(),
             self.baseline,
@@ -198,6 +193,7 @@ impl Arena {
             self.connect();
             if let Some(link) = self.links.last() {
                 let conn = link.conn;
+                self.link(conn).murky = true;
                 let mut bytes = Vec::new();
                 let capabilities = Capabilities::new(vec![Capability::FourOctetAs(HOSTILE_AS)]);
                 let open = Open::new(HOSTILE_AS, 90, Ipv4Addr::new(9, 0, 0, 2), capabilities);
@@ -221,7 +217,7 @@ impl Arena {
         let accepted = self.speaker.handle_accepted(ends.0, ends.1, self.now);
         if let Ok(conn) = accepted {
             // A connection of the peer's own on which it never said anything gives way to its next one.
-            self.links.push(Link::new(conn, false, self.now));
+            self.links.push(Link::new(conn, self.now));
             self.settle(Some((conn, Reaction::Stays(Phase::OpenSent))));
         } else {
             self.settle(None);
@@ -234,7 +230,13 @@ impl Arena {
         let Some(link) = self.links.iter().find(|link| link.conn == conn) else {
             return;
         };
-        let reaction = link.reaction(said, others);
+        let mut reaction = link.reaction(said, others);
+        // Against a rival in a state that nobody knows either may win.
+        let unknown = self.links.iter().any(|link| link.conn != conn && link.murky);
+        if reaction == Reaction::Collides && unknown {
+            reaction = Reaction::Anything;
+            self.link(conn).murky = true;
+        }
         let bytes = said.bytes();
         let size = bytes.len().div_ceil(pieces).max(1);
         if matches!(said, Said::Noise(_)) {

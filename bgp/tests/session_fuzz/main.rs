@@ -44,7 +44,7 @@ fn seeds_that_once_failed_are_legal() {
 #[test]
 fn whatever_a_peer_does_is_answered_legally() {
     let first = from_environment("CALIDRIS_FUZZ_SEED").unwrap_or(1);
-    let rounds = from_environment("CALIDRIS_FUZZ_ROUNDS").unwrap_or(400);
+    let rounds = from_environment("CALIDRIS_FUZZ_ROUNDS").unwrap_or(250);
     let mut reached = arena::Reached::default();
     for seed in first..first.saturating_add(rounds) {
         reached.add(run(seed));

@@ -20,8 +20,6 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) conn: ConnId,
-    /// We opened it.
-    pub(crate) outgoing: bool,
     pub(crate) phase: Phase,
     /// When it must end for silence.
     pub(crate) deadline: Option<Time>,
@@ -55,10 +53,9 @@ const LARGE_HOLD: Duration = Duration::from_secs(240);
 pub(crate) const OUR_HOLD: u16 = 30;
 
 impl Link {
-    pub(crate) fn new(conn: ConnId, outgoing: bool, now: Time) -> Self {
+    pub(crate) fn new(conn: ConnId, now: Time) -> Self {
         Self {
             conn,
-            outgoing,
             phase: Phase::OpenSent,
             deadline: Some(now + LARGE_HOLD),
             hold: 0,

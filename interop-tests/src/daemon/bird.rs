@@ -25,9 +25,9 @@ impl Bird {
     ///
     /// # Errors
     /// When it does not start; with the end of its log.
-    pub fn start(lab: &Lab, namespace: &Namespace, config: RouterConfig) -> anyhow::Result<Self> {
+    pub fn start(lab: &Lab, namespace: &Namespace, config: &RouterConfig) -> anyhow::Result<Self> {
         let seat = Seat::take(lab, &config.name, namespace, &Installation::Machine)?;
-        seat.write(CONFIG, &config_text(&config))?;
+        seat.write(CONFIG, &config_text(config))?;
         let process = Some(launch(lab, &seat, &[])?);
         Ok(Self { seat, process })
     }

@@ -122,7 +122,7 @@ pub fn start_router(
     config: RouterConfig,
 ) -> anyhow::Result<Box<dyn Router + Send>> {
     Ok(match kind {
-        RouterKind::Bird => Box::new(bird::Bird::start(lab, namespace, config)?),
+        RouterKind::Bird => Box::new(bird::Bird::start(lab, namespace, &config)?),
         RouterKind::Frr => Box::new(frr::Frr::start(lab, namespace, config)?),
     })
 }

@@ -68,12 +68,17 @@ impl PeerKeys {
     }
 
     /// Sets a key to a value written as in TOML.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and words read best without a sign before them"
+    )]
     pub fn set(&mut self, key: &str, value: impl ToString) -> &mut Self {
         self.0.insert(key.to_owned(), value.to_string());
         self
     }
 
     /// Sets a key to a text.
+    #[expect(clippy::needless_pass_by_value, reason = "as above")]
     pub fn text(&mut self, key: &str, value: impl ToString) -> &mut Self {
         self.set(key, format!("{:?}", value.to_string()))
     }

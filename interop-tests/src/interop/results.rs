@@ -123,7 +123,7 @@ impl Results {
                 match words.as_slice() {
                     ["|", ..] | [] => {}
                     [name, _, states @ ..] if name.starts_with('`') => {
-                        results.row(name.trim_matches('`'), states)?
+                        results.row(name.trim_matches('`'), states)?;
                     }
                     [_, _, ..] => {}
                     _ => bail!("RESULTS.md: {line:?}"),

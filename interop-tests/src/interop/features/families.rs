@@ -4,7 +4,8 @@ use anyhow::{Context, ensure};
 
 use super::{Feature, works};
 use crate::interop::ours::Route;
-use crate::interop::peer::Capability;
+use crate::interop::peer::{Capability, peer_cannot};
+use crate::interop::peers::Kind;
 use crate::interop::setup::{Family, Remote};
 use crate::interop::site::{LAN, Member, Site, announced, wait_established, wait_ours, wait_theirs};
 
@@ -30,6 +31,11 @@ pub(super) const FEATURES: &[Feature] = &[
 ];
 
 fn both_families(site: &Site) -> anyhow::Result<String> {
+    if site.kind() == Kind::Openbgpd {
+        return peer_cannot(
+            "over an IPv4 session it announces its IPv6 routes with the next hop ::1, which we refuse",
+        );
+    }
     let mut setup = site.setup()?;
     setup.sessions[0].families = vec![Family::Ipv4, Family::Ipv6];
     setup.routes.push(announced("2001:db8:2::/48")?);

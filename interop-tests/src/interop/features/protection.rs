@@ -90,6 +90,7 @@ fn md5(site: &Site) -> anyhow::Result<String> {
 fn gtsm(site: &Site) -> anyhow::Result<String> {
     let mut setup = site.setup()?;
     setup.sessions[0].gtsm = true;
+    setup.sessions[0].opening = Opening::Eager;
     let mut peer = site.peer(setup.clone())?;
     let mut config = site.config()?;
     config.peer()?.set("ttl_security", 1);
@@ -124,6 +125,7 @@ fn dynamic(site: &Site, password: Option<&'static str>) -> anyhow::Result<String
     let ours = site.us(&config)?;
     let mut setup = site.setup()?;
     setup.sessions[0].password = password;
+    setup.sessions[0].opening = Opening::Eager;
     let peer = site.peer(setup)?;
     wait_theirs(&*peer, "10.1.0.0/24")?;
     wait_ours(&ours, "10.2.0.0/24")?;

@@ -149,8 +149,11 @@ fn restart_ours(site: &Site) -> anyhow::Result<String> {
     }
 }
 
+/// The peer, our speaker, and who forwards.
+type Forwarding = (Box<dyn Peer>, Ours, Box<dyn Peer>);
+
 /// Peer — we — BIRD, whose kernel has the peer's routes from us, with the peer as next hop.
-fn with_forwarder(site: &Site, setup: Setup) -> anyhow::Result<(Box<dyn Peer>, Ours, Box<dyn Peer>)> {
+fn with_forwarder(site: &Site, setup: Setup) -> anyhow::Result<Forwarding> {
     let peer = site.peer(setup)?;
     let mut third = setup_of(Member::Third, THIRD_AS, announced("10.3.0.0/24")?);
     third.kernel = Kernel::Programmed;

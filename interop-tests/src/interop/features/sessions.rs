@@ -218,7 +218,9 @@ fn hold_timer(site: &Site) -> anyhow::Result<String> {
 }
 
 fn wrong_as(site: &Site) -> anyhow::Result<String> {
-    let peer = site.peer(site.setup()?)?;
+    let mut setup = site.setup()?;
+    setup.sessions[0].opening = Opening::Eager;
+    let peer = site.peer(setup)?;
     let mut config = site.config()?;
     config.peer()?.set("as_number", 65009).set("passive", true);
     let ours = site.us(&config)?;

@@ -396,7 +396,7 @@ mod tests {
                 Capability::GracefulRestart
             ]
         );
-        assert_eq!(view.received[&Capability::Role], false);
+        assert!(!view.received[&Capability::Role]);
     }
 
     #[test]

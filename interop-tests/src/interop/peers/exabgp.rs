@@ -213,7 +213,11 @@ fn neighbor(setup: &Setup, session: &Session) -> String {
 }
 
 fn route_text(setup: &Setup, route: &Announced) -> String {
-    let mut text = match setup.explicit_next_hop(route.prefix) {
+    let over_v6 = setup.sessions.iter().any(|session| session.extended_next_hop);
+    let explicit = setup
+        .explicit_next_hop(route.prefix)
+        .or(over_v6.then_some(setup.next_hop_v6));
+    let mut text = match explicit {
         Some(hop) => format!("route {} next-hop {hop}", route.prefix),
         None => format!("route {} next-hop self", route.prefix),
     };
@@ -273,7 +277,7 @@ fn view(events: &[Value], log: &str) -> SessionView {
                 view.established = state == "up";
                 state.clone_into(&mut view.state);
                 if let Some(reason) = neighbor["reason"].as_str() {
-                    reason.clone_into(&mut view.last_error);
+                    let _ = write!(view.last_error, " {reason}");
                 }
             }
             Some("open") if neighbor["direction"] == "receive" => {
@@ -287,12 +291,30 @@ fn view(events: &[Value], log: &str) -> SessionView {
                 view.received
                     .insert(Capability::Ipv6, families.contains("ipv6/unicast"));
             }
-            Some("notification") => view.last_error = event.to_string(),
+            Some("notification") => {
+                let notification = &neighbor["notification"];
+                let data = notification["data"].as_str().unwrap_or_default();
+                view.last_error = format!(
+                    "NOTIFICATION ({},{}) {}",
+                    notification["code"],
+                    notification["subcode"],
+                    text_of(data)
+                );
+            }
             _ => {}
         }
     }
     let _ = write!(view.last_error, " {log}");
     view
+}
+
+/// The characters in octets written as `0x…`.
+fn text_of(hex: &str) -> String {
+    let digits = hex.trim_start_matches("0x").as_bytes();
+    let octets = digits
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    String::from_utf8_lossy(&octets.collect::<Vec<_>>()).into_owned()
 }
 
 /// The routes after all that was heard, by prefix and path identifier.
