@@ -19,6 +19,7 @@ exabgp
 frr
 gobgpd
 iproute2
+iptables
 iputils-ping
 libprotobuf-dev
 nftables
@@ -30,7 +31,7 @@ tcpdump
 xz-utils
 "
 if [ "${1:-}" = containers ]; then
-    PACKAGES="$PACKAGES containerd iptables runc"
+    PACKAGES="$PACKAGES containerd runc"
 fi
 # The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
 SERVICES="bird2:bird containerd:containerd etcd-server:etcd exabgp:exabgp frr:frr gobgpd:gobgpd openbgpd:openbgpd"

@@ -8,6 +8,7 @@
 //! - An ADD that fails, takes too long or whose plugin has gone leaves nothing behind. A DEL tears down what is on this node
 //!   even when the datastore is away, and then says that it must be repeated.
 
+mod announced;
 mod attach;
 mod check;
 mod detach;
@@ -17,6 +18,7 @@ mod request;
 mod stages;
 mod status;
 
+pub use announced::Announcements;
 pub(crate) use request::handle_id;
 
 use std::io;
@@ -83,6 +85,7 @@ pub struct CniServer<S> {
     datastore: watch::Receiver<DatastoreReport>,
     /// MTU of pods' interfaces in bytes.
     pod_mtu: watch::Receiver<u32>,
+    announcements: Option<Announcements>,
     locks: lock::Locks,
     /// Work going on.
     working: Semaphore,
@@ -115,6 +118,7 @@ impl<S: Store + 'static> CniServer<S> {
         ipam: Arc<Ipam<S>>,
         inbox: mpsc::Sender<Message>,
         (datastore, pod_mtu): (watch::Receiver<DatastoreReport>, watch::Receiver<u32>),
+        announcements: Option<Announcements>,
     ) -> Self {
         Self {
             working: Semaphore::new(config.max_concurrent),
@@ -123,6 +127,7 @@ impl<S: Store + 'static> CniServer<S> {
             inbox,
             datastore,
             pod_mtu,
+            announcements,
             locks: lock::Locks::default(),
             counters: Counters::default(),
         }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use crate::apply::{ApplyReport, Dataplane};
+use crate::apply::{self, ApplyReport, Dataplane};
 use crate::desired::{self, Desired, Published};
 use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, KernelError};
@@ -41,6 +41,8 @@ pub enum Message {
     ApplyMade(Input, Box<Created>, Applied),
     /// Which endpoint is this?
     Find(EndpointId, oneshot::Sender<Found>),
+    /// What of this endpoint, on the node's side, is not as it should be? Everything is read back for it.
+    Inspect(EndpointId, oneshot::Sender<Vec<String>>),
     /// Can pods be attached?
     Readiness(oneshot::Sender<Readiness>),
     /// How is it going?
@@ -112,11 +114,23 @@ pub struct Node<K> {
     report: DataplaneReport,
 }
 
+/// What a batch of messages may have changed, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    /// Nothing that is wanted, and nothing of the kernel.
+    Nothing,
+    /// Some link of the kernel.
+    Links,
+    /// Anything.
+    All,
+}
+
 /// Who waits for the end of the turn.
 #[derive(Default)]
 struct Waiting {
     applied: Vec<(Option<Endpoint>, Applied)>,
     find: Vec<(EndpointId, oneshot::Sender<Found>)>,
+    inspect: Vec<(EndpointId, oneshot::Sender<Vec<String>>)>,
     readiness: Vec<oneshot::Sender<Readiness>>,
     status: Vec<oneshot::Sender<NodeStatus>>,
 }
@@ -170,12 +184,19 @@ impl<K: Kernel> Node<K> {
     pub fn turn(&mut self, batch: Vec<Message>, now: Instant) {
         let is_due = self.deadline() <= now;
         let was_in_sync = self.model.in_sync;
-        let (waiting, is_changed) = self.absorb(batch);
-        if now >= self.read_back_at {
+        let (mut waiting, effect) = self.absorb(batch);
+        if now >= self.read_back_at || !waiting.inspect.is_empty() {
             self.dataplane.note(KernelChange::Everything);
             self.read_back_at = now + self.read_back_interval;
         }
-        let applied = (is_changed || is_due).then(|| self.make_it_so(now));
+        self.inspect(std::mem::take(&mut waiting.inspect));
+        let is_to_do = match effect {
+            _ if is_due => true,
+            Effect::Nothing => false,
+            Effect::Links => self.links_matter(),
+            Effect::All => true,
+        };
+        let applied = is_to_do.then(|| self.make_it_so(now));
         if self.model.in_sync != was_in_sync {
             let InSync {
                 datastore,
@@ -187,10 +208,10 @@ impl<K: Kernel> Node<K> {
         self.answer(waiting, applied.as_ref());
     }
 
-    /// Takes in the messages; says who waits, and whether anything may be different now.
-    fn absorb(&mut self, batch: Vec<Message>) -> (Waiting, bool) {
+    /// Takes in the messages; says who waits, and what may have to be different now.
+    fn absorb(&mut self, batch: Vec<Message>) -> (Waiting, Effect) {
         let mut waiting = Waiting::default();
-        let mut is_changed = false;
+        let mut effect = Effect::Nothing;
         for message in batch {
             let (input, made) = match message {
                 Message::Input(input) => (input, None),
@@ -204,6 +225,11 @@ impl<K: Kernel> Node<K> {
                 }
                 Message::Find(id, answer) => {
                     waiting.find.push((id, answer));
+                    continue;
+                }
+                Message::Inspect(id, answer) => {
+                    waiting.inspect.push((id, answer));
+                    effect = Effect::All;
                     continue;
                 }
                 Message::Readiness(answer) => {
@@ -223,10 +249,50 @@ impl<K: Kernel> Node<K> {
                 (Input::Attached { .. }, None) => self.dataplane.note(KernelChange::Links),
                 _ => {}
             }
-            self.model.absorb(input);
-            is_changed = true;
+            effect = effect.max(match &input {
+                Input::KernelChanged(KernelChange::Links) => Effect::Links,
+                Input::KernelChanged(_) | Input::Attached { .. } | Input::Detached(_) => Effect::All,
+                _ => Effect::Nothing,
+            });
+            if self.model.absorb(input) {
+                effect = Effect::All;
+            }
         }
-        (waiting, is_changed)
+        (waiting, effect)
+    }
+
+    /// Reads the links back. What changed matters if it is about a workload or an uplink: pods' links that come and go with
+    /// ADD and DEL are known before the kernel tells of them.
+    fn links_matter(&mut self) -> bool {
+        let of_workload: BTreeSet<&str> = self
+            .model
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.host_interface.as_str())
+            .collect();
+        let matters = self.dataplane.links_changed(|name| of_workload.contains(name));
+        // What cannot be read is for the apply to report.
+        matters.unwrap_or(true)
+    }
+
+    /// Tells what of these endpoints, and of the rules for all, is not as it should be. The turn then mends it.
+    fn inspect(&mut self, asked: Vec<(EndpointId, oneshot::Sender<Vec<String>>)>) {
+        if asked.is_empty() {
+            return;
+        }
+        // What cannot be read is among what the plan could not read.
+        if let Err(error) = self.observe() {
+            debug!(%error, "cannot read the links");
+        }
+        let desired = desired::compute(&self.model);
+        let (ops, unread) = self.dataplane.plan(&desired, self.model.in_sync);
+        for (id, answer) in asked {
+            let findings = match self.find(&id) {
+                Some((_, endpoint)) => apply::findings_about(&endpoint, &ops, &unread),
+                None => vec!["it is not known to the agent".to_owned()],
+            };
+            let _unheard = answer.send(findings);
+        }
     }
 
     fn make_it_so(&mut self, now: Instant) -> ApplyReport {

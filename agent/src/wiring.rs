@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
-use crate::cni_server::{CniServer, ServerConfig};
+use crate::cni_server::{Announcements, CniServer, ServerConfig};
 use crate::config::{Config, kubernetes_addresses};
 use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
@@ -94,6 +94,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let (published, to_publish) = watch::channel(None);
     let (tunnel_pools, tunnels_needed) = watch::channel(None);
     let (pod_mtu, mtu_of_pods) = watch::channel(config.cni.mtu.unwrap_or(DEFAULT_MTU));
+    let wanted_announcements = to_announce.clone();
     let (datastore_state, datastore) = watch::channel(DatastoreReport {
         endpoints: config.datastore.endpoints.clone(),
         ..DatastoreReport::default()
@@ -185,6 +186,12 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         ipam,
         inbox.clone(),
         (datastore.clone(), mtu_of_pods),
+        bgp.as_ref().map(|bgp| Announcements {
+            wanted: wanted_announcements,
+            speaker: bgp.speaker.clone(),
+            heard_back_timeout: config.cni.heard_back_timeout,
+            not_heard_back: config.cni.not_heard_back,
+        }),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
     let report = {

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
 use calidris_agent::model::EndpointId;
-use calidris_agent::pod_link::{self, PodLink, PodLinkError, container_mac};
+use calidris_agent::pod_link::{
+    self, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError, ResultSays, container_mac,
+};
 use namespaces::{Namespace, possible};
 
 const HOST_INTERFACE: &str = "cali0123456789a";
@@ -39,7 +41,12 @@ fn create(host: &Namespace, pod: &Namespace, link: &PodLink) -> Result<pod_link:
 
 fn inspect(host: &Namespace, pod: &Namespace, link: &PodLink) -> Vec<String> {
     let pod = pod.open();
-    host.run(|| pod_link::inspect(pod.as_fd(), link)).unwrap()
+    let result = ResultSays {
+        mac: None,
+        default_routes: [GATEWAY_V4.into(), GATEWAY_V6.into()].into(),
+    };
+    host.run(|| pod_link::inspect(pod.as_fd(), link, &result))
+        .unwrap()
 }
 
 /// What the dataplane does after ADD.
@@ -66,6 +73,7 @@ fn a_new_pod_pings_the_host_by_ipv4_and_ipv6_with_its_first_packet() {
     pod.sh("ping -c 1 -W 1 192.0.2.1");
     pod.sh("ping -6 -c 1 -W 1 2001:db8::1");
     host.sh("ping -c 1 -W 1 10.65.0.2");
+    assert_eq!(inspect(&host, &pod, &link), Vec::<String>::new());
     // Without the permanent neighbour, ARP and neighbour discovery find the gateways, once the host has a default route.
     host.sh(
         "ip link add up0 type veth peer name up1; ip link set up0 up; ip addr add 198.51.100.1/24 dev up0",
@@ -75,7 +83,6 @@ fn a_new_pod_pings_the_host_by_ipv4_and_ipv6_with_its_first_packet() {
     pod.sh("ping -c 1 -W 1 192.0.2.1");
     pod.sh("ip neigh del fe80::ecee:eeff:feee:eeee dev eth0; ping -6 -c 1 -W 1 2001:db8::1");
 
-    assert_eq!(inspect(&host, &pod, &link), Vec::<String>::new());
     let eth0 = pod.sh("ip addr show eth0");
     assert!(
         eth0.contains("inet 10.65.0.2/32") && eth0.contains("mtu 1400"),
@@ -229,37 +236,93 @@ fn inspection_names_everything_that_is_wrong() {
         ]
     );
     add_host_routes(&host, &link);
+    assert_eq!(inspect(&host, &pod, &link), [""; 0], "nothing is damaged yet");
+    // Damage, repair, and what is said in between: that and nothing else.
     let damages = [
-        ("pod", "ip addr flush dev eth0", "lacks the address 10.65.0.2"),
         (
             "pod",
             "ip route del default",
+            "ip route add default via 169.254.1.1 dev eth0",
             "no default route through 169.254.1.1",
         ),
         (
             "pod",
             "ip -6 route del default",
+            "ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0",
             "no default route through fe80::ecee:eeff:feee:eeee",
+        ),
+        (
+            "pod",
+            "ip neigh del 169.254.1.1 dev eth0",
+            "ip neigh add 169.254.1.1 dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent",
+            "lacks the permanent neighbour 169.254.1.1",
+        ),
+        (
+            "pod",
+            "ip neigh replace fe80::ecee:eeff:feee:eeee dev eth0 lladdr 02:00:00:00:00:09 nud permanent",
+            "ip neigh replace fe80::ecee:eeff:feee:eeee dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent",
+            "lacks the permanent neighbour fe80::ecee:eeff:feee:eeee",
+        ),
+        (
+            "pod",
+            "ip addr del fd00:10:65::2/128 dev eth0",
+            "ip addr add fd00:10:65::2/128 dev eth0 nodad",
+            "lacks the address fd00:10:65::2",
         ),
         (
             "host",
             "ip link set cali0123456789a alias x",
+            "ip link set cali0123456789a alias calidris:test/c1/eth0",
             "was not made by Calidris",
         ),
         (
             "host",
             "ip link set cali0123456789a address 02:00:00:00:00:01",
+            "ip link set cali0123456789a address ee:ee:ee:ee:ee:ee",
             "another MAC address",
         ),
-        ("host", "ip link set cali0123456789a down", "on the host is down"),
+        (
+            "host",
+            "sysctl -qw net.ipv4.conf.cali0123456789a.proxy_arp=0",
+            "sysctl -qw net.ipv4.conf.cali0123456789a.proxy_arp=1",
+            "proxy_arp is 0 instead of 1",
+        ),
+        (
+            "host",
+            "sysctl -qw net.ipv6.conf.cali0123456789a.accept_ra=1",
+            "sysctl -qw net.ipv6.conf.cali0123456789a.accept_ra=0",
+            "accept_ra is 1 instead of 0",
+        ),
+        (
+            "host",
+            "ip route del 10.65.0.2",
+            "ip route add 10.65.0.2 dev cali0123456789a scope link metric 1024",
+            "no route to 10.65.0.2",
+        ),
     ];
-    for (place, command, complaint) in damages {
+    for (place, damage, repair, complaint) in damages {
         let namespace = if place == "pod" { &pod } else { &host };
-        namespace.try_sh(command);
+        namespace.sh(damage);
+        let wrong = inspect(&host, &pod, &link);
+        assert!(
+            wrong.len() == 1 && wrong[0].contains(complaint),
+            "after {damage}: {wrong:?}"
+        );
+        namespace.sh(repair);
+        assert_eq!(inspect(&host, &pod, &link), [""; 0], "after {repair}");
+    }
+    // What cannot be mended one by one, since more goes with it.
+    for (place, damage, complaint) in [
+        ("pod", "ip addr flush dev eth0", "lacks the address 10.65.0.2"),
+        ("pod", "ip link set eth0 down", "eth0 in the pod is down"),
+        ("host", "ip link set cali0123456789a down", "on the host is down"),
+    ] {
+        let namespace = if place == "pod" { &pod } else { &host };
+        namespace.sh(damage);
         let wrong = inspect(&host, &pod, &link);
         assert!(
             wrong.iter().any(|line| line.contains(complaint)),
-            "after {command}: {wrong:?}"
+            "after {damage}: {wrong:?}"
         );
     }
     host.sh(&format!("ip link del {HOST_INTERFACE}"));

@@ -7,7 +7,7 @@ mod namespaces;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use calidris_cni::error::ErrorCode;
@@ -337,4 +337,251 @@ fn nonsense_on_the_socket_is_answered_and_forgotten() {
     let pod = Pod::new("web-1", "c0ffee01");
     agent.add(&pod).unwrap();
     agent.del(&pod).unwrap();
+}
+
+#[test]
+fn del_goes_by_identity_whatever_the_namespace() {
+    require!("del_goes_by_identity");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let (gone, living) = (Pod::new("web-1", "c0ffee01"), Pod::new("web-2", "c0ffee02"));
+    agent.add(&gone).unwrap();
+    let result = agent.add(&living).unwrap();
+    // A runtime that kept the path of a dead container's namespace, which is another container's by now.
+    agent.del_with_namespace_of(&gone, &living).unwrap();
+    agent.check(&living, &result).unwrap();
+    cluster.node.sh(&format!("ping -c1 -W5 {}", address(&result)));
+    assert_eq!(cluster.keys_of_pods().len(), 2, "{:?}", cluster.keys_of_pods());
+    for _ in 0..2 {
+        agent.del_without_namespace(&living).unwrap();
+        assert_eq!(cluster.keys_of_pods(), [""; 0]);
+    }
+    assert!(!cluster.node.sh("ip link; ip route").contains("cali"));
+    agent.add(&living).unwrap();
+}
+
+#[test]
+fn after_a_reboot_del_frees_what_the_kernel_has_forgotten() {
+    require!("after_a_reboot");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    agent.add(&pod).unwrap();
+    agent.kill();
+    // What a reboot leaves: the datastore, and no link, route or rule.
+    cluster
+        .node
+        .sh("ip link del cali751425ce827; ip route flush proto 202; nft flush ruleset");
+    let agent = cluster.start_agent();
+    agent.del_without_namespace(&pod).unwrap();
+    assert_eq!(cluster.keys_of_pods(), [""; 0]);
+    let again = Pod::new("web-1", "c0ffee02");
+    let result = agent.add(&again).unwrap();
+    cluster.node.sh(&format!("ping -c1 -W5 {}", address(&result)));
+}
+
+#[test]
+fn check_names_what_is_damaged_and_the_nodes_side_is_mended() {
+    require!("check_names_what_is_damaged");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    let result = agent.add(&pod).unwrap();
+    agent.check(&pod, &result).unwrap();
+    // On the node's side: CHECK says so, and it is mended.
+    let host = "cali751425ce827";
+    for (damage, complaint) in [
+        (
+            format!("sysctl -qw net.ipv4.conf.{host}.proxy_arp=0"),
+            "proxy_arp",
+        ),
+        (
+            format!("sysctl -qw net.ipv4.neigh.{host}.proxy_delay=80"),
+            "proxy_delay",
+        ),
+        ("nft delete table inet calidris".to_owned(), "inet calidris"),
+    ] {
+        cluster.node.sh(&damage);
+        let error = agent.check(&pod, &result).unwrap_err();
+        assert_eq!(error.code, ErrorCode::CHECK_FAILED, "{damage}: {error:?}");
+        assert!(error.details.contains(complaint), "{damage}: {error:?}");
+        agent.check(&pod, &result).unwrap();
+    }
+    // In the pod, which is the runtime's: CHECK says so until somebody mends it.
+    for (damage, repair, complaint) in [
+        (
+            "ip route del default",
+            "ip route add default via 169.254.1.1 dev eth0",
+            "no default route",
+        ),
+        (
+            "ip neigh del 169.254.1.1 dev eth0",
+            "ip neigh add 169.254.1.1 dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent",
+            "permanent neighbour",
+        ),
+        (
+            "ip link set eth0 down",
+            "ip link set eth0 up",
+            "eth0 in the pod is down",
+        ),
+    ] {
+        pod.namespace.sh(damage);
+        let error = agent.check(&pod, &result).unwrap_err();
+        assert_eq!(error.code, ErrorCode::CHECK_FAILED, "{damage}: {error:?}");
+        assert!(error.details.contains(complaint), "{damage}: {error:?}");
+        pod.namespace.sh(repair);
+    }
+    pod.namespace.sh(
+        "ip route replace 169.254.1.1 dev eth0 scope link; ip route replace default via 169.254.1.1 dev eth0",
+    );
+    pod.namespace
+        .sh("ip neigh replace 169.254.1.1 dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent");
+    agent.check(&pod, &result).unwrap();
+    // The address is no longer the pod's.
+    cluster.delete("/calico/ipam/v2/handle/net.c0ffee01");
+    let error = agent.check(&pod, &result).unwrap_err();
+    assert!(error.details.contains("is not assigned"), "{error:?}");
+}
+
+#[test]
+fn status_fails_when_add_could_not_be_served() {
+    require!("status_fails_when");
+    let mut cluster = Cluster::new(r#"{"cidr":"10.65.0.0/32","blockSize":32}"#);
+    let mut agent = cluster.start_agent();
+    agent.could_add().unwrap();
+    let only = Pod::new("web-1", "c0ffee01");
+    let unavailable = |agent: &cluster::Agent, why: &str| {
+        let error = agent.could_add().unwrap_err();
+        assert_eq!(error.code, ErrorCode::UNAVAILABLE, "{error:?}");
+        assert!(error.to_string().contains(why), "{error:?}");
+    };
+    agent.add(&only).unwrap();
+    unavailable(&agent, "no ");
+    agent.del(&only).unwrap();
+    agent.could_add().unwrap();
+    assert_eq!(cluster.keys_of_pods(), [""; 0], "STATUS writes nothing");
+
+    cluster.kill_etcd();
+    agent.wait_for("datastore lost");
+    unavailable(&agent, "datastore");
+    agent.kill();
+    let mut agent = cluster.start_agent_without_waiting();
+    agent.wait_for("starting");
+    agent.wait_for("datastore");
+    unavailable(&agent, "datastore");
+    cluster.start_etcd();
+    agent.wait_for("sources in sync");
+    agent.could_add().unwrap();
+    cluster.delete("/calico/resources/v3/projectcalico.org/ippools/");
+    // The watch tells it; until then an address is looked for in vain.
+    unavailable(&agent, "pool");
+}
+
+#[test]
+fn the_runtimes_trace_is_in_the_log_and_the_stages_in_the_metrics() {
+    require!("the_runtimes_trace");
+    let cluster = Cluster::new(POOL);
+    let mut agent = cluster.start_agent_with("[metrics]\nlisten = \"127.0.0.1:9091\"");
+    let pod = Pod::new("web-1", "c0ffee01");
+    agent.add(&pod).unwrap();
+    let line = agent.wait_for("pod attached");
+    for stage in ["datastore=", "link=", "pod=", "node="] {
+        assert!(line.contains(stage), "{line}");
+    }
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    agent.could_add_traced(trace).unwrap();
+    let line = agent.wait_for(trace);
+    assert!(line.contains("STATUS"), "{line}");
+    let metrics = cluster.node.run(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:9091").unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    for sample in [
+        "calidris_ready ",
+        "calidris_endpoints 1\n",
+        "calidris_cni_request_seconds_count{operation=\"ADD\"} 1\n",
+        "calidris_cni_stage_seconds_count{operation=\"ADD\",stage=\"link\"} 1\n",
+        "calidris_cni_failed_requests_total{operation=\"ADD\"} 0\n",
+    ] {
+        assert!(metrics.contains(sample), "no {sample:?} in {metrics}");
+    }
+}
+
+#[test]
+fn the_configuration_list_is_there_while_pods_can_be_attached() {
+    require!("the_configuration_list");
+    let mut cluster = Cluster::new(POOL);
+    let (source, target) = (
+        cluster.folder().join("source.conflist"),
+        cluster.folder().join("net.d/10-calidris.conflist"),
+    );
+    std::fs::write(&source, include_str!("../../deploy/cni/10-calidris.conflist")).unwrap();
+    let keys = format!("conflist_source = {source:?}\nconflist = {target:?}\nconflist_grace = \"2s\"");
+    let mut agent = cluster.start_agent_with(&keys);
+    agent.wait_for("network configuration installed");
+    assert_eq!(std::fs::read(&source).unwrap(), std::fs::read(&target).unwrap());
+    cluster.kill_etcd();
+    agent.wait_for("network configuration removed");
+    assert!(!target.exists());
+    cluster.start_etcd();
+    agent.wait_for("network configuration installed");
+    // A restart does not make the node unready.
+    assert_eq!(agent.terminate().code(), Some(0));
+    assert!(target.exists());
+}
+
+#[test]
+fn annotations_and_host_ports_are_kept_with_the_endpoint() {
+    require!("annotations_and_host_ports");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    let keys = r#""runtimeConfig":{
+        "portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"192.0.2.11"},{"hostPort":0,"containerPort":81}],
+        "io.kubernetes.cri.pod-annotations":{
+            "cni.projectcalico.org/ipAddrs":"[\"10.65.7.7\"]",
+            "cni.projectcalico.org/hwAddr":"02:00:00:11:22:33",
+            "cni.projectcalico.org/allowedSourcePrefixes":"[\"203.0.113.0/24\"]"}}"#;
+    let result = agent.add_with(&pod, keys).unwrap();
+    assert_eq!(address(&result), "10.65.7.7");
+    assert_eq!(result.interfaces[1].mac, "02:00:00:11:22:33");
+    let key = cluster
+        .keys_of_pods()
+        .into_iter()
+        .find(|key| key.contains("/workloadendpoints/"));
+    let endpoint = cluster.value(&key.unwrap());
+    for part in [
+        r#""ports":[{"name":"","protocol":"TCP","port":80,"hostPort":8080,"hostIP":"192.0.2.11"}]"#,
+        r#""allowSpoofedSourcePrefixes":["203.0.113.0/24"]"#,
+    ] {
+        assert!(endpoint.contains(part), "no {part} in {endpoint}");
+    }
+    for (keys, complaint) in [
+        (
+            r#""runtimeConfig":{"portMappings":[{"hostPort":1,"containerPort":1,"protocol":"icmp"}]}"#,
+            "protocol",
+        ),
+        (
+            r#""runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"cni.projectcalico.org/allowedSourcePrefixes":"[\"x\"]"}}"#,
+            "allowedSourcePrefixes",
+        ),
+        (
+            r#""runtimeConfig":{"ipRanges":[[{"subnet":"10.99.0.0/24"}]]}"#,
+            "10.99.0.0/24",
+        ),
+    ] {
+        let error = agent.add_with(&Pod::new("web-2", "c0ffee02"), keys).unwrap_err();
+        assert_eq!(error.code, ErrorCode::INVALID_CONFIG, "{error:?}");
+        assert!(error.msg.contains(complaint), "{error:?}");
+    }
+    let ranged = agent
+        .add_with(
+            &Pod::new("web-3", "c0ffee03"),
+            r#""runtimeConfig":{"ipRanges":[[{"subnet":"10.65.0.0/16"}]]}"#,
+        )
+        .unwrap();
+    assert!(address(&ranged).starts_with("10.65."), "{ranged:?}");
 }

@@ -24,8 +24,10 @@ pub struct Runtime {
     pub namespace: Namespace,
     /// The folder with network configuration lists; the first by name is used.
     pub configurations: PathBuf,
-    /// The folder with the plugins, `CNI_PATH`.
-    pub plugins: PathBuf,
+    /// The folders with the plugins, `CNI_PATH`.
+    pub plugins: Vec<PathBuf>,
+    /// Arguments of capabilities, for the plugins that have them (`runtimeConfig`).
+    pub capability_arguments: Map<String, Value>,
 }
 
 /// One interface of one container.
@@ -80,7 +82,11 @@ impl Runtime {
         let watch = Stopwatch::start();
         let mut result = None;
         for plugin in list.plugins.clone() {
-            let output = self.execute("ADD", attachment, &list.for_plugin(plugin, result.as_ref())?)?;
+            let output = self.execute(
+                "ADD",
+                attachment,
+                &list.for_plugin(plugin, result.as_ref(), &self.capability_arguments)?,
+            )?;
             result = Some(serde_json::from_str(&output).with_context(|| format!("ADD printed {output:?}"))?);
         }
         let took = watch.elapsed();
@@ -97,7 +103,11 @@ impl Runtime {
     pub fn del(&self, attachment: &Attachment, result: Option<&Value>) -> anyhow::Result<()> {
         let list = self.configuration()?;
         for plugin in list.plugins.clone().into_iter().rev() {
-            self.execute("DEL", attachment, &list.for_plugin(plugin, result)?)?;
+            self.execute(
+                "DEL",
+                attachment,
+                &list.for_plugin(plugin, result, &self.capability_arguments)?,
+            )?;
         }
         Ok(())
     }
@@ -109,9 +119,24 @@ impl Runtime {
     pub fn check(&self, attachment: &Attachment, result: &Value) -> anyhow::Result<()> {
         let list = self.configuration()?;
         for plugin in list.plugins.clone() {
-            self.execute("CHECK", attachment, &list.for_plugin(plugin, Some(result))?)?;
+            self.execute(
+                "CHECK",
+                attachment,
+                &list.for_plugin(plugin, Some(result), &self.capability_arguments)?,
+            )?;
         }
         Ok(())
+    }
+
+    /// `CNI_PATH`
+    #[must_use]
+    pub fn cni_path(&self) -> String {
+        let folders: Vec<_> = self
+            .plugins
+            .iter()
+            .map(|folder| folder.to_string_lossy())
+            .collect();
+        folders.join(":")
     }
 
     /// Runs one plugin with exactly this environment (beside `PATH`) and input, whatever they are.
@@ -125,7 +150,9 @@ impl Runtime {
         input: &str,
     ) -> anyhow::Result<Output> {
         ensure!(!plugin.contains('/'), "plugin type {plugin:?} is a path");
-        let mut command = Command::new(self.plugins.join(plugin));
+        let mut programs = self.plugins.iter().map(|folder| folder.join(plugin));
+        let program = programs.find(|program| program.exists());
+        let mut command = Command::new(program.with_context(|| format!("no plugin {plugin}"))?);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -172,7 +199,7 @@ impl Runtime {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={id}"
         );
         let netns = attachment.netns.to_string_lossy();
-        let path = self.plugins.to_string_lossy();
+        let path = self.cni_path();
         let environment = [
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", id),
@@ -212,7 +239,8 @@ pub struct ConfigurationList {
 }
 
 impl ConfigurationList {
-    /// A plugin's part with what the runtime puts in: name, version and the result before it.
+    /// A plugin's part with what the runtime puts in: name, version, the result before it, and the arguments of the
+    /// capabilities that it has.
     ///
     /// # Errors
     /// When the part is no plugin's.
@@ -220,14 +248,20 @@ impl ConfigurationList {
         &self,
         mut plugin: Map<String, Value>,
         previous: Option<&Value>,
+        arguments: &Map<String, Value>,
     ) -> anyhow::Result<Value> {
         ensure!(
             plugin.contains_key("type"),
             "network {}: a plugin without a type",
             self.name
         );
-        // Capabilities are the runtime's business; a plugin gets `runtimeConfig` for those that are used: none here.
-        plugin.remove("capabilities");
+        // Capabilities are the runtime's business; a plugin gets `runtimeConfig` for those that are used.
+        let capabilities = plugin.remove("capabilities").unwrap_or_default();
+        let mut used = arguments.clone();
+        used.retain(|name, _| capabilities[name] == true);
+        if !used.is_empty() {
+            plugin.insert("runtimeConfig".to_owned(), Value::Object(used));
+        }
         plugin.insert("name".to_owned(), self.name.clone().into());
         plugin.insert("cniVersion".to_owned(), self.cni_version.clone().into());
         if let Some(previous) = previous {

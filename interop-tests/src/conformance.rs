@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::binaries::{Binaries, PLUGIN};
 use crate::cluster::Cluster;
-use crate::cni::Runtime;
 use crate::lab::Lab;
 use crate::netns;
 use crate::node::Node;
@@ -59,11 +58,9 @@ pub fn judge_ours(folder: &Path, node: &Node, binaries: &Binaries) -> anyhow::Re
     plugin.insert("name".to_owned(), json!("conformance"));
     plugin.insert("cniVersion".to_owned(), json!("1.1.0"));
     std::fs::write(&conf, Value::Object(plugin).to_string())?;
-    let Runtime {
-        namespace, plugins, ..
-    } = &node.runtime;
+    let namespace = &node.runtime.namespace;
     let mut command = Command::new(binaries.folder.join(SUITE));
-    command.arg("--plugin").arg(plugins.join(PLUGIN));
+    command.arg("--plugin").arg(binaries.folder.join(PLUGIN));
     command
         .arg("--conf")
         .arg(&conf)

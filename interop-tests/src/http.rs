@@ -55,11 +55,19 @@ pub fn serve(name: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When it does not answer, or not as it should.
 pub fn ask(address: IpAddr, within: Duration) -> anyhow::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, HTTP_PORT), within)
-        .with_context(|| format!("connect to {address}"))?;
+    ask_at(SocketAddr::new(address, HTTP_PORT), within)
+}
+
+/// As [`ask`], at another port.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_at(host: SocketAddr, within: Duration) -> anyhow::Result<Answer> {
+    let address = host.ip();
+    let mut stream =
+        TcpStream::connect_timeout(&host, within).with_context(|| format!("connect to {host}"))?;
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(within))?;
-    let host = SocketAddr::new(address, HTTP_PORT);
     write!(
         stream,
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"

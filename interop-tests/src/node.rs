@@ -77,7 +77,8 @@ impl Node {
         let runtime = Runtime {
             namespace: namespace.clone(),
             configurations,
-            plugins: binaries.folder.clone(),
+            plugins: vec![binaries.folder.clone()],
+            capability_arguments: serde_json::Map::new(),
         };
         let program = binaries.agent.clone();
         Ok(Self {

@@ -44,7 +44,8 @@ impl Ground {
         let runtime = Runtime {
             namespace: node.clone(),
             configurations: folder.join("net.d"),
-            plugins: PathBuf::from("/usr/lib/cni"),
+            plugins: vec![PathBuf::from("/usr/lib/cni")],
+            capability_arguments: serde_json::Map::new(),
         };
         let command = &mut std::process::Command::new(env!("CARGO_BIN_EXE_calidris-lab"));
         lab.start("pod", "server", &pod, command.args(["serve", "--name", "pod"]))?;

@@ -159,8 +159,7 @@ impl<K: Kernel> Dataplane<K> {
     /// A host end was made a moment ago, and this is how: it need not be read back.
     pub fn note_made(&mut self, host_interface: &str, made: Created) {
         let changed = self.links.made(host_interface, made.host);
-        self.sysctls.links_changed(&changed);
-        self.routes.links_changed(&changed);
+        self.links_differ(&changed);
         self.sysctls.made(made.host_sysctls);
     }
 
@@ -170,13 +169,7 @@ impl<K: Kernel> Dataplane<K> {
     /// When the kernel cannot be asked; what was known before stays known.
     pub fn links(&mut self) -> Result<&BTreeMap<String, Link>, KernelError> {
         if let Some(changed) = self.links.read_back(&mut self.kernel)? {
-            self.sysctls.links_changed(&changed);
-            self.addresses.links_changed(&changed);
-            self.neighbors.links_changed(&changed);
-            self.routes.links_changed(&changed);
-            if changed.uplinks {
-                self.retry.try_all_again();
-            }
+            self.links_differ(&changed);
         }
         Ok(self.links.known())
     }
@@ -197,6 +190,28 @@ impl<K: Kernel> Dataplane<K> {
     /// When the kernel cannot be asked.
     pub fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
         self.kernel.source_towards(destination)
+    }
+
+    /// Reads the links back if dirty. Whether one changed that `concerns`, or one that is no workload's.
+    ///
+    /// # Errors
+    /// As [`Self::links`].
+    pub fn links_changed(&mut self, concerns: impl Fn(&str) -> bool) -> Result<bool, KernelError> {
+        let Some(changed) = self.links.read_back(&mut self.kernel)? else {
+            return Ok(false);
+        };
+        self.links_differ(&changed);
+        Ok(changed.uplinks || changed.names.iter().any(|name| concerns(name)))
+    }
+
+    fn links_differ(&mut self, changed: &links::LinksChanged) {
+        self.sysctls.links_changed(changed);
+        self.addresses.links_changed(changed);
+        self.neighbors.links_changed(changed);
+        self.routes.links_changed(changed);
+        if changed.uplinks {
+            self.retry.try_all_again();
+        }
     }
 
     /// What `apply` would do, without doing it (dry run), and which kinds could not be read back.
@@ -403,6 +418,30 @@ impl<K: Kernel> Dataplane<K> {
     }
 }
 
+/// What of a plan is about the workload or about the rules for all, in words: its link, its parameters, its routes, nftables.
+#[must_use]
+pub fn findings_about(endpoint: &Endpoint, ops: &[Op], unread: &[Failure]) -> Vec<String> {
+    let about = |op: &&Op| is_about(endpoint, &op.subject()) || matches!(op, Op::Nft(_));
+    let to_do = ops
+        .iter()
+        .filter(about)
+        .map(|op| format!("not as it should be: {op}"));
+    to_do.chain(unread.iter().map(ToString::to_string)).collect()
+}
+
+fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
+    let interface = &endpoint.host_interface;
+    match subject {
+        Subject::Link(name) => name == interface,
+        Subject::Sysctl(path) => sysctl::interface_of(path) == Some(interface),
+        Subject::Route(key) => endpoint
+            .addresses
+            .iter()
+            .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
+        Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) | Subject::Nft => false,
+    }
+}
+
 impl ApplyReport {
     /// Whether a tunnel device or its address is not as desired, or not known to be.
     #[must_use]
@@ -418,17 +457,10 @@ impl ApplyReport {
     /// What keeps the workload from being reached: a failure of its link, its parameters or its routes.
     #[must_use]
     pub fn failure_of(&self, endpoint: &Endpoint) -> Option<&Failure> {
-        let interface = &endpoint.host_interface;
         self.failures.iter().find(|failure| match &failure.subject {
             // A kind could not be read back: nothing is known to be right.
             None => true,
-            Some(Subject::Link(name)) => name == interface,
-            Some(Subject::Sysctl(path)) => sysctl::interface_of(path) == Some(interface),
-            Some(Subject::Route(key)) => endpoint
-                .addresses
-                .iter()
-                .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
-            Some(Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) | Subject::Nft) => false,
+            Some(subject) => is_about(endpoint, subject),
         })
     }
 }

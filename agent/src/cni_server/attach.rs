@@ -134,7 +134,7 @@ impl<S: Store + 'static> CniServer<S> {
         let input = Input::Attached {
             id: subject.id.clone(),
             endpoint: endpoint.clone(),
-            claimed_blocks: assigned.claimed_blocks.into_iter().collect(),
+            claimed_blocks: assigned.claimed_blocks.iter().copied().collect(),
         };
         let since = clock::now();
         let applied = timeout_at(deadline, self.apply_made(input, made))
@@ -145,6 +145,7 @@ impl<S: Store + 'static> CniServer<S> {
             CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
                 .with_details(why.to_string())
         })?;
+        self.wait_for_announcement(&assigned, stages).await?;
         Ok((endpoint, gateways, mtu))
     }
 

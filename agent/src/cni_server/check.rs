@@ -8,11 +8,14 @@ use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::NetConf;
 use calidris_ipam::Store;
+use tokio::sync::oneshot;
 
 use super::request::{self, Subject};
-use super::{CniServer, in_thread, refusal};
+use super::{CniServer, ending, in_thread, refusal};
+use crate::datastore::workload_endpoint::parse_mac;
 use crate::model::Endpoint;
-use crate::pod_link::{self, PodLink};
+use crate::pod_link::{self, PodLink, ResultSays};
+use crate::turn::Message;
 
 impl<S: Store + 'static> CniServer<S> {
     /// CHECK: the attachment is known, its addresses are assigned to it and are those of `prevResult`, and the link is
@@ -37,6 +40,7 @@ impl<S: Store + 'static> CniServer<S> {
         };
         let mut findings = of_previous_result(config, &subject, &endpoint);
         findings.extend(self.of_allocation(&subject, &endpoint).await?);
+        findings.extend(self.of_node(&subject).await?);
         if let Some(netns) = netns {
             let link = PodLink {
                 id,
@@ -45,7 +49,8 @@ impl<S: Store + 'static> CniServer<S> {
                 mac: endpoint.mac,
                 mtu: self.pod_mtu(),
             };
-            let seen = in_thread(move || pod_link::inspect(netns.as_fd(), &link)).await?;
+            let result = result_says(config, &subject);
+            let seen = in_thread(move || pod_link::inspect(netns.as_fd(), &link, &result)).await?;
             findings.extend(seen.map_err(|error| CniError::new(ErrorCode::DATAPLANE, error.to_string()))?);
         }
         if findings.is_empty() {
@@ -55,6 +60,17 @@ impl<S: Store + 'static> CniServer<S> {
             CniError::new(ErrorCode::CHECK_FAILED, "the attachment is not as it was made")
                 .with_details(findings.join("; ")),
         )
+    }
+
+    /// What the node's thread finds wrong on its side: link, parameters, routes, nftables. It mends that at once, so that
+    /// the next CHECK may be content.
+    async fn of_node(&self, subject: &Subject) -> Result<Vec<String>, CniError> {
+        let (answer, findings) = oneshot::channel();
+        self.inbox
+            .send(Message::Inspect(subject.id.clone(), answer))
+            .await
+            .map_err(|_| ending())?;
+        findings.await.map_err(|_| ending())
     }
 
     async fn of_allocation(&self, subject: &Subject, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {
@@ -68,6 +84,21 @@ impl<S: Store + 'static> CniServer<S> {
         Ok(missing
             .map(|address| format!("{address} is not assigned to {}", subject.handle_id))
             .collect())
+    }
+}
+
+/// What `prevResult` says of the container's interface: a plugin after us may have changed its MAC address (tuning does).
+fn result_says(config: &NetConf, subject: &Subject) -> ResultSays {
+    let Some(previous) = &config.prev_result else {
+        return ResultSays::default();
+    };
+    let interface = previous
+        .container_interface(&subject.id.ifname)
+        .and_then(|index| previous.interfaces.get(index));
+    let default_routes = previous.routes.iter().filter(|route| route.dst.prefix() == 0);
+    ResultSays {
+        mac: interface.and_then(|interface| parse_mac(&interface.mac)),
+        default_routes: default_routes.filter_map(|route| route.gw).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
-use calidris_cni::spec::{NetConf, is_valid_ifname, is_valid_name};
+use calidris_cni::spec::{IpRange, NetConf, is_valid_ifname, is_valid_name};
 use calidris_ipam::AddressRequest;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
@@ -165,6 +165,15 @@ fn automatic(
 ) -> Result<(AddressRequest, AddressRequest, Vec<String>), CniError> {
     let ipam = config.other.get("ipam").and_then(Value::as_object);
     let ipam = |key: &str| ipam.and_then(|ipam| ipam.get(key));
+    let named = [
+        "cni.projectcalico.org/ipv4pools",
+        "cni.projectcalico.org/ipv6pools",
+    ];
+    if !config.runtime_config.ip_ranges.is_empty()
+        && !named.iter().any(|name| annotations.contains_key(*name))
+    {
+        return of_ranges(&config.runtime_config.ip_ranges);
+    }
     let v4 = switch("ipam.assign_ipv4", ipam("assign_ipv4"))?.unwrap_or(true);
     let v6 = switch("ipam.assign_ipv6", ipam("assign_ipv6"))?.unwrap_or(false);
     let mut pools = Vec::new();
@@ -185,6 +194,36 @@ fn automatic(
         }
     };
     Ok((one(v4), one(v6), pools))
+}
+
+/// The capability `ipRanges`: an address for each list, from the pools that the list names by their ranges. Parts of a pool
+/// cannot be asked for: blocks, not addresses, belong to nodes.
+fn of_ranges(ranges: &[Vec<IpRange>]) -> Result<(AddressRequest, AddressRequest, Vec<String>), CniError> {
+    let (mut v4, mut v6, mut pools) = (0, 0, Vec::new());
+    for list in ranges {
+        match list.first() {
+            None => return Err(invalid("ipRanges: an empty list of ranges")),
+            Some(range) if range.subnet.is_ipv4() => v4 += 1,
+            Some(_) => v6 += 1,
+        }
+        for range in list {
+            if range.range_start.is_some() || range.range_end.is_some() {
+                return Err(CniError::new(
+                    ErrorCode::UNSUPPORTED_FIELD,
+                    format!(
+                        "ipRanges: rangeStart and rangeEnd of {} cannot be kept to; name the whole pool",
+                        range.subnet
+                    ),
+                ));
+            }
+            pools.push(range.subnet.to_string());
+        }
+    }
+    let count = |count| match count {
+        0 => AddressRequest::None,
+        count => AddressRequest::Count(count),
+    };
+    Ok((count(v4), count(v6), pools))
 }
 
 fn requested_addresses(config: &NetConf, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {

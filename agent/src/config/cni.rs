@@ -27,6 +27,11 @@ pub struct Cni {
     /// Longest time for a request.
     #[serde(deserialize_with = "duration::deserialize")]
     pub request_timeout: Duration,
+    /// How long ADD waits until the pod's route was heard back from a BGP peer; zero: not at all.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub heard_back_timeout: Duration,
+    /// What becomes of an ADD whose route was not heard back in that time.
+    pub not_heard_back: NotHeardBack,
     /// The network configuration list to install when pods can be attached; with `conflist`, or neither.
     pub conflist_source: Option<PathBuf>,
     /// Where it is installed.
@@ -34,6 +39,17 @@ pub struct Cni {
     /// After how long without readiness it is removed again.
     #[serde(deserialize_with = "duration::deserialize")]
     pub conflist_grace: Duration,
+}
+
+/// What becomes of an ADD whose route was not heard back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NotHeardBack {
+    /// It succeeds, and the log says so.
+    #[default]
+    Warn,
+    /// It is undone, and the runtime is told to try again.
+    Fail,
 }
 
 impl Cni {
@@ -49,6 +65,9 @@ impl Cni {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.heard_back_timeout >= self.request_timeout {
+            return Err("cni.heard_back_timeout is not below cni.request_timeout".to_owned());
+        }
         if self.conflist_source.is_some() != self.conflist.is_some() {
             return Err(
                 "cni.conflist_source and cni.conflist go together; one of them is missing".to_owned(),
@@ -73,6 +92,8 @@ impl Default for Cni {
             max_concurrent: 16,
             max_waiting: 512,
             request_timeout: Duration::from_secs(25),
+            heard_back_timeout: Duration::ZERO,
+            not_heard_back: NotHeardBack::default(),
             conflist_source: None,
             conflist: None,
             conflist_grace: Duration::from_secs(60),

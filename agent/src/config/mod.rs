@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use as_numbers::AsNumbers;
 pub use bgp::{AddPathSend, BeyondMaxPrefixes, Bgp, NextHop, PeerFamily, PrivateAs, Role, StaticRoute};
-pub use cni::Cni;
+pub use cni::{Cni, NotHeardBack};
 pub(crate) use duration::parse as parse_duration;
 pub use file::ConfigError;
 pub use ipam::IpamSettings;

@@ -318,6 +318,24 @@ pub(crate) fn addresses(socket: &mut NetlinkSocket, index: u32) -> Result<BTreeS
     Ok(addresses)
 }
 
+/// The permanent neighbours of one link: address and MAC address.
+pub(crate) fn permanent_neighbours(
+    socket: &mut NetlinkSocket,
+    family: AddressFamily,
+    index: u32,
+) -> Result<BTreeMap<IpAddr, [u8; 6]>, KernelError> {
+    let mut neighbours = BTreeMap::new();
+    let message = message::dump_neighbours(family);
+    socket.dump(&message, "list the neighbours", |payload| {
+        match payload {
+            None => neighbours.clear(),
+            Some(payload) => neighbours.extend(message::parse_permanent_neighbour(payload, index)?),
+        }
+        Ok(())
+    })?;
+    Ok(neighbours)
+}
+
 /// Netlink sockets are busy during a dump; names of links are asked for through one of another kind.
 fn name_socket() -> Result<OwnedFd, KernelError> {
     rustix::net::socket(

@@ -26,26 +26,38 @@ enum Written {
 }
 
 impl Model {
-    /// Takes in one fact.
-    pub fn absorb(&mut self, input: Input) {
+    /// Takes in one fact. Returns whether anything may have to be different now: a fact that was known already, as the
+    /// datastore's echo of a write of our own is, changes nothing.
+    pub fn absorb(&mut self, input: Input) -> bool {
         match input {
-            Input::DatastoreSnapshot(snapshot) => self.absorb_snapshot(snapshot),
+            Input::DatastoreSnapshot(snapshot) => {
+                self.absorb_snapshot(snapshot);
+                true
+            }
             Input::Pool(name, Some(pool)) => {
+                let is_known = self.pools.get(&name) == Some(&pool);
                 self.pools.insert(name, pool);
+                !is_known
             }
-            Input::Pool(name, None) => {
-                self.pools.remove(&name);
-            }
+            Input::Pool(name, None) => self.pools.remove(&name).is_some(),
             Input::OwnBlockConfirmed(block) => {
                 self.unechoed.blocks.remove(&block);
-                self.own_blocks.insert(block);
+                self.own_blocks.insert(block)
             }
             Input::OwnBlockGone(block) => {
                 self.unechoed.blocks.remove(&block);
-                self.own_blocks.remove(&block);
+                self.own_blocks.remove(&block)
             }
-            Input::EndpointSeen(id, endpoint) => self.see_endpoint(id, endpoint),
-            Input::EndpointUnseen(id) => self.unsee_endpoint(&id),
+            Input::EndpointSeen(id, endpoint) => {
+                let is_known = self.endpoints.get(&id) == Some(&endpoint);
+                self.see_endpoint(id, endpoint);
+                !is_known
+            }
+            Input::EndpointUnseen(id) => {
+                let before = self.endpoints.len();
+                self.unsee_endpoint(&id);
+                self.endpoints.len() != before
+            }
             Input::Attached {
                 id,
                 endpoint,
@@ -58,36 +70,47 @@ impl Model {
                 }
                 self.unechoed.endpoints.insert(id.clone(), Written::Put);
                 self.put_endpoint(id, endpoint);
+                true
             }
             Input::Detached(id) => {
-                if self.endpoints.remove(&id).is_some() {
+                let was_there = self.endpoints.remove(&id).is_some();
+                if was_there {
                     self.unechoed.endpoints.insert(id, Written::Deleted);
                 }
+                was_there
             }
-            Input::Learned(changes) => self.learn(changes),
-            Input::BgpInSync => self.in_sync.bgp = true,
+            Input::Learned(changes) => {
+                self.learn(changes);
+                true
+            }
+            Input::BgpInSync => !std::mem::replace(&mut self.in_sync.bgp, true),
             Input::Cluster(cluster) => {
                 self.cluster = cluster;
                 self.in_sync.cluster = true;
+                true
             }
             Input::ClusterNode(name, Some(node)) => {
+                let is_known = self.cluster.nodes.get(&name) == Some(&node);
                 self.cluster.nodes.insert(name, node);
+                !is_known
             }
-            Input::ClusterNode(name, None) => {
-                self.cluster.nodes.remove(&name);
-            }
+            Input::ClusterNode(name, None) => self.cluster.nodes.remove(&name).is_some(),
             Input::ClusterBlock(cidr, Some(block)) => {
+                let is_known = self.cluster.blocks.get(&cidr) == Some(&block);
                 self.cluster.blocks.insert(cidr, block);
+                !is_known
             }
-            Input::ClusterBlock(cidr, None) => {
-                self.cluster.blocks.remove(&cidr);
-            }
+            Input::ClusterBlock(cidr, None) => self.cluster.blocks.remove(&cidr).is_some(),
             Input::TunnelAddress(kind, address) => {
                 self.tunnel_addresses.insert(kind, address);
+                true
             }
-            Input::ReachTargets(targets) => self.hints.reach = targets,
+            Input::ReachTargets(targets) => {
+                self.hints.reach = targets;
+                true
+            }
             // Says nothing about what is wanted: the turn has the kernel read back.
-            Input::KernelChanged(_) => {}
+            Input::KernelChanged(_) => false,
         }
     }
 

@@ -53,7 +53,9 @@ fn seen(container: &str) -> Input {
 
 fn after(inputs: impl IntoIterator<Item = Input>) -> Model {
     let mut model = Model::new("n".into());
-    inputs.into_iter().for_each(|input| model.absorb(input));
+    for input in inputs {
+        model.absorb(input);
+    }
     model
 }
 
@@ -204,4 +206,63 @@ fn each_gate_opens_by_its_own_source() {
             cluster: false,
         }
     );
+}
+
+#[test]
+fn an_echo_changes_nothing_and_news_do() {
+    let block = || block("10.0.0.0/26");
+    let rows: Vec<(&str, Vec<Input>, Input, bool)> = vec![
+        ("the echo of an attachment", vec![attached("a")], seen("a"), false),
+        (
+            "an endpoint of somebody else",
+            vec![attached("a")],
+            seen("b"),
+            true,
+        ),
+        (
+            "the echo of a detachment",
+            vec![seen("a"), Input::Detached(id("a"))],
+            Input::EndpointUnseen(id("a")),
+            false,
+        ),
+        (
+            "an endpoint deleted by somebody",
+            vec![seen("a")],
+            Input::EndpointUnseen(id("a")),
+            true,
+        ),
+        (
+            "the echo of a claim",
+            vec![attached("a")],
+            Input::OwnBlockConfirmed(block()),
+            false,
+        ),
+        (
+            "a block lost",
+            vec![attached("a")],
+            Input::OwnBlockGone(block()),
+            true,
+        ),
+        (
+            "a detachment of what is unknown",
+            vec![],
+            Input::Detached(id("a")),
+            false,
+        ),
+        ("BGP in sync", vec![], Input::BgpInSync, true),
+        (
+            "BGP in sync again",
+            vec![Input::BgpInSync],
+            Input::BgpInSync,
+            false,
+        ),
+    ];
+    for (what, before, input, expected) in rows {
+        let mut model = after(before);
+        let was = model.clone();
+        assert_eq!(model.absorb(input), expected, "{what}");
+        let is_other = (&model.endpoints, &model.own_blocks, model.in_sync)
+            != (&was.endpoints, &was.own_blocks, was.in_sync);
+        assert_eq!(is_other, expected, "{what}: what it says is true");
+    }
 }

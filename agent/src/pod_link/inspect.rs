@@ -1,5 +1,7 @@
 //! What CNI CHECK wants to know: is everything still as ADD left it?
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use netlink_packet_route::AddressFamily;
@@ -7,17 +9,30 @@ use netlink_packet_route::AddressFamily;
 use super::{PodLink, PodLinkError, gateways, in_pod, namespace};
 use crate::desired::{RouteKey, RoutePath};
 use crate::kernel::netlink::NetlinkSocket;
-use crate::kernel::{KernelError, Link, linux};
+use crate::kernel::{KernelError, Link, linux, proc};
 use crate::ours;
+
+/// What the result of the whole list of plugins says of the pod's end, where plugins after us may have changed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResultSays {
+    /// Its MAC address.
+    pub mac: Option<[u8; 6]>,
+    /// Gateways that there is a default route to. A further interface of a pod has none.
+    pub default_routes: BTreeSet<IpAddr>,
+}
 
 /// What differs from how [`super::create`] made it and the dataplane keeps it, one sentence each; empty: all is right.
 ///
 /// # Errors
 /// When the namespace cannot be entered or the kernel cannot be asked.
-pub fn inspect(pod_namespace: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<String>, PodLinkError> {
+pub fn inspect(
+    pod_namespace: BorrowedFd<'_>,
+    link: &PodLink,
+    result: &ResultSays,
+) -> Result<Vec<String>, PodLinkError> {
     let host_namespace = namespace::current().map_err(PodLinkError::Namespace)?;
     namespace::must_differ(pod_namespace, host_namespace.as_fd())?;
-    let pod = in_pod(pod_namespace, || look_at_pod(link))?;
+    let pod = in_pod(pod_namespace, || look_at_pod(link, result))?;
     let mut wrong = pod.wrong;
     let mut host = NetlinkSocket::open()?;
     let name = &link.host_interface;
@@ -40,6 +55,20 @@ pub fn inspect(pod_namespace: BorrowedFd<'_>, link: &PodLink) -> Result<Vec<Stri
             wrong.push(format!("the host has no route to {address} through {name}"));
         }
     }
+    wrong.extend(wrong_sysctls(link)?);
+    Ok(wrong)
+}
+
+/// The parameters of the host's end that are not as [`super::prepare`] set them.
+fn wrong_sysctls(link: &PodLink) -> Result<Vec<String>, KernelError> {
+    let mut wrong = Vec::new();
+    for (path, value) in link.without_addresses().host_sysctls() {
+        let found = proc::read(&path)?;
+        if found.as_deref() != Some(value.as_str()) {
+            let found = found.unwrap_or_else(|| "missing".to_owned());
+            wrong.push(format!("sysctl {path} is {found} instead of {value}"));
+        }
+    }
     Ok(wrong)
 }
 
@@ -48,7 +77,7 @@ struct PodEnd {
     wrong: Vec<String>,
 }
 
-fn look_at_pod(link: &PodLink) -> Result<PodEnd, KernelError> {
+fn look_at_pod(link: &PodLink, result: &ResultSays) -> Result<PodEnd, KernelError> {
     let mut socket = NetlinkSocket::open()?;
     let ifname = &link.id.ifname;
     let Some(found) = linux::link(&mut socket, ifname)? else {
@@ -61,7 +90,8 @@ fn look_at_pod(link: &PodLink) -> Result<PodEnd, KernelError> {
     if !found.up {
         wrong.push(format!("{ifname} in the pod is down"));
     }
-    if link.mac.is_some() && found.mac != link.mac {
+    let mac = result.mac.or(link.mac);
+    if mac.is_some() && found.mac != mac {
         wrong.push(format!(
             "{ifname} in the pod has another MAC address than it was given"
         ));
@@ -89,8 +119,26 @@ fn look_at_pod(link: &PodLink) -> Result<PodEnd, KernelError> {
             };
             destination.prefix() == 0 && destination.network() == any && leads_to_gateway
         };
-        if linux::dump_routes(&mut socket, family, None, is_default)?.is_empty() {
+        if result.default_routes.contains(&gateway)
+            && linux::dump_routes(&mut socket, family, None, is_default)?.is_empty()
+        {
             wrong.push(format!("the pod has no default route through {gateway}"));
+        }
+        // Whoever gives the interface another MAC address makes the kernel forget its neighbours.
+        if mac != link.mac {
+            continue;
+        }
+        let neighbours = linux::permanent_neighbours(&mut socket, family, found.index)?;
+        if neighbours.get(&gateway) != Some(&ours::HOST_MAC) {
+            wrong.push(format!(
+                "{ifname} in the pod lacks the permanent neighbour {gateway}"
+            ));
+        }
+    }
+    if link.addresses.iter().any(IpAddr::is_ipv6) {
+        let path = format!("net/ipv6/conf/{ifname}/disable_ipv6");
+        if proc::read(&path)?.as_deref() != Some("0") {
+            wrong.push(format!("IPv6 is switched off in the pod ({path} is not 0)"));
         }
     }
     Ok(PodEnd {

@@ -32,7 +32,7 @@ use crate::kernel::{KernelError, Link, linux};
 use crate::model::EndpointId;
 use crate::ours;
 
-pub use inspect::inspect;
+pub use inspect::{ResultSays, inspect};
 pub use name::{container_mac, host_interface_name};
 
 /// Gateway of every pod for IPv4.
@@ -141,6 +141,17 @@ impl PodLink {
     }
 }
 
+impl NewLink {
+    /// The kernel's parameters of the host's end: path below `/proc/sys` to value.
+    fn host_sysctls(&self) -> Vec<(String, String)> {
+        let mut sysctls = sysctl::of_host_interface_ipv4(&self.host_interface);
+        if self.families.v6 {
+            sysctls.extend(sysctl::of_host_interface_ipv6(&self.host_interface));
+        }
+        sysctls
+    }
+}
+
 /// Makes the pair as a whole: [`prepare`] and [`Prepared::complete`].
 ///
 /// # Errors
@@ -224,10 +235,7 @@ impl Prepared {
             Some(mac) => mac,
             None => pod_end::mac(pod, &link.id.ifname)?,
         };
-        let mut host_sysctls = sysctl::of_host_interface_ipv4(&link.host_interface);
-        if link.families.v6 {
-            host_sysctls.extend(sysctl::of_host_interface_ipv6(&link.host_interface));
-        }
+        let host_sysctls = link.host_sysctls();
         Ok(Created {
             pod_mac,
             gateways,

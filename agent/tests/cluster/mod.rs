@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -96,7 +96,9 @@ impl Cluster {
     /// A node with one pool of the given JSON spec.
     pub(crate) fn new(pool_spec: &str) -> Self {
         let node = Namespace::new();
-        node.sh("ip link add up0 type veth peer name up1; ip link set up0 addrgenmode none; ip link set up1 up; ip link set up0 up");
+        // Without addresses of the kernel's choice: their detection ends at a moment of its own, and some tests listen.
+        node.sh("ip link add up0 type veth peer name up1; ip link set up0 addrgenmode none; ip link set up1 addrgenmode none");
+        node.sh("ip link set up1 up; ip link set up0 up");
         node.sh("ip addr add 192.0.2.11/24 dev up0");
         let directory = std::env::temp_dir().join(node.name());
         fs::create_dir_all(&directory).unwrap();
@@ -172,6 +174,25 @@ impl Cluster {
         self.node.sh(&format!(
             "ETCDCTL_API=3 etcdctl --endpoints {ENDPOINT} put '{key}' '{value}'"
         ));
+    }
+
+    /// Deletes a key, or all that begin so.
+    pub(crate) fn delete(&self, prefix: &str) {
+        self.node.sh(&format!(
+            "ETCDCTL_API=3 etcdctl --endpoints {ENDPOINT} del --prefix '{prefix}'"
+        ));
+    }
+
+    /// The value of a key.
+    pub(crate) fn value(&self, key: &str) -> String {
+        self.node.sh(&format!(
+            "ETCDCTL_API=3 etcdctl --endpoints {ENDPOINT} get --print-value-only '{key}'"
+        ))
+    }
+
+    /// A folder for whatever a test needs; it goes with the cluster.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.directory
     }
 
     /// Keys below `/calico` that hold what a pod has: its handle and its WorkloadEndpoint.
@@ -306,11 +327,7 @@ impl Runtime {
     }
 
     pub(crate) fn add(&self, pod: &Pod) -> Result<AddResult, CniError> {
-        match self.call(pod, &Operation::Add(pod.attachment()), None) {
-            Reply::Added { result } => Ok(result),
-            Reply::Failed { error } => Err(error),
-            Reply::Done => panic!("ADD was answered like DEL"),
-        }
+        self.add_with(pod, "")
     }
 
     pub(crate) fn del(&self, pod: &Pod) -> Result<(), CniError> {
@@ -326,20 +343,50 @@ impl Runtime {
         done(self.call(pod, &Operation::Gc { valid_attachments }, None))
     }
 
+    /// ADD with more keys in the network configuration, such as `"runtimeConfig":{…}`.
+    pub(crate) fn add_with(&self, pod: &Pod, keys: &str) -> Result<AddResult, CniError> {
+        let namespace = pod.namespace.open();
+        let request = request(&Operation::Add(pod.attachment()), keys);
+        added(self.send(&request, Some(namespace.as_fd())))
+    }
+
+    /// DEL as a runtime sends it when the namespace is gone.
+    pub(crate) fn del_without_namespace(&self, pod: &Pod) -> Result<(), CniError> {
+        let mut attachment = pod.attachment();
+        attachment.netns_path = String::new();
+        done(self.send(&request(&Operation::Del(attachment), ""), None))
+    }
+
+    /// DEL of a pod with a path that names another one's namespace by now.
+    pub(crate) fn del_with_namespace_of(&self, pod: &Pod, other: &Pod) -> Result<(), CniError> {
+        let mut attachment = pod.attachment();
+        attachment.netns_path = other.attachment().netns_path;
+        let namespace = other.namespace.open();
+        done(self.send(&request(&Operation::Del(attachment), ""), Some(namespace.as_fd())))
+    }
+
+    /// STATUS
+    pub(crate) fn could_add(&self) -> Result<(), CniError> {
+        done(self.send(&request(&Operation::Status, ""), None))
+    }
+
+    /// STATUS with a trace context.
+    pub(crate) fn could_add_traced(&self, trace_parent: &str) -> Result<(), CniError> {
+        let mut request = request(&Operation::Status, "");
+        request.trace_parent = Some(trace_parent.to_owned());
+        done(self.send(&request, None))
+    }
+
     fn call(&self, pod: &Pod, operation: &Operation, previous: Option<&AddResult>) -> Reply {
-        let config = br#"{"cniVersion":"1.1.0","name":"net","type":"calidris-cni"}"#;
-        let mut config = NetConf::parse(config, BadPrevResult::Refuse).unwrap();
-        config.prev_result = previous.cloned();
-        let request = Request {
-            contract: CONTRACT_VERSION,
-            operation: operation.clone(),
-            config,
-            timeout_ms: 30_000,
-            trace_parent: None,
-        };
+        let mut request = request(operation, "");
+        request.config.prev_result = previous.cloned();
         let namespace = pod.namespace.open();
         let netns = operation.attachment().is_some().then_some(namespace.as_fd());
-        socket::call(&self.directory.join("cni.sock"), &request, netns, LIMIT).unwrap()
+        self.send(&request, netns)
+    }
+
+    fn send(&self, request: &Request, netns: Option<BorrowedFd<'_>>) -> Reply {
+        socket::call(&self.directory.join("cni.sock"), request, netns, LIMIT).unwrap()
     }
 }
 
@@ -365,6 +412,27 @@ impl Pod {
                 ..CniArgs::default()
             },
         }
+    }
+}
+
+/// A request in CNI 1.1.0, with more keys in its configuration.
+fn request(operation: &Operation, keys: &str) -> Request {
+    let comma = if keys.is_empty() { "" } else { "," };
+    let config = format!(r#"{{"cniVersion":"1.1.0","name":"net","type":"calidris-cni"{comma}{keys}}}"#);
+    Request {
+        contract: CONTRACT_VERSION,
+        operation: operation.clone(),
+        config: NetConf::parse(config.as_bytes(), BadPrevResult::Refuse).unwrap(),
+        timeout_ms: 30_000,
+        trace_parent: None,
+    }
+}
+
+fn added(reply: Reply) -> Result<AddResult, CniError> {
+    match reply {
+        Reply::Added { result } => Ok(result),
+        Reply::Failed { error } => Err(error),
+        Reply::Done => panic!("ADD was answered like DEL"),
     }
 }
 

@@ -243,7 +243,8 @@ fn reference(lab: &Lab, plugin: &'static str) -> anyhow::Result<Subject> {
         runtime: Runtime {
             namespace,
             configurations,
-            plugins: REFERENCE_PLUGINS.into(),
+            plugins: vec![REFERENCE_PLUGINS.into()],
+            capability_arguments: serde_json::Map::new(),
         },
     })
 }

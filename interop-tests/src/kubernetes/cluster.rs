@@ -31,6 +31,11 @@ const SESSIONS_WITHIN: Duration = Duration::from_secs(60);
 /// What users apply.
 const MANIFEST: &str = include_str!("../../../deploy/kubernetes/calidris.yaml");
 /// What users have in the image.
+/// What the agents' configuration has in addition: they install the network configuration.
+const INSTALL: &str = r#"[cni]
+conflist_source = "/usr/local/lib/calidris/10-calidris.conflist"
+conflist = "/etc/cni/net.d/10-calidris.conflist"
+"#;
 const CONFLIST: &str = include_str!("../../../deploy/cni/10-calidris.conflist");
 /// The image's name in [`MANIFEST`], as containerd completes it.
 const IMAGE: &str = "docker.io/library/calidris:0.1.0";
@@ -133,7 +138,8 @@ impl<'a> Kubernetes<'a> {
     fn install_calidris(&self, progress: &Progress) -> anyhow::Result<()> {
         let mut files = Map::new();
         for site in &self.racks.nodes {
-            files.insert(format!("{}.toml", site.name), site.agent_config.clone().into());
+            let config = format!("{}{INSTALL}", site.agent_config);
+            files.insert(format!("{}.toml", site.name), config.into());
         }
         self.control.apply(&json!({
             "apiVersion": "v1",
