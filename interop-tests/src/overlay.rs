@@ -276,7 +276,8 @@ impl Overlay {
         let runtime = Runtime {
             namespace: namespace.clone(),
             configurations,
-            plugins: self.binaries.folder.clone(),
+            plugins: vec![self.binaries.folder.clone()],
+            capability_arguments: serde_json::Map::new(),
         };
         self.nodes.push(OverlayNode {
             name,
