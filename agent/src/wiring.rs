@@ -72,6 +72,8 @@ pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
 async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result<()> {
     let started = clock::now();
     let mut ending = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    // Without BGP there is nothing to read again; it must not end the agent either.
+    let _heard = signal(SignalKind::hangup())?;
     let node_name = config.node_name.as_str().to_owned();
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "starting");
 

@@ -19,7 +19,7 @@
 //! | `rib/` | Adj-RIB-In, Loc-RIB, Adj-RIB-Out, the decision process, interned attributes |
 //! | `policy/` | import and export: match, change, accept or refuse, and which term did |
 //!
-//! RFC 4271 with 1997, 2918, 4456, 4486, 4724, 4760, 5492, 6286, 6608, 6793, 7606, 7607, 8092, 8212, 9003, 9687.
+//! RFC 4271 with 1997, 2918, 4456, 4486, 4724, 4760, 5492, 6286, 6608, 6793, 7606, 7607, 8092, 8212, 8538, 8950, 9003, 9494, 9687.
 
 pub mod config;
 pub mod family;

@@ -8,6 +8,10 @@
 //! Everything between the tasks is bounded: the owner's inbox holds a fixed number of events and readers wait when it is full
 //! (TCP then slows the peer down); a connection holds one chunk of unsent bytes, and the next one is made from the
 //! tables when that is written, so that a stuck peer costs one chunk and no queue.
+//!
+//! What a peer costs at most beside its routes: one read of 64 KiB and less than one message (64 KiB) received and not understood yet, one chunk
+//! of some 64 KiB to send, and what its session says for itself, of which there is never more than one of a kind. Its routes are bounded by its
+//! prefix limit.
 
 mod connect;
 mod connection;
