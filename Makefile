@@ -19,7 +19,7 @@ setup: ## Install from Debian what the build, the lab and the tests need (nothin
 
 .PHONY: release
 release: ## Build the optimised binaries into target/release (the CNI plugin statically linked)
-	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop
+	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop --bins --example dataplane_bench
 	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
 
 .PHONY: demo
@@ -113,6 +113,10 @@ fuzz: ## Fuzz decoders and whole sessions for FUZZ_SECONDS from FUZZ_SEED on; a 
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all
+
+.PHONY: bench-routes
+bench-routes: setup release ## Measure routes in and out of the kernel beside raw netlink, ip -batch and BIRD 2; resync, endpoints, nftables
+	$(RELEASE)/calidris-lab bench routes $(BENCH_ARGS)
 
 .PHONY: bench-cni
 bench-cni: setup release ## Measure adding and deleting pods beside the reference plugins ptp and bridge

@@ -4,6 +4,7 @@
 //! `calidris:`; `-o json` prints one JSON document.
 
 mod bgp;
+mod node;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -30,7 +31,8 @@ Exit status:
   2  wrong usage or wrong configuration; trying again will not help
   3  the agent runs but is not ready (calidris status)
   4  no agent answers (calidris status, calidris bgp)
-  5  the datastore does not answer or refuses (calidris ipam)";
+  5  the datastore does not answer or refuses (calidris ipam, calidris plan)
+  6  something would be changed (calidris plan)";
 
 #[derive(Debug, Subcommand)]
 enum Task {
@@ -40,6 +42,7 @@ Examples:
   calidris agent                                        with /etc/calidris/calidris.toml
   calidris agent --config ./node1.toml
   calidris agent --config ./node1.toml --check          only check the configuration
+  calidris agent --dry-run                              the same as calidris plan
 
 SIGTERM and SIGINT end the agent; the kernel's routes stay, and BGP peers with graceful restart keep theirs. SIGHUP reads
 [bgp] again and applies it without resetting sessions; `calidris bgp plan` tells before what that would do.")]
@@ -51,6 +54,26 @@ Examples:
   calidris status -o json
   calidris status --socket /run/calidris/status.sock")]
     Status(StatusArgs),
+    /// Show what the agent would change on this node right now, one line an operation, and change nothing
+    #[command(after_help = "\
+Examples:
+  calidris plan                                         nothing is printed for a node that is as it should be
+  calidris plan -o json
+  calidris plan --config ./node1.toml
+
+A running agent is asked. Where none runs, the datastore is read, and routes learned by BGP are not judged.
+Exit status: 0 nothing would be changed, 6 something would be, 1 something could not be read.")]
+    Plan(node::PlanArgs),
+    /// Remove from this node everything that the agent made, and only that
+    #[command(after_help = "\
+Examples:
+  calidris cleanup --dry-run                            only show
+  calidris cleanup
+  calidris cleanup -o json
+
+Removed are routes with the agent's protocol numbers, links with its name and alias, and its nftables tables; pods that still
+run lose their network. Kernel parameters of the whole node stay as they are, and so does the datastore.")]
+    Cleanup(node::CleanupArgs),
     /// Show, check and release addresses, blocks and handles in the datastore
     #[command(after_help = "\
 Examples:
@@ -113,6 +136,12 @@ struct AgentArgs {
     /// Check the configuration and exit
     #[arg(long)]
     check: bool,
+    /// Show what the agent would change on this node and exit, as `calidris plan`
+    #[arg(long, conflicts_with = "check")]
+    dry_run: bool,
+    /// Form of the output of --dry-run
+    #[arg(short, long, value_enum, default_value_t = Output::Table, requires = "dry_run")]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +202,8 @@ pub enum Exit {
     NoAgent,
     /// 5
     Unavailable,
+    /// 6
+    Changes,
 }
 
 impl From<Exit> for ExitCode {
@@ -184,6 +215,7 @@ impl From<Exit> for ExitCode {
             Exit::NotReady => 3,
             Exit::NoAgent => 4,
             Exit::Unavailable => 5,
+            Exit::Changes => 6,
         })
     }
 }
@@ -193,6 +225,8 @@ pub fn run(cli: Cli) -> Exit {
     match cli.command {
         Task::Agent(args) => agent(&args),
         Task::Status(args) => show_status(&args),
+        Task::Plan(args) => node::plan(&args),
+        Task::Cleanup(args) => node::cleanup(&args),
         Task::Ipam(args) => ipam_cli::run(&args),
         Task::Speaker(args) => speaker(&args),
         Task::Bgp(args) => bgp::run(&args),
@@ -202,6 +236,12 @@ pub fn run(cli: Cli) -> Exit {
 }
 
 fn agent(args: &AgentArgs) -> Exit {
+    if args.dry_run {
+        return node::plan(&node::PlanArgs {
+            config: args.config.clone(),
+            output: OutputArgs { output: args.output },
+        });
+    }
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Usage),

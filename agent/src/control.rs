@@ -22,7 +22,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::plan::PlanReport;
 use crate::reload::ReloadReport;
+use crate::turn::Message;
 
 /// Clients served at a time.
 pub const MAX_CLIENTS: usize = 8;
@@ -46,6 +48,8 @@ pub enum Request {
         /// Which family.
         family: AfiSafi,
     },
+    /// What the agent would change on this node now: one [`Answer::NodePlan`].
+    NodePlan,
     /// Read the configuration again and tell what it would change: one [`Answer::Reload`].
     Plan,
     /// Read the configuration again and apply it: one [`Answer::Reload`].
@@ -60,6 +64,8 @@ pub enum Answer {
     BgpStatus(SpeakerStatus),
     /// One prefix.
     BgpRoute(RouteStatus),
+    /// What the agent would change.
+    NodePlan(PlanReport),
     /// What a configuration changes.
     Reload(ReloadReport),
     /// That was all.
@@ -73,6 +79,8 @@ pub enum Answer {
 pub struct Controlled {
     /// The BGP speaker, if there is one.
     pub speaker: Option<BgpHandle>,
+    /// The node's thread; `None` for a speaker alone.
+    pub node: Option<mpsc::Sender<Message>>,
     /// Who reads the configuration again; `None` where only a restart does.
     pub reload: Option<mpsc::Sender<ReloadRequest>>,
 }
@@ -211,6 +219,9 @@ impl Client {
 
     /// Sends all but the end of an answer; the inner error is for the operator.
     async fn answer(&mut self, request: Request, controlled: &Controlled) -> io::Result<Result<(), String>> {
+        if request == Request::NodePlan {
+            return self.plan(controlled).await;
+        }
         let Some(speaker) = &controlled.speaker else {
             return Ok(Err("no BGP speaker is configured here".to_owned()));
         };
@@ -229,8 +240,23 @@ impl Client {
                     Err(stopped) => Err(stopped.to_string()),
                 })
             }
+            Request::NodePlan => Ok(Ok(())),
             Request::Plan => self.reload(ReloadMode::Plan, controlled).await,
             Request::Reload => self.reload(ReloadMode::Apply, controlled).await,
+        }
+    }
+
+    async fn plan(&mut self, controlled: &Controlled) -> io::Result<Result<(), String>> {
+        let Some(node) = &controlled.node else {
+            return Ok(Err(
+                "this is a speaker alone: it changes nothing on the node".to_owned()
+            ));
+        };
+        let (answer, told) = oneshot::channel();
+        let asked = node.send(Message::Plan(answer)).await.is_ok();
+        match told.await {
+            Ok(plan) if asked => self.send(&[Answer::NodePlan(plan)]).await.map(Ok),
+            _ => Ok(Err("the agent is ending".to_owned())),
         }
     }
 

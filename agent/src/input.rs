@@ -62,6 +62,8 @@ pub enum KernelChange {
     Addresses,
     /// Neighbours on a tunnel changed.
     Neighbors,
+    /// Our nftables tables changed.
+    Nft,
     /// The monitor lost messages: everything must be read back.
     Everything,
 }

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod bgp_report;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod cni_config;
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod model;
 pub mod namespaces;
 pub mod ours;
+pub mod plan;
 pub mod pod_link;
 pub mod reload;
 pub mod report;

@@ -7,7 +7,7 @@
 //! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
 //! | addresses | is a global one on a tunnel of ours that we keep up |
 //! | neighbours | is a permanent one on a tunnel of ours that we keep up |
-//! | nftables | is the table `inet calidris` ([`NFT_TABLE`]) |
+//! | nftables | is the table `inet calidris` or `arp calidris` ([`NFT_TABLE`]) |
 //! | sysctls | is listed in `desired/sysctl.rs`; they are set, never reset |
 //!
 //! A foreign route with the key of one of ours (destination, metric, table) is in the way: ours is then not made
@@ -51,7 +51,7 @@ pub const LINK_PREFIX: &str = "cali";
 /// What the alias (`ip link set … alias`) of a host end begins with. The endpoint's identity follows.
 pub const ALIAS_PREFIX: &str = "calidris:";
 
-/// Name of our nftables table, family `inet`.
+/// Name of our nftables tables, families `inet` and `arp`.
 pub const NFT_TABLE: &str = "calidris";
 
 /// MAC address of every host end: pods ask for 169.254.1.1 and all get the same answer (Calico's choice).

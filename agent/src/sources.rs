@@ -4,6 +4,7 @@ pub mod bgp;
 pub mod cluster;
 pub mod datastore;
 pub mod netlink;
+pub mod nftables;
 
 /// Name of the interface with this index; `None` for one that is gone.
 pub(crate) fn interface_name(index: u32) -> Option<String> {

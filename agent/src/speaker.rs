@@ -71,6 +71,7 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
         listener,
         Controlled {
             speaker: Some(speaker.clone()),
+            node: None,
             reload: Some(reload),
         },
     ));

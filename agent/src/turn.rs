@@ -20,6 +20,7 @@ use crate::desired::{self, Desired, Published};
 use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{Endpoint, EndpointId, InSync, Model, TunnelKind};
+use crate::plan::{AnsweredBy, PlanReport};
 use crate::pod_link::Created;
 use crate::report::DataplaneReport;
 
@@ -45,6 +46,8 @@ pub enum Message {
     Inspect(EndpointId, oneshot::Sender<Vec<String>>),
     /// Can pods be attached?
     Readiness(oneshot::Sender<Readiness>),
+    /// What would be changed now?
+    Plan(oneshot::Sender<PlanReport>),
     /// How is it going?
     Status(oneshot::Sender<NodeStatus>),
 }
@@ -133,6 +136,7 @@ struct Waiting {
     inspect: Vec<(EndpointId, oneshot::Sender<Vec<String>>)>,
     readiness: Vec<oneshot::Sender<Readiness>>,
     status: Vec<oneshot::Sender<NodeStatus>>,
+    plan: Vec<oneshot::Sender<PlanReport>>,
 }
 
 impl<K: Kernel> Node<K> {
@@ -234,6 +238,10 @@ impl<K: Kernel> Node<K> {
                 }
                 Message::Readiness(answer) => {
                     waiting.readiness.push(answer);
+                    continue;
+                }
+                Message::Plan(answer) => {
+                    waiting.plan.push(answer);
                     continue;
                 }
                 Message::Status(answer) => {
@@ -396,7 +404,7 @@ impl<K: Kernel> Node<K> {
         *failures = failing;
     }
 
-    fn answer(&self, waiting: Waiting, report: Option<&ApplyReport>) {
+    fn answer(&mut self, waiting: Waiting, report: Option<&ApplyReport>) {
         // Who gave up waiting is not there to be told; that is their business.
         for (endpoint, done) in waiting.applied {
             let _unheard =
@@ -414,6 +422,10 @@ impl<K: Kernel> Node<K> {
                 pools: self.model.pools.len(),
                 kernel_fails: !self.report.failures.is_empty(),
             });
+        }
+        for answer in waiting.plan {
+            let plan = PlanReport::of(&mut self.dataplane, &mut self.model, AnsweredBy::Agent);
+            let _unheard = answer.send(plan);
         }
         for answer in waiting.status {
             let _unheard = answer.send(NodeStatus {

@@ -110,6 +110,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         .context("cannot read the kernel's routes; is this root?")?
         .is_empty();
     spawn_monitor(monitor, kernel.port_id(), inbox.clone());
+    spawn_nftables_monitor(&kernel, inbox.clone());
     let model = first_model(&config, &mut kernel).await?;
     let router_id = router_id(&config, &model)?;
     let outputs = Outputs {
@@ -180,6 +181,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         control_listener,
         Controlled {
             speaker: bgp.as_ref().map(|bgp| bgp.speaker.clone()),
+            node: Some(inbox.clone()),
             reload,
         },
     ));
@@ -284,9 +286,10 @@ async fn ask_node(inbox: &mpsc::Sender<Message>) -> Option<NodeStatus> {
 }
 
 /// A model that knows what the operator decided, and the node's own addresses if they are to be found.
-async fn first_model(config: &Config, kernel: &mut Linux) -> anyhow::Result<Model> {
+pub(crate) async fn first_model(config: &Config, kernel: &mut Linux) -> anyhow::Result<Model> {
     let mut model = Model::new(config.node_name.as_str().to_owned());
     model.settings = Settings::from(config);
+    model.source_spoofing = config.dataplane.workload_source_spoofing;
     model.hints.kubernetes = kubernetes_addresses();
     for method in [&config.node.ipv4_detection, &config.node.ipv6_detection]
         .into_iter()
@@ -348,6 +351,21 @@ fn spawn_monitor(monitor: Monitor, own_port: u32, inbox: mpsc::Sender<Message>) 
     tokio::spawn(async move {
         if let Err(error) = monitor.run(own_port, inbox).await {
             error!(%error, "the kernel's notifications have ended; changes are seen at the periodic read-back only");
+        }
+    });
+}
+
+/// Without it, changes of our tables by others are seen at the periodic read-back only.
+fn spawn_nftables_monitor(kernel: &Linux, inbox: mpsc::Sender<Message>) {
+    let own = kernel.own_processes();
+    let monitor = sources::nftables::Monitor::open();
+    tokio::spawn(async move {
+        let result = match monitor {
+            Ok(monitor) => monitor.run(own, inbox).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            error!(%error, "nftables is not listened to; changes are seen at the periodic read-back only");
         }
     });
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
 mod namespaces;
+mod workload_filter;
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -24,6 +25,16 @@ fn client_seen(from: &Namespace, at: &Namespace, address: &str) -> IpAddr {
     let address: IpAddr = address.parse().unwrap();
     let listener = at.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
     let to = listener.local_addr().unwrap();
+    seen_by(&listener, from, at, to)
+}
+
+/// Whom a server in `at` that listens on `listen` sees when somebody in `from` connects to `to`.
+fn client_seen_through(from: &Namespace, at: &Namespace, listen: SocketAddr, to: SocketAddr) -> IpAddr {
+    let listener = at.run(|| TcpListener::bind(listen).unwrap());
+    seen_by(&listener, from, at, to)
+}
+
+fn seen_by(listener: &TcpListener, from: &Namespace, at: &Namespace, to: SocketAddr) -> IpAddr {
     std::thread::scope(|scope| {
         let server = scope.spawn(|| {
             let (mut stream, peer) = listener.accept().unwrap();
@@ -35,7 +46,8 @@ fn client_seen(from: &Namespace, at: &Namespace, address: &str) -> IpAddr {
             let connected = TcpStream::connect_timeout(&to, PATIENCE);
             if connected.is_err() {
                 // So that the server ends too; it then sees itself.
-                let _ = at.run(|| TcpStream::connect_timeout(&to, PATIENCE));
+                let local = listener.local_addr().unwrap();
+                let _ = at.run(|| TcpStream::connect_timeout(&local, PATIENCE));
             }
             connected
                 .map(|_| ())

@@ -199,6 +199,33 @@ fn in_a_batch_of_thousands_each_failure_is_that_of_its_route() {
 }
 
 #[test]
+fn a_route_to_a_link_that_is_not_there_fails_alone() {
+    if !possible("a_route_to_a_link_that_is_not_there") {
+        return;
+    }
+    let node = node();
+    node.run(|| {
+        let route = |(host, interface): (u8, &str)| {
+            let path = RoutePath::Link {
+                interface: interface.into(),
+            };
+            let key = RouteKey::main(format!("10.65.0.{host}/32").parse().unwrap());
+            let origin = RouteOrigin::Local;
+            (key, Route { origin, path })
+        };
+        let desired = Desired {
+            routes: [(1, "up0"), (2, "gone"), (3, "up0")].map(route).into(),
+            ..Desired::default()
+        };
+        let report = fresh().apply(&desired, IN_SYNC, now());
+        let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        assert!(failures[0].contains("there is no link gone"), "{failures:?}");
+        assert_eq!(node.sh("ip route show proto 202 | wc -l").trim(), "2");
+    });
+}
+
+#[test]
 fn a_dump_is_whole_while_the_tables_change() {
     if !possible("a_dump_is_whole") {
         return;

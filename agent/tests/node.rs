@@ -4,6 +4,7 @@
 
 mod cluster;
 mod namespaces;
+mod plan_and_cleanup;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};

@@ -54,6 +54,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   calidris lab bench cni --pods 50 --parallel 16
+  calidris lab bench routes
   calidris lab bench bgp
   calidris lab bench bgp --prefixes 100000 --fanout-prefixes 0 --rounds 1
   calidris lab bench all")]

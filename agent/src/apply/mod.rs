@@ -12,9 +12,11 @@
 //!   once if what is desired or observed of it changed, or if a link that is not a workload's changed.
 
 mod addresses;
+mod connections;
 mod links;
 mod neighbors;
 mod nft;
+mod nft_tables;
 mod retry;
 mod routes;
 mod sysctl;
@@ -31,16 +33,17 @@ use tracing::debug;
 use crate::delta::Change;
 use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
 use crate::input::KernelChange;
-use crate::kernel::{AddressChange, Kernel, KernelError, Link, NeighborChange, RouteChange, TunnelChange};
+use crate::kernel::{
+    AddressChange, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily, RouteChange, TunnelChange,
+};
 use crate::model::{Endpoint, InSync};
 use crate::ours;
 use crate::pod_link::Created;
 
-pub use nft::NftChange;
-
 /// How often one `apply` looks: a device made anew takes one look more, and a failure on the way another.
 const MAX_PASSES: usize = 3;
-
+/// What a failure to forget tracked connections is called.
+const CONNECTIONS: &str = "tracked connections";
 /// When to try again to read what could not be read.
 const UNREAD_RETRY: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,7 @@ pub struct Dataplane<K> {
     neighbors: neighbors::Neighbors,
     routes: routes::Routes,
     nft: nft::Nft,
+    connections: connections::Connections,
     retry: retry::Retry,
     writes: u64,
 }
@@ -75,7 +79,7 @@ pub enum Op {
     Neighbor(NeighborChange),
     /// A route is created, replaced or deleted.
     Route(RouteChange),
-    /// The nftables table is replaced.
+    /// A table of nftables is replaced, or elements of its sets are changed.
     Nft(NftChange),
 }
 
@@ -94,8 +98,8 @@ pub enum Subject {
     Neighbor(NeighborKey),
     /// A route.
     Route(RouteKey),
-    /// Our nftables table.
-    Nft,
+    /// Our nftables table of a family.
+    Nft(NftFamily),
 }
 
 /// Something that is not as desired, and why.
@@ -132,6 +136,7 @@ impl<K: Kernel> Dataplane<K> {
             neighbors: neighbors::Neighbors::default(),
             routes: routes::Routes::default(),
             nft: nft::Nft::default(),
+            connections: connections::Connections::default(),
             retry: retry::Retry::default(),
             writes: 0,
         }
@@ -145,6 +150,7 @@ impl<K: Kernel> Dataplane<K> {
             KernelChange::Routes => self.routes.mark_dirty(),
             KernelChange::Addresses => self.addresses.mark_dirty(),
             KernelChange::Neighbors => self.neighbors.mark_dirty(),
+            KernelChange::Nft => self.nft.mark_dirty(),
             KernelChange::Everything => {
                 self.links.mark_dirty();
                 self.sysctls.mark_dirty();
@@ -208,7 +214,8 @@ impl<K: Kernel> Dataplane<K> {
         self.sysctls.links_changed(changed);
         self.addresses.links_changed(changed);
         self.neighbors.links_changed(changed);
-        self.routes.links_changed(changed);
+        let gone = self.routes.links_changed(changed);
+        self.connections.gone(gone);
         if changed.uplinks {
             self.retry.try_all_again();
         }
@@ -302,6 +309,8 @@ impl<K: Kernel> Dataplane<K> {
         let (wanted, unread) = self.plan(desired, in_sync);
         report.failures = unread;
         let ops = self.retry.due(wanted, now);
+        self.connections.before(&ops);
+        self.forget_connections(report);
         let mut failed = Vec::new();
         for (op, result) in self.carry_out(ops) {
             match result {
@@ -309,12 +318,21 @@ impl<K: Kernel> Dataplane<K> {
                     debug!(%op, "wrote to the kernel");
                     self.writes += 1;
                     self.retry.succeeded(&op);
+                    self.connections.after(&op);
                     report.ops.push(op);
                 }
                 Err(error) => failed.push((op, error)),
             }
         }
+        self.forget_connections(report);
         failed
+    }
+
+    fn forget_connections(&mut self, report: &mut ApplyReport) {
+        if let Err(error) = self.connections.forget(&mut self.kernel) {
+            report.failures.retain(|failure| failure.what != CONNECTIONS);
+            report.failures.push(Failure::unread(CONNECTIONS, &error));
+        }
     }
 
     /// Carries the operations out, neighbours and routes in batches, and records in the caches what came of it.
@@ -327,7 +345,7 @@ impl<K: Kernel> Dataplane<K> {
             }
         }
         for ops in stages {
-            let (mut neighbors, mut routes) = (Vec::new(), Vec::new());
+            let (mut neighbors, mut routes, mut tables) = (Vec::new(), Vec::new(), Vec::new());
             for op in ops {
                 let result = match op {
                     Op::Neighbor(change) => {
@@ -338,11 +356,14 @@ impl<K: Kernel> Dataplane<K> {
                         routes.push(change);
                         continue;
                     }
+                    Op::Nft(change) => {
+                        tables.push(change);
+                        continue;
+                    }
                     Op::Link(ref change) => self.links.carry_out(&mut self.kernel, change),
                     Op::Tunnel(ref change) => self.change_tunnel(change),
                     Op::Sysctl(ref change) => self.sysctls.carry_out(&mut self.kernel, change),
                     Op::Address(ref change) => self.addresses.carry_out(&mut self.kernel, change),
-                    Op::Nft(ref change) => self.nft.carry_out(&mut self.kernel, change),
                 };
                 done.push((op, result));
             }
@@ -350,6 +371,10 @@ impl<K: Kernel> Dataplane<K> {
             done.extend(neighbors.into_iter().map(Op::Neighbor).zip(results));
             let results = self.routes.carry_out(&mut self.kernel, &routes);
             done.extend(routes.into_iter().map(Op::Route).zip(results));
+            if !tables.is_empty() {
+                let results = self.nft.carry_out(&mut self.kernel, &tables);
+                done.extend(tables.into_iter().map(Op::Nft).zip(results));
+            }
         }
         done
     }
@@ -438,7 +463,9 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .addresses
             .iter()
             .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
-        Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) | Subject::Nft => false,
+        Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) => false,
+        // Closed until it is known there.
+        Subject::Nft(family) => *family == NftFamily::Inet,
     }
 }
 
@@ -454,7 +481,8 @@ impl ApplyReport {
         })
     }
 
-    /// What keeps the workload from being reached: a failure of its link, its parameters or its routes.
+    /// What keeps the workload from being reached: a failure of its link, its parameters, its routes or the nftables table
+    /// that lets its packets in.
     #[must_use]
     pub fn failure_of(&self, endpoint: &Endpoint) -> Option<&Failure> {
         self.failures.iter().find(|failure| match &failure.subject {
@@ -511,7 +539,9 @@ fn leads_to_gateway(route: &Route) -> bool {
 }
 
 impl Op {
-    fn subject(&self) -> Subject {
+    /// What it is about.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
         match self {
             Self::Link(change) => Subject::Link(change.key().clone()),
             Self::Tunnel(change) => Subject::Tunnel(change.key().clone()),
@@ -519,7 +549,7 @@ impl Op {
             Self::Address(change) => Subject::Address(change.key().clone()),
             Self::Neighbor(change) => Subject::Neighbor(change.key().clone()),
             Self::Route(change) => Subject::Route(change.key().clone()),
-            Self::Nft(_) => Subject::Nft,
+            Self::Nft(change) => Subject::Nft(change.family),
         }
     }
 }
@@ -559,7 +589,7 @@ impl fmt::Display for Subject {
             Self::Neighbor(key) => write!(f, "neighbor {key}"),
             Self::Sysctl(path) => write!(f, "sysctl {path}"),
             Self::Route(key) => write!(f, "route {key}"),
-            Self::Nft => write!(f, "nftables table inet {}", ours::NFT_TABLE),
+            Self::Nft(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
         }
     }
 }

@@ -1,34 +1,22 @@
-//! Our nftables table: NAT of what leaves the cluster.
+//! Our nftables tables as last seen, and the transaction that makes them as desired.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use ipnetwork::IpNetwork;
-
-use super::Op;
+use super::{Op, nft_tables};
 use crate::desired::Desired;
-use crate::kernel::{Kernel, KernelError, NftChain, NftRule, NftSet, NftTable};
-use crate::ours::NFT_TABLE;
+use crate::kernel::{Kernel, KernelError, NftChange, NftTables, TableChange};
 
 pub(super) struct Nft {
-    known: Option<NftTable>,
+    known: NftTables,
     dirty: bool,
-}
-
-/// The table is replaced as a whole, in one transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NftChange {
-    /// What is there; `None` if nothing.
-    pub from: Option<NftTable>,
-    /// What should be there.
-    pub to: NftTable,
+    /// Elements alone were refused: whole tables next time.
+    only_whole: bool,
 }
 
 impl Default for Nft {
     fn default() -> Self {
         Self {
-            known: None,
+            known: NftTables::new(),
             dirty: true,
+            only_whole: false,
         }
     }
 }
@@ -48,86 +36,64 @@ impl Nft {
         desired: &Desired,
     ) -> Result<Vec<Op>, KernelError> {
         if self.dirty {
-            self.known = kernel.nft_table()?;
+            self.known = kernel.nft_tables()?;
             self.dirty = false;
         }
-        let to = table(desired);
-        if self.known.as_ref().is_some_and(|known| to.is_same_as(known)) {
-            return Ok(Vec::new());
-        }
-        Ok(vec![Op::Nft(NftChange {
-            from: self.known.clone(),
-            to,
-        })])
+        let wanted = nft_tables::tables(desired);
+        Ok(wanted
+            .iter()
+            .filter_map(|(family, wanted)| {
+                let known = self.known.get(family);
+                let change = match TableChange::between(known, wanted)? {
+                    TableChange::Elements(_) if self.only_whole => TableChange::Whole {
+                        from: known.cloned(),
+                        to: wanted.clone(),
+                    },
+                    change => change,
+                };
+                Some(Op::Nft(NftChange {
+                    family: *family,
+                    change,
+                }))
+            })
+            .collect())
     }
 
+    /// One transaction for all; where that is refused, one each: a kernel without ARP tables still gets the other one.
     pub(super) fn carry_out(
         &mut self,
         kernel: &mut impl Kernel,
-        change: &NftChange,
-    ) -> Result<(), KernelError> {
-        let result = kernel.replace_nft_table(&change.to);
-        match &result {
-            Ok(()) => self.known = Some(change.to.clone()),
-            Err(error) => self.dirty |= error.leaves_doubt(),
-        }
-        result
-    }
-}
-
-/// The whole table. Masquerading picks source ports at random (`fully-random`), as Calico does where it can: two
-/// processors that choose a port at the same time would otherwise choose the same one and lose a packet.
-fn table(desired: &Desired) -> NftTable {
-    let of_family = |ranges: &BTreeSet<IpNetwork>, is_ipv6: bool| NftSet {
-        is_ipv6,
-        elements: ranges
-            .iter()
-            .filter(|range| range.is_ipv6() == is_ipv6)
-            .copied()
-            .collect(),
-    };
-    let sets = BTreeMap::from([
-        (
-            "nat-sources-ipv4".to_owned(),
-            of_family(&desired.nat_sources, false),
-        ),
-        (
-            "nat-sources-ipv6".to_owned(),
-            of_family(&desired.nat_sources, true),
-        ),
-        (
-            "nat-exempt-ipv4".to_owned(),
-            of_family(&desired.nat_exempt, false),
-        ),
-        ("nat-exempt-ipv6".to_owned(), of_family(&desired.nat_exempt, true)),
-    ]);
-    let postrouting = NftChain {
-        kind: "nat".to_owned(),
-        hook: "postrouting".to_owned(),
-        priority: 100,
-        policy: "accept".to_owned(),
-        rules: vec![
-            NftRule::new("ip saddr @nat-sources-ipv4 ip daddr != @nat-exempt-ipv4 masquerade fully-random"),
-            NftRule::new("ip6 saddr @nat-sources-ipv6 ip6 daddr != @nat-exempt-ipv6 masquerade fully-random"),
-        ],
-    };
-    NftTable {
-        sets,
-        chains: BTreeMap::from([("nat-outgoing".to_owned(), postrouting)]),
-    }
-}
-
-impl fmt::Display for NftChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.from.is_some() { "replace" } else { "create" };
-        write!(f, "{verb} table inet {NFT_TABLE}")?;
-        for (name, set) in &self.to.sets {
-            let before = self.from.as_ref().and_then(|from| from.sets.get(name));
-            if before != Some(set) && !(before.is_none() && set.elements.is_empty()) {
-                let elements: Vec<String> = set.elements.iter().map(ToString::to_string).collect();
-                write!(f, " {name}={{{}}}", elements.join(","))?;
+        changes: &[NftChange],
+    ) -> Vec<Result<(), KernelError>> {
+        let together = kernel.change_nft(changes);
+        let results: Vec<Result<(), KernelError>> = match together {
+            Ok(()) => changes.iter().map(|_| Ok(())).collect(),
+            Err(KernelError::Nft { .. } | KernelError::Refused { .. }) if changes.len() > 1 => changes
+                .iter()
+                .map(|change| kernel.change_nft(std::slice::from_ref(change)))
+                .collect(),
+            // Whether anything was done is not known: the same for all.
+            Err(error) => {
+                let again = || KernelError::Nft {
+                    action: "change our tables".to_owned(),
+                    stderr: error.to_string(),
+                };
+                changes.iter().map(|_| Err(again())).collect()
+            }
+        };
+        for (change, result) in changes.iter().zip(&results) {
+            let is_elements = matches!(change.change, TableChange::Elements(_));
+            match result {
+                Ok(()) => {
+                    change.carry_out(&mut self.known);
+                    self.only_whole &= is_elements;
+                }
+                Err(error) => {
+                    self.dirty |= error.leaves_doubt();
+                    self.only_whole |= is_elements;
+                }
             }
         }
-        Ok(())
+        results
     }
 }

@@ -1,8 +1,10 @@
 //! Routes of ours as last seen, and the gate that holds changes and deletions back until their source is in sync.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::Op;
+use super::connections::host;
 use super::links::LinksChanged;
 use crate::delta::{Change, delta};
 use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath};
@@ -33,15 +35,20 @@ impl Routes {
     }
 
     /// The kernel removes routes through a link that goes away or down, for IPv4 without a word. Routes to
-    /// workloads are struck from what is known; where an uplink changed, everything is read back.
-    pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
+    /// workloads are struck from what is known, and their addresses returned; where an uplink changed, everything is read
+    /// back.
+    pub(super) fn links_changed(&mut self, changed: &LinksChanged) -> Vec<IpAddr> {
         self.dirty |= changed.uplinks;
-        self.known.retain(|_, route| match &route.path {
-            Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) => {
-                !changed.names.contains(interface)
+        let mut gone = Vec::new();
+        self.known.retain(|key, route| match &route.path {
+            Some(RoutePath::Onlink { interface, .. }) => !changed.names.contains(interface),
+            Some(RoutePath::Link { interface }) if changed.names.contains(interface) => {
+                gone.extend(host(key.destination));
+                false
             }
             _ => true,
         });
+        gone
     }
 
     pub(super) fn difference(

@@ -256,7 +256,7 @@ fn requested_mac(config: &NetConf, attachment: &Attachment) -> Result<Option<[u8
 }
 
 /// The capability `portMappings`. Entries without a host port ask for nothing (Kubernetes has them).
-fn host_ports(config: &NetConf) -> Result<BTreeSet<HostPort>, CniError> {
+pub(super) fn host_ports(config: &NetConf) -> Result<BTreeSet<HostPort>, CniError> {
     let mut ports = BTreeSet::new();
     for mapping in config
         .runtime_config

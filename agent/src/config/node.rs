@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::{Config, duration};
-use crate::model::Settings;
 use crate::model::detection::{Method, Pattern};
+use crate::model::{Settings, SourceSpoofing};
 
 /// Calico's names for the methods of address detection, of IPv4 and IPv6.
 const METHOD_VARIABLES: [&str; 2] = ["IP_AUTODETECTION_METHOD", "IP6_AUTODETECTION_METHOD"];
@@ -39,6 +39,8 @@ pub struct DataplaneConfig {
     /// Time between complete read-backs.
     #[serde(deserialize_with = "duration::deserialize")]
     pub read_back_interval: Duration,
+    /// Whether workloads may send from source ranges that their pods' annotations name.
+    pub workload_source_spoofing: SourceSpoofing,
     /// Whether blocks of pools without encapsulation, on nodes of our own subnet, are routed from the datastore.
     pub direct_routes: bool,
     /// The uplinks, whose MTU counts.
@@ -55,6 +57,7 @@ impl Default for DataplaneConfig {
         } = Settings::default();
         Self {
             read_back_interval: Duration::from_secs(90),
+            workload_source_spoofing: SourceSpoofing::Disabled,
             direct_routes,
             mtu_interfaces: uplinks,
         }

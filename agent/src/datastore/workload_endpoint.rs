@@ -213,6 +213,7 @@ pub fn read(node: &str, key: &str, value: &[u8]) -> Result<Option<Written>, Stri
     }
     let is_pod = spec.orchestrator == "k8s";
     let profile = spec.profiles.first().filter(|_| !is_pod).cloned();
+    let is_own = metadata.annotations.contains_key(NETWORK_ANNOTATION);
     let network = metadata.annotations.get(NETWORK_ANNOTATION).cloned().or(profile);
     Ok(Some(Written {
         id: EndpointId {
@@ -230,7 +231,11 @@ pub fn read(node: &str, key: &str, value: &[u8]) -> Result<Option<Written>, Stri
             mac: parse_mac(&spec.mac),
             namespace: metadata.namespace.filter(|_| is_pod),
             pod: Some(spec.pod).filter(|pod| !pod.is_empty()),
-            host_ports: spec.ports.iter().filter_map(EndpointPort::host_port).collect(),
+            // Those in Calico's endpoints are served by another plugin (`portmap`).
+            host_ports: match is_own {
+                true => spec.ports.iter().filter_map(EndpointPort::host_port).collect(),
+                false => BTreeSet::new(),
+            },
             allowed_sources: spec.allow_spoofed_source_prefixes.into_iter().collect(),
         },
     }))

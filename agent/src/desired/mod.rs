@@ -10,6 +10,7 @@ mod node;
 mod routes;
 pub(crate) mod sysctl;
 mod tunnels;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,6 +24,8 @@ pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use tunnels::{Transport, Tunnel, TunnelAddress, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
+
+pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
 /// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
 /// (512 during live migration) and lets routes that an operator made by hand win.
@@ -44,6 +47,10 @@ pub struct Desired {
     pub nat_sources: BTreeSet<IpNetwork>,
     /// Destinations inside the cluster: all pools. No range lies in another.
     pub nat_exempt: BTreeSet<IpNetwork>,
+    /// What workloads may send, by host interface. Interfaces with our prefix that are not here are closed.
+    pub workloads: BTreeMap<String, Workload>,
+    /// Ports of the node that lead to workloads.
+    pub host_ports: BTreeMap<HostPortKey, HostPortTarget>,
     /// Prefixes to announce by BGP.
     pub announcements: BTreeSet<IpNetwork>,
     /// Tunnel devices by name.
@@ -73,6 +80,8 @@ pub fn compute(model: &Model) -> Desired {
         sysctls: sysctl::sysctls(model, &tunnels),
         nat_sources,
         nat_exempt,
+        workloads: workloads::workloads(model),
+        host_ports: workloads::host_ports(model),
         announcements: bgp::announcements(model),
         tunnel_addresses: tunnels::addresses(model, &tunnels),
         neighbors: neighbors::neighbors(model, &tunnels),

@@ -23,7 +23,7 @@ pub(super) fn nat(model: &Model) -> (BTreeSet<IpNetwork>, BTreeSet<IpNetwork>) {
 }
 
 /// Leaves out ranges that lie in another: the elements of an nftables interval set must not overlap.
-fn without_nested(ranges: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
+pub(super) fn without_nested(ranges: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
     ranges
         .iter()
         .filter(|range| {

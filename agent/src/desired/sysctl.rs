@@ -25,6 +25,10 @@ pub(super) fn sysctls(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTre
         }
         let interface = &endpoint.host_interface;
         sysctls.extend(of_host_interface_ipv4(interface));
+        if !super::workloads::allowed_sources(model, endpoint).is_empty() {
+            // There is no route back to what it may send from besides: nftables alone judges then.
+            sysctls.insert(format!("net/ipv4/conf/{interface}/rp_filter"), "0".to_owned());
+        }
         if endpoint.addresses.iter().any(IpAddr::is_ipv6) {
             sysctls.extend(of_host_interface_ipv6(interface));
         }

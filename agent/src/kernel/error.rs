@@ -78,6 +78,22 @@ impl KernelError {
         }
     }
 
+    /// The same error for another change that needs the link `name`.
+    #[must_use]
+    pub fn again(&self, name: &str) -> Self {
+        match self {
+            Self::Io { action, source } => Self::Io {
+                action: action.clone(),
+                source: source
+                    .raw_os_error()
+                    .map_or_else(|| io::Error::from(source.kind()), io::Error::from_raw_os_error),
+            },
+            _ => Self::NoSuchLink {
+                name: name.to_owned(),
+            },
+        }
+    }
+
     /// Whether what the kernel has must be read back before anything else is decided.
     #[must_use]
     pub fn leaves_doubt(&self) -> bool {

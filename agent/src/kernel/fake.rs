@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    AddressChange, Kernel, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange,
-    TunnelChange,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
+    NftTables, ObservedRoute, RouteChange, TunnelChange,
 };
 use crate::delta::Change;
 use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath, Tunnel};
@@ -34,7 +34,9 @@ pub(crate) struct FakeKernel {
     /// Routes of others, by key, described.
     pub(crate) foreign: BTreeMap<RouteKey, String>,
     pub(crate) sysctls: BTreeMap<String, String>,
-    pub(crate) nft: Option<NftTable>,
+    pub(crate) nft: NftTables,
+    /// What connections were forgotten, in order.
+    pub(crate) forgotten: Vec<ConnectionFilter>,
     pub(crate) addresses: BTreeMap<String, Vec<IpNetwork>>,
     pub(crate) neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Calls so far; each route change is one.
@@ -320,6 +322,16 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn delete_link(&mut self, name: &str, index: u32) -> Result<(), KernelError> {
+        self.write("delete link", |kernel| match kernel.links.get(name) {
+            Some(link) if link.index == index => {
+                kernel.remove_link(name);
+                Ok(())
+            }
+            _ => Err(refused("delete link", libc::ENODEV)),
+        })
+    }
+
     fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError> {
         self.read("routes", |kernel| kernel.routes.clone())
     }
@@ -360,13 +372,38 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError> {
+    fn forget_connections(&mut self, filter: &ConnectionFilter) -> Result<usize, KernelError> {
+        match self.due() {
+            None => {
+                self.forgotten.push(filter.clone());
+                Ok(1)
+            }
+            Some(fault) => Err(error(fault, "forget connections")),
+        }
+    }
+
+    fn nft_tables(&mut self) -> Result<NftTables, KernelError> {
         self.read("nft", |kernel| kernel.nft.clone())
     }
 
-    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError> {
+    fn our_nft_tables(&mut self) -> Result<Vec<NftFamily>, KernelError> {
+        self.read("nft tables", |kernel| kernel.nft.keys().copied().collect())
+    }
+
+    fn delete_nft_table(&mut self, family: NftFamily) -> Result<(), KernelError> {
+        self.write("delete nft", |kernel| {
+            kernel.nft.remove(&family);
+            Ok(())
+        })
+    }
+
+    fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError> {
         self.write("nft", |kernel| {
-            kernel.nft = Some(table.clone());
+            for change in changes {
+                change.carry_out(&mut kernel.nft);
+            }
+            // One is counted by `write`: every table changed is a write.
+            kernel.writes += changes.len() - 1;
             Ok(())
         })
     }

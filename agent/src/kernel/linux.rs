@@ -11,16 +11,19 @@ use rustix::net::netdevice;
 
 use super::netlink::{NetlinkSocket, Request};
 use super::{
-    AddressChange, Kernel, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange,
-    TunnelChange, message, nft, overlay, proc,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
+    NftTables, ObservedRoute, OwnProcesses, RouteChange, TunnelChange, conntrack, message, nft, overlay,
+    proc,
 };
-use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
+use crate::delta::Change;
+use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath};
 use crate::ours::ROUTE_PROTOCOLS;
 
 /// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
 /// parameters and nftables go by the namespace of the calling thread.
 pub struct Linux {
     socket: NetlinkSocket,
+    own_processes: OwnProcesses,
 }
 
 impl Linux {
@@ -31,6 +34,7 @@ impl Linux {
     pub fn open() -> Result<Self, KernelError> {
         Ok(Self {
             socket: NetlinkSocket::open()?,
+            own_processes: OwnProcesses::default(),
         })
     }
 
@@ -38,6 +42,14 @@ impl Linux {
     #[must_use]
     pub fn port_id(&self) -> u32 {
         self.socket.port_id()
+    }
+}
+
+impl Linux {
+    /// The processes through which this value changes nftables, so that a monitor can skip what they did.
+    #[must_use]
+    pub fn own_processes(&self) -> OwnProcesses {
+        self.own_processes.clone()
     }
 }
 
@@ -110,6 +122,16 @@ impl Kernel for Linux {
         }
     }
 
+    fn delete_link(&mut self, name: &str, index: u32) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let request = Request {
+            message: RouteNetlinkMessage::DelLink(message),
+            flags: 0,
+        };
+        self.socket.request(request, &format!("delete link {name}"))
+    }
+
     fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError> {
         let mut routes = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -152,35 +174,46 @@ impl Kernel for Linux {
     }
 
     fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>> {
-        let mut indexes = BTreeMap::new();
-        let mut requests = Vec::with_capacity(changes.len());
+        let mut indexes = message::Indexes::new();
+        let mut missing = BTreeMap::new();
+        for name in changes.iter().flat_map(interfaces_of) {
+            if indexes.contains_key(name) || missing.contains_key(name) {
+                continue;
+            }
+            match index_of(&self.socket, name) {
+                Ok(index) => {
+                    indexes.insert(name, index);
+                }
+                Err(error) => {
+                    missing.insert(name, error);
+                }
+            }
+        }
         let mut results: Vec<Option<KernelError>> = Vec::with_capacity(changes.len());
         let mut sent = Vec::with_capacity(changes.len());
         for change in changes {
-            let request = message::route_request(change, &mut |name| match indexes.get(name) {
-                Some(index) => Ok(*index),
-                None => {
-                    let index = index_of(&self.socket, name)?;
-                    indexes.insert(name.to_owned(), index);
-                    Ok(index)
-                }
-            });
-            match request {
-                Ok(request) => {
-                    requests.push(request);
-                    sent.push(change);
-                    results.push(None);
-                }
-                Err(error) => results.push(Some(error)),
+            let error = if missing.is_empty() {
+                None
+            } else {
+                interfaces_of(change).find_map(|name| missing.get(name).map(|error| error.again(name)))
+            };
+            if error.is_none() {
+                sent.push(change);
             }
+            results.push(error);
         }
+        let write = |position: usize, datagram: &mut Vec<u8>| {
+            if let Some(change) = sent.get(position) {
+                message::route_change(change, &indexes, datagram);
+            }
+        };
         let action = |position: usize| {
             sent.get(position)
                 .map(|change| format!("{change}"))
                 .unwrap_or_default()
         };
-        let mut answers = self.socket.batch(&requests, action).into_iter();
-        let missing = || KernelError::Malformed {
+        let mut answers = self.socket.batch_bytes(sent.len(), write, action).into_iter();
+        let unanswered = || KernelError::Malformed {
             action: "change routes".to_owned(),
             reason: "no answer".to_owned(),
         };
@@ -188,7 +221,7 @@ impl Kernel for Linux {
             .into_iter()
             .map(|unsent| match unsent {
                 Some(error) => Err(error),
-                None => answers.next().unwrap_or_else(|| Err(missing())),
+                None => answers.next().unwrap_or_else(|| Err(unanswered())),
             })
             .collect()
     }
@@ -201,13 +234,43 @@ impl Kernel for Linux {
         proc::write(path, value)
     }
 
-    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError> {
+    fn forget_connections(&mut self, filter: &ConnectionFilter) -> Result<usize, KernelError> {
+        conntrack::forget(filter)
+    }
+
+    fn nft_tables(&mut self) -> Result<NftTables, KernelError> {
         nft::list()
     }
 
-    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError> {
-        nft::replace(table)
+    fn our_nft_tables(&mut self) -> Result<Vec<NftFamily>, KernelError> {
+        nft::tables()
     }
+
+    fn delete_nft_table(&mut self, family: NftFamily) -> Result<(), KernelError> {
+        nft::delete(family)
+    }
+
+    fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError> {
+        nft::carry_out(changes, &self.own_processes)
+    }
+}
+
+/// The interfaces that a change needs to be there.
+fn interfaces_of(change: &RouteChange) -> impl Iterator<Item = &str> {
+    let path = match change {
+        Change::Create { value, .. } | Change::Replace { to: value, .. } => Some(&value.path),
+        Change::Delete { .. } => None,
+    };
+    let (link, gateways) = match path {
+        Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) => {
+            (Some(interface.as_str()), None)
+        }
+        Some(RoutePath::Via { gateways }) => (None, Some(gateways)),
+        Some(RoutePath::Blackhole) | None => (None, None),
+    };
+    let gateways = gateways.into_iter().flatten();
+    link.into_iter()
+        .chain(gateways.filter_map(|gateway| gateway.interface.as_deref()))
 }
 
 /// All links of the socket's namespace, by name.

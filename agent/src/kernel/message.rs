@@ -1,25 +1,24 @@
-//! Between our values and rtnetlink messages. Messages to the kernel are built with `netlink-packet-route`; messages
-//! from it are read attribute by attribute, so that an unknown attribute of a foreign link or route is no error.
+//! Between our values and rtnetlink messages. Messages to the kernel are built with `netlink-packet-route`, those that come
+//! by the hundred thousand (`encode`) byte by byte; messages from it are read attribute by attribute, so that an unknown attribute of a foreign link or route is no error.
+
+mod encode;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, NlasIterator};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol,
-    RouteScope, RouteType, RouteVia,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::Request;
-use super::{KernelError, Link, RouteChange, overlay};
-use crate::delta::Change;
-use crate::desired::{Gateway, MAIN_TABLE, Route, RouteKey, RouteOrigin, RoutePath};
+use super::{Link, overlay};
+use crate::desired::{Gateway, MAIN_TABLE, RouteKey, RouteOrigin, RoutePath};
 use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_CLUSTER, ROUTE_PROTOCOL_LOCAL};
+
+pub(crate) use encode::{Indexes, route_change};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -172,122 +171,6 @@ pub(crate) fn parse_permanent_neighbour(
         }
     }
     Ok(network.zip(link))
-}
-
-/// The request for a change. `index_of` finds the index of an interface.
-pub(crate) fn route_request(
-    change: &RouteChange,
-    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
-) -> Result<Request, KernelError> {
-    match change {
-        Change::Create { key, value } => Ok(Request {
-            message: RouteNetlinkMessage::NewRoute(route_message(key, value, index_of)?),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-        }),
-        Change::Replace { key, to, .. } => Ok(Request {
-            message: RouteNetlinkMessage::NewRoute(route_message(key, to, index_of)?),
-            flags: NLM_F_CREATE | NLM_F_REPLACE,
-        }),
-        Change::Delete { key, from } => {
-            let mut message = keyed_message(key, from.origin);
-            // Any scope and any type; the protocol must be ours.
-            message.header.scope = RouteScope::NoWhere;
-            message.header.kind = RouteType::Unspec;
-            Ok(Request {
-                message: RouteNetlinkMessage::DelRoute(message),
-                flags: 0,
-            })
-        }
-    }
-}
-
-/// A route as it is created, in a pod's namespace too.
-pub(crate) fn route_message(
-    key: &RouteKey,
-    route: &Route,
-    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
-) -> Result<RouteMessage, KernelError> {
-    let mut message = keyed_message(key, route.origin);
-    message.header.kind = RouteType::Unicast;
-    let is_ipv6 = key.destination.is_ipv6();
-    match &route.path {
-        RoutePath::Blackhole => message.header.kind = RouteType::BlackHole,
-        RoutePath::Link { interface } => {
-            message.header.scope = if is_ipv6 {
-                RouteScope::Universe
-            } else {
-                RouteScope::Link
-            };
-            message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
-        }
-        RoutePath::Onlink { gateway, interface } => {
-            message.header.flags = RouteFlags::Onlink;
-            message.attributes.push(gateway_attribute(is_ipv6, *gateway));
-            message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
-        }
-        RoutePath::Via { gateways } => match gateways.first() {
-            Some(only) if gateways.len() == 1 => {
-                message.attributes.push(gateway_attribute(is_ipv6, only.address));
-                if let Some(interface) = &only.interface {
-                    message.attributes.push(RouteAttribute::Oif(index_of(interface)?));
-                }
-            }
-            _ => {
-                let next_hops: Result<Vec<_>, _> = gateways
-                    .iter()
-                    .map(|gateway| next_hop(is_ipv6, gateway, index_of))
-                    .collect();
-                message.attributes.push(RouteAttribute::MultiPath(next_hops?));
-            }
-        },
-    }
-    Ok(message)
-}
-
-fn keyed_message(key: &RouteKey, origin: RouteOrigin) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: family(key.destination.is_ipv6()),
-        destination_prefix_length: key.destination.prefix(),
-        // The field has eight bits; where they do not do, the attribute counts.
-        table: u8::try_from(key.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
-        protocol: RouteProtocol::Other(protocol(origin)),
-        ..RouteHeader::default()
-    };
-    if key.destination.prefix() > 0 {
-        message
-            .attributes
-            .push(RouteAttribute::Destination(RouteAddress::from(
-                key.destination.network(),
-            )));
-    }
-    message.attributes.push(RouteAttribute::Table(key.table));
-    message.attributes.push(RouteAttribute::Priority(key.priority));
-    message
-}
-
-/// An IPv4 route through an IPv6 gateway says so with another attribute (RFC 8950).
-fn gateway_attribute(is_ipv6: bool, address: IpAddr) -> RouteAttribute {
-    if address.is_ipv6() == is_ipv6 {
-        RouteAttribute::Gateway(RouteAddress::from(address))
-    } else {
-        RouteAttribute::Via(RouteVia::from(address))
-    }
-}
-
-fn next_hop(
-    is_ipv6: bool,
-    gateway: &Gateway,
-    index_of: &mut impl FnMut(&str) -> Result<u32, KernelError>,
-) -> Result<RouteNextHop, KernelError> {
-    let mut next_hop = RouteNextHop::default();
-    next_hop
-        .attributes
-        .push(gateway_attribute(is_ipv6, gateway.address));
-    if let Some(interface) = &gateway.interface {
-        next_hop.interface_index = index_of(interface)?;
-    }
-    Ok(next_hop)
 }
 
 /// The protocol number that stands for an origin in the kernel.

@@ -4,6 +4,7 @@
 //! stands in for it. All calls block; one thread owns the value. It works in the network namespace of the thread
 //! that calls it.
 
+mod conntrack;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -22,9 +23,13 @@ use ipnetwork::IpNetwork;
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 
+pub use conntrack::ConnectionFilter;
 pub use error::KernelError;
 pub use linux::Linux;
-pub use nft::{NftChain, NftRule, NftSet, NftTable};
+pub use nft::{
+    ElementChange, NftChain, NftChange, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables,
+    OwnProcesses, TableChange,
+};
 
 use crate::delta::Change;
 use crate::desired::{
@@ -91,6 +96,12 @@ pub trait Kernel {
     /// When the kernel cannot be asked or its answer does not parse.
     fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError>;
 
+    /// Deletes a link. `name` is for the error: it is the index that counts.
+    ///
+    /// # Errors
+    /// When the link is not there or the kernel refuses.
+    fn delete_link(&mut self, name: &str, index: u32) -> Result<(), KernelError>;
+
     /// The routes with a protocol of ours, in all tables.
     ///
     /// # Errors
@@ -122,17 +133,35 @@ pub trait Kernel {
     /// When there is no such parameter or the kernel refuses the value.
     fn set_sysctl(&mut self, path: &str, value: &str) -> Result<(), KernelError>;
 
-    /// Our nftables table; `None` if it is not there.
+    /// Forgets tracked connections, and says how many there were.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or refuses; some may be forgotten then.
+    fn forget_connections(&mut self, filter: &ConnectionFilter) -> Result<usize, KernelError>;
+
+    /// Our nftables tables, those that are there.
     ///
     /// # Errors
     /// When nftables cannot be asked or its answer does not parse.
-    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError>;
+    fn nft_tables(&mut self) -> Result<NftTables, KernelError>;
 
-    /// Replaces our nftables table in one transaction.
+    /// Families of which there is an nftables table of our name.
     ///
     /// # Errors
-    /// When nftables refuses; then the old table is still there.
-    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError>;
+    /// When nftables cannot be asked.
+    fn our_nft_tables(&mut self) -> Result<Vec<NftFamily>, KernelError>;
+
+    /// Deletes our nftables table of a family.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    fn delete_nft_table(&mut self, family: NftFamily) -> Result<(), KernelError>;
+
+    /// Changes our nftables tables in one transaction.
+    ///
+    /// # Errors
+    /// When nftables refuses; then nothing has changed.
+    fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError>;
 }
 
 /// A link as the kernel has it.

@@ -37,6 +37,7 @@ const DUMP_ATTEMPTS: u32 = 16;
 
 /// A blocking rtnetlink socket in the network namespace of the thread that opened it.
 pub struct NetlinkSocket {
+    protocol: isize,
     socket: Socket,
     port_id: u32,
     sequence: u32,
@@ -57,11 +58,16 @@ impl NetlinkSocket {
     /// # Errors
     /// When the kernel has no rtnetlink or no memory.
     pub fn open() -> Result<Self, KernelError> {
+        Self::open_for(NETLINK_ROUTE)
+    }
+
+    /// Opens a socket of another netlink protocol.
+    pub(super) fn open_for(protocol: isize) -> Result<Self, KernelError> {
         let io_error = |source| KernelError::Io {
             action: "open a netlink socket".to_owned(),
             source,
         };
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(io_error)?;
+        let mut socket = Socket::new(protocol).map_err(io_error)?;
         let address = socket.bind_auto().map_err(io_error)?;
         // From here on only the kernel can send to this socket.
         socket.connect(&SocketAddr::new(0, 0)).map_err(io_error)?;
@@ -75,6 +81,7 @@ impl NetlinkSocket {
             let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
         }
         Ok(Self {
+            protocol,
             socket,
             port_id: address.port_number(),
             sequence: 0,
@@ -108,10 +115,27 @@ impl NetlinkSocket {
         requests: &[Request],
         action: impl Fn(usize) -> String,
     ) -> Vec<Result<(), KernelError>> {
-        let mut results = Vec::with_capacity(requests.len());
-        while results.len() < requests.len() {
+        let write = |position: usize, datagram: &mut Vec<u8>| {
+            if let Some(Request { message, flags }) = requests.get(position) {
+                serialize(message, flags | NLM_F_REQUEST, datagram);
+            }
+        };
+        self.batch_bytes(requests.len(), write, action)
+    }
+
+    /// As [`Self::batch`], with a function that appends request number so-and-so to the datagram: a whole message, padded, whose
+    /// sequence number is filled in here.
+    pub(super) fn batch_bytes(
+        &mut self,
+        count: usize,
+        write: impl Fn(usize, &mut Vec<u8>),
+        action: impl Fn(usize) -> String,
+    ) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(count);
+        let mut datagram = Vec::with_capacity(BATCH_BYTES);
+        while results.len() < count {
             let first = results.len();
-            let (datagram, count, first_sequence) = self.pack(&requests[first..]);
+            let (count, first_sequence) = self.pack(first..count, &write, &mut datagram);
             let answers = self.exchange(&datagram, count, first_sequence);
             results.extend(answers.into_iter().enumerate().map(|(position, answer)| {
                 answer.map_err(|failure| failure.into_error(action(first + position), ANSWER_LIMIT))
@@ -129,6 +153,18 @@ impl NetlinkSocket {
         &mut self,
         message: &RouteNetlinkMessage,
         action: &str,
+        parse: impl FnMut(Option<&[u8]>) -> Result<(), String>,
+    ) -> Result<(), KernelError> {
+        let mut request = Vec::new();
+        serialize(message, NLM_F_REQUEST | NLM_F_DUMP, &mut request);
+        self.dump_bytes(&request, action, parse)
+    }
+
+    /// As [`Self::dump`], with the request as a whole message.
+    pub(super) fn dump_bytes(
+        &mut self,
+        request: &[u8],
+        action: &str,
         mut parse: impl FnMut(Option<&[u8]>) -> Result<(), String>,
     ) -> Result<(), KernelError> {
         for _ in 0..DUMP_ATTEMPTS {
@@ -136,7 +172,7 @@ impl NetlinkSocket {
                 action: action.to_owned(),
                 reason,
             })?;
-            match self.dump_once(message, &mut parse) {
+            match self.dump_once(request, &mut parse) {
                 Ok(Completeness::Whole) => return Ok(()),
                 Ok(Completeness::Torn) => {}
                 Err(failure) => return Err(failure.into_error(action.to_owned(), ANSWER_LIMIT)),
@@ -158,8 +194,9 @@ impl NetlinkSocket {
         action: &str,
         mut parse: impl FnMut(&[u8]) -> Result<T, String>,
     ) -> Result<T, KernelError> {
-        let request = self.serialize(message, NLM_F_REQUEST);
-        let sequence = self.sequence;
+        let mut request = Vec::new();
+        serialize(message, NLM_F_REQUEST, &mut request);
+        let sequence = self.number(&mut request);
         let mut found = None;
         let mut outcome = self.send(&request).map(|()| Flow::Continue).map_err(Failure::Io);
         while let (Ok(Flow::Continue), None) = (&outcome, &found) {
@@ -180,21 +217,26 @@ impl NetlinkSocket {
         })
     }
 
-    /// Packs as many requests as fit into one datagram, at least one: the datagram, how many, the first sequence number.
-    fn pack(&mut self, requests: &[Request]) -> (Vec<u8>, usize, u32) {
+    /// Packs as many of the requests as fit into one datagram, at least one: how many, and the first sequence number.
+    fn pack(
+        &mut self,
+        positions: std::ops::Range<usize>,
+        write: &impl Fn(usize, &mut Vec<u8>),
+        datagram: &mut Vec<u8>,
+    ) -> (usize, u32) {
+        datagram.clear();
         let first_sequence = self.sequence.wrapping_add(1);
-        let mut datagram: Vec<u8> = Vec::new();
         let mut last_start = 0;
         let mut count = 0;
-        for request in requests {
-            let bytes = self.serialize(&request.message, request.flags | NLM_F_REQUEST);
-            if count > 0 && datagram.len() + bytes.len() > BATCH_BYTES {
-                // Not sent now: its number is used for it again.
-                self.sequence = self.sequence.wrapping_sub(1);
+        for position in positions {
+            let start = datagram.len();
+            write(position, datagram);
+            if count > 0 && datagram.len() > BATCH_BYTES {
+                datagram.truncate(start);
                 break;
             }
-            last_start = datagram.len();
-            datagram.extend_from_slice(&bytes);
+            self.number(&mut datagram[start..]);
+            last_start = start;
             count += 1;
         }
         // nlmsg_flags of the last message, in host byte order at offset 6.
@@ -202,21 +244,16 @@ impl NetlinkSocket {
             let with_ack = u16::from_ne_bytes([flags[0], flags[1]]) | NLM_F_ACK;
             flags.copy_from_slice(&with_ack.to_ne_bytes());
         }
-        (datagram, count, first_sequence)
+        (count, first_sequence)
     }
 
-    /// Serializes with the next sequence number, padded to the alignment of netlink messages.
-    fn serialize(&mut self, message: &RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+    /// Gives a message the next sequence number: nlmsg_seq, in host byte order at offset 8.
+    fn number(&mut self, message: &mut [u8]) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message.clone()));
-        message.finalize();
-        let length = message.buffer_len();
-        let mut bytes = vec![0; align(length)];
-        message.serialize(&mut bytes[..length]);
-        bytes
+        if let Some(number) = message.get_mut(8..12) {
+            number.copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        self.sequence
     }
 
     fn exchange(&mut self, datagram: &[u8], count: usize, first_sequence: u32) -> Vec<Result<(), Failure>> {
@@ -251,11 +288,11 @@ impl NetlinkSocket {
 
     fn dump_once(
         &mut self,
-        message: &RouteNetlinkMessage,
+        request: &[u8],
         parse: &mut impl FnMut(Option<&[u8]>) -> Result<(), String>,
     ) -> Result<Completeness, Failure> {
-        let request = self.serialize(message, NLM_F_REQUEST | NLM_F_DUMP);
-        let sequence = self.sequence;
+        let mut request = request.to_vec();
+        let sequence = self.number(&mut request);
         self.send(&request).map_err(Failure::Io)?;
         let mut dump = Dump::of(sequence);
         loop {
@@ -274,7 +311,7 @@ impl NetlinkSocket {
 
     /// Answers were lost or are still to come: a new socket has none. If there is none to be had, the old one stays.
     fn reopen(&mut self) {
-        if let Ok(fresh) = Self::open() {
+        if let Ok(fresh) = Self::open_for(self.protocol) {
             *self = fresh;
         }
     }
@@ -318,4 +355,15 @@ impl NetlinkSocket {
         }
         Ok(Flow::Continue)
     }
+}
+
+/// Appends a message, padded to the alignment of netlink messages. Its sequence number is 0.
+fn serialize(message: &RouteNetlinkMessage, flags: u16, datagram: &mut Vec<u8>) {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message.clone()));
+    message.finalize();
+    let (start, length) = (datagram.len(), message.buffer_len());
+    datagram.resize(start + align(length), 0);
+    message.serialize(&mut datagram[start..start + length]);
 }

@@ -72,6 +72,16 @@ impl Protocol {
             .find(|protocol| name.eq_ignore_ascii_case(protocol.as_str()))
     }
 
+    /// Its number (IANA protocol numbers).
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// Its name in lower case, as nftables has it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -61,6 +61,19 @@ pub struct Model {
     pub in_sync: InSync,
     /// What this agent wrote and the datastore has not repeated yet.
     pub unechoed: Unechoed,
+    /// Whether workloads may send from source ranges that their pods' annotations name.
+    pub source_spoofing: SourceSpoofing,
+}
+
+/// Whether workloads may send from source ranges that their pods' annotations name (Felix's `WorkloadSourceSpoofing`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceSpoofing {
+    /// They send with their own addresses only, whatever the annotation says.
+    #[default]
+    Disabled,
+    /// `cni.projectcalico.org/allowedSourcePrefixes` is honoured: whoever may make pods may send from anywhere.
+    Any,
 }
 
 /// One next hop of a learned route.
@@ -102,6 +115,7 @@ impl Model {
             tunnel_addresses: BTreeMap::new(),
             in_sync: InSync::default(),
             unechoed: Unechoed::default(),
+            source_spoofing: SourceSpoofing::default(),
         }
     }
 

@@ -11,7 +11,8 @@ use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
 use crate::input::DatastoreSnapshot;
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
-    AddressChange, KernelError, Link, NeighborChange, NftTable, ObservedRoute, RouteChange, TunnelChange,
+    AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
+    ObservedRoute, RouteChange, TunnelChange,
 };
 use crate::model::{Encapsulation, NextHop, Pool};
 
@@ -103,12 +104,28 @@ impl Kernel for Shared {
         self.kernel.borrow_mut().set_sysctl(path, value)
     }
 
-    fn nft_table(&mut self) -> Result<Option<NftTable>, KernelError> {
-        self.kernel.borrow_mut().nft_table()
+    fn forget_connections(&mut self, filter: &ConnectionFilter) -> Result<usize, KernelError> {
+        self.kernel.borrow_mut().forget_connections(filter)
     }
 
-    fn replace_nft_table(&mut self, table: &NftTable) -> Result<(), KernelError> {
-        self.kernel.borrow_mut().replace_nft_table(table)
+    fn nft_tables(&mut self) -> Result<NftTables, KernelError> {
+        self.kernel.borrow_mut().nft_tables()
+    }
+
+    fn our_nft_tables(&mut self) -> Result<Vec<NftFamily>, KernelError> {
+        self.kernel.borrow_mut().our_nft_tables()
+    }
+
+    fn delete_nft_table(&mut self, family: NftFamily) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().delete_nft_table(family)
+    }
+
+    fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().change_nft(changes)
+    }
+
+    fn delete_link(&mut self, name: &str, index: u32) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().delete_link(name, index)
     }
 }
 

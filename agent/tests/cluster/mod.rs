@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -168,6 +168,16 @@ impl Cluster {
             process: Process::start("agent", &self.node, &command),
             runtime: Runtime { directory },
         }
+    }
+
+    /// Runs the program in the namespace; `{config}` and `{status}` stand for the agent's files.
+    pub(crate) fn calidris(&self, arguments: &str) -> Output {
+        let path = |name: &str| self.directory.join(name).display().to_string();
+        let arguments = arguments
+            .replace("{config}", &path("calidris.toml"))
+            .replace("{status}", &path("status.sock"));
+        self.node
+            .try_sh(&format!("{} {arguments}", env!("CARGO_BIN_EXE_calidris")))
     }
 
     pub(crate) fn put(&self, key: &str, value: &str) {

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::bgp::{self, Kind};
 use super::cni;
 use super::report::Report;
+use super::routes;
 use crate::require::{LAB, Need};
 use crate::signals;
 
@@ -33,6 +34,8 @@ enum Bench {
     Bgp(BgpArgs),
     /// Pods added and deleted, beside the reference plugins
     Cni(CniArgs),
+    /// Routes into the kernel and out of it, beside raw netlink, `ip -batch` and BIRD 2
+    Routes(RoutesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +79,37 @@ struct CniArgs {
     alone: usize,
 }
 
+#[derive(Debug, Args)]
+struct RoutesArgs {
+    /// Routes in and out
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    routes: u32,
+    /// Routes of a resync with nothing to do
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    resync_routes: u32,
+    /// Endpoints beside the one that is added
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    endpoints: u32,
+    /// Endpoints in the nftables tables
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    nftables_endpoints: u32,
+    /// Runs of each
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+}
+
+impl Default for RoutesArgs {
+    fn default() -> Self {
+        Self {
+            routes: 200_000,
+            resync_routes: 100_000,
+            endpoints: 1_000,
+            nftables_endpoints: 2_000,
+            rounds: 3,
+        }
+    }
+}
+
 impl Default for CniArgs {
     fn default() -> Self {
         Self {
@@ -109,11 +143,13 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     signals::catch();
     match &args.bench {
         Bench::All => {
+            run_routes(&RoutesArgs::default(), &args.folder)?;
             run_cni(&CniArgs::default(), &args.folder)?;
             run_bgp(&BgpArgs::default(), &args.folder)?;
         }
         Bench::Cni(cni) => run_cni(cni, &args.folder)?,
         Bench::Bgp(bgp) => run_bgp(bgp, &args.folder)?,
+        Bench::Routes(routes) => run_routes(routes, &args.folder)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -129,6 +165,24 @@ fn run_bgp(args: &BgpArgs, folder: &Path) -> anyhow::Result<()> {
         subjects: args.subjects.clone(),
     };
     show(&bgp::run(&options, &calidris()?)?, folder)
+}
+
+fn run_routes(args: &RoutesArgs, folder: &Path) -> anyhow::Result<()> {
+    demand(&[Need::Root, Need::Iproute2, Need::Bird, Need::Nftables])?;
+    let options = routes::Options {
+        routes: args.routes.max(1),
+        resync_routes: args.resync_routes.max(1),
+        endpoints: args.endpoints,
+        nftables_endpoints: args.nftables_endpoints,
+        rounds: args.rounds.max(1),
+    };
+    let probe = calidris()?.with_file_name("examples").join("dataplane_bench");
+    ensure!(
+        probe.exists(),
+        "there is no {}; `make bench-routes` builds it",
+        probe.display()
+    );
+    show(&routes::run(&options, &probe)?, folder)
 }
 
 fn run_cni(args: &CniArgs, folder: &Path) -> anyhow::Result<()> {

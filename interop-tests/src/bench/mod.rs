@@ -5,4 +5,5 @@ pub mod bgp;
 pub mod cni;
 pub mod command;
 pub mod report;
+pub mod routes;
 mod usage;

@@ -1,11 +1,25 @@
 //! What counts as our table unchanged, and what does not. The real program is met in `tests/netns_dataplane.rs`.
 
+use std::collections::BTreeSet;
+
+use super::parse::parse;
 use super::*;
 
 fn table() -> NftTable {
-    let set = NftSet {
-        is_ipv6: false,
-        elements: ["10.65.0.0/16", "10.1.2.3/32"].map(|e| e.parse().unwrap()).into(),
+    let ranges = ["10.65.0.0/16", "10.1.2.3/32"].map(|e| e.parse().unwrap());
+    let set = NftSet::of_ranges(false, ranges);
+    let ports = NftSet {
+        maps_to: Some("ipv4_addr . inet_service".into()),
+        elements: [NftElement::mapping(
+            &[NftPart::Protocol(6), NftPart::Port(8080)],
+            &[NftPart::Address("10.65.0.2".parse().unwrap()), NftPart::Port(80)],
+        )]
+        .into(),
+        ..NftSet::new("inet_proto . inet_service")
+    };
+    let interfaces = NftSet {
+        elements: [NftElement::key(&[NftPart::Interface("cali1")])].into(),
+        ..NftSet::new("ifname")
     };
     let chain = NftChain {
         kind: "nat".into(),
@@ -15,7 +29,9 @@ fn table() -> NftTable {
         rules: vec![NftRule::new("ip saddr @s masquerade")],
     };
     NftTable {
-        sets: [("s".to_owned(), set)].into(),
+        sets: [("m", ports), ("n", interfaces), ("s", set)]
+            .map(|(name, set)| (name.to_owned(), set))
+            .into(),
         chains: [("c".to_owned(), chain)].into(),
     }
 }
@@ -27,6 +43,9 @@ fn listing() -> String {
  {"table": {"family": "inet", "name": "calidris", "handle": 1}},
  {"set": {"family": "inet", "name": "s", "table": "calidris", "type": "ipv4_addr", "handle": 2, "flags": ["interval"],
   "elem": ["10.1.2.3", {"prefix": {"addr": "10.65.0.0", "len": 16}}]}},
+ {"map": {"family": "inet", "name": "m", "table": "calidris", "type": ["inet_proto", "inet_service"], "handle": 5,
+  "map": "ipv4_addr . inet_service", "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["10.65.0.2", 80]}]]}},
+ {"set": {"family": "inet", "name": "n", "table": "calidris", "type": "ifname", "handle": 6, "elem": ["cali1"]}},
  {"chain": {"family": "inet", "table": "calidris", "name": "c", "handle": 3, "type": "nat", "hook": "postrouting",
   "prio": 100, "policy": "accept"}},
  {"rule": {"family": "inet", "table": "calidris", "chain": "c", "handle": 4, "comment": "COMMENT",
@@ -36,7 +55,11 @@ fn listing() -> String {
 
 #[test]
 fn our_table_as_printed_is_our_table() {
-    assert!(table().is_same_as(&parse(listing().as_bytes()).unwrap()));
+    let seen = parse(listing().as_bytes()).unwrap();
+    assert_eq!(TableChange::between(Some(&seen), &table()), None, "{seen:#?}");
+    // Where there is no /etc/protocols.
+    let seen = parse(listing().replace("\"tcp\"", "6").as_bytes()).unwrap();
+    assert_eq!(TableChange::between(Some(&seen), &table()), None, "{seen:#?}");
 }
 
 #[test]
@@ -61,7 +84,24 @@ fn every_difference_counts() {
         ("postrouting", "input", "another hook"),
         ("calidris:", "calidris:0", "another rule"),
         ("\"comment\"", "\"note\"", "a rule without comment"),
-        ("{\"rule\"", "{\"map\": {\"name\": \"m\"}}, {\"rule\"", "a map"),
+        ("{\"rule\"", "{\"map\": {\"name\": \"x\"}}, {\"rule\"", "a map"),
+        ("8080", "8081", "another port"),
+        (
+            "\"ipv4_addr . inet_service\"",
+            "\"ipv4_addr\"",
+            "a map to something else",
+        ),
+        ("[\"cali1\"]", "[\"cali1\", \"cali2\"]", "an interface more"),
+        (
+            "[\"cali1\"]",
+            "[{\"elem\": {\"val\": \"cali1\", \"timeout\": 9}}]",
+            "an element that ends",
+        ),
+        (
+            "{\"rule\"",
+            "{\"flowtable\": {\"name\": \"f\"}}, {\"rule\"",
+            "an object of a kind that is not ours",
+        ),
         (
             "{\"rule\"",
             "{\"chain\": {\"name\": \"d\"}}, {\"rule\"",
@@ -72,7 +112,11 @@ fn every_difference_counts() {
         let changed = listing().replace(from, to);
         assert_ne!(changed, listing(), "{case}");
         let seen = parse(changed.as_bytes()).unwrap();
-        assert!(!table().is_same_as(&seen), "{case}: {seen:#?}");
+        assert_ne!(
+            TableChange::between(Some(&seen), &table()),
+            None,
+            "{case}: {seen:#?}"
+        );
     }
 }
 
@@ -93,17 +137,53 @@ fn what_is_no_listing_is_an_error_not_a_panic() {
 
 #[test]
 fn the_script_replaces_the_table_in_one_transaction() {
-    let script = table().script();
+    let change = NftChange {
+        family: NftFamily::Inet,
+        change: TableChange::between(None, &table()).unwrap(),
+    };
+    let script = change.script();
     assert!(
         script.starts_with("add table inet calidris\ndelete table inet calidris\ntable inet calidris {\n"),
         "{script}"
     );
-    assert!(
-        script.contains("elements = { 10.1.2.3/32, 10.65.0.0/16 }"),
-        "{script}"
+    for part in [
+        "elements = { 10.1.2.3, 10.65.0.0/16 }",
+        "elements = { 6 . 8080 : 10.65.0.2 . 80 }",
+        "elements = { \"cali1\" }",
+        "type nat hook postrouting priority 100; policy accept;",
+    ] {
+        assert!(script.contains(part), "no {part} in {script}");
+    }
+}
+
+#[test]
+fn where_only_elements_differ_only_those_are_written() {
+    let interfaces = |names: &[&str]| -> BTreeSet<NftElement> {
+        names
+            .iter()
+            .map(|name| NftElement::key(&[NftPart::Interface(name)]))
+            .collect()
+    };
+    let mut wanted = table();
+    wanted.sets.get_mut("n").unwrap().elements = interfaces(&["cali2", "cali3"]);
+    let change = NftChange {
+        family: NftFamily::Inet,
+        change: TableChange::between(Some(&table()), &wanted).unwrap(),
+    };
+    assert_eq!(
+        change.script(),
+        "delete element inet calidris n { \"cali1\" }\nadd element inet calidris n { \"cali2\", \"cali3\" }\n"
     );
-    assert!(
-        script.contains("type nat hook postrouting priority 100; policy accept;"),
-        "{script}"
+    assert_eq!(
+        change.to_string(),
+        "change table inet calidris n-={\"cali1\"} n+={\"cali2\", \"cali3\"}"
     );
+    let mut tables = NftTables::from([(NftFamily::Inet, table())]);
+    change.carry_out(&mut tables);
+    assert_eq!(tables[&NftFamily::Inet], wanted);
+
+    // Ranges are not changed one by one.
+    wanted.sets.get_mut("s").unwrap().elements.clear();
+    let change = TableChange::between(Some(&table()), &wanted).unwrap();
+    assert!(matches!(change, TableChange::Whole { .. }), "{change:?}");
 }

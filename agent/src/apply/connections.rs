@@ -1,0 +1,99 @@
+//! Tracked connections that no longer lead where they should: of addresses that went to another interface or away, and of
+//! UDP to ports of the node that lead elsewhere now. The kernel would go on by them for as long as packets come.
+//!
+//! Connections of an address that moves are forgotten before its route is changed, as Felix does; those of one that goes,
+//! afterwards. A start that changes nothing forgets nothing.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::Op;
+use crate::delta::Change;
+use crate::desired::RoutePath;
+use crate::kernel::{ConnectionFilter, Kernel, KernelError, NftChange, NftElement, RouteChange, TableChange};
+use crate::model::Protocol;
+
+#[derive(Default)]
+pub(super) struct Connections {
+    pending: ConnectionFilter,
+}
+
+impl Connections {
+    /// What is about to be done.
+    pub(super) fn before(&mut self, ops: &[Op]) {
+        self.pending
+            .addresses
+            .extend(ops.iter().filter_map(|op| match op {
+                Op::Route(change @ Change::Replace { .. }) => workload_left(change),
+                _ => None,
+            }));
+    }
+
+    /// What was done.
+    pub(super) fn after(&mut self, op: &Op) {
+        match op {
+            Op::Route(change @ Change::Delete { .. }) => self.pending.addresses.extend(workload_left(change)),
+            Op::Nft(change) => self.pending.udp_ports.extend(udp_ports_added(change)),
+            _ => {}
+        }
+    }
+
+    /// Addresses whose routes the kernel removed together with their links.
+    pub(super) fn gone(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.pending.addresses.extend(addresses);
+    }
+
+    /// Forgets what is to be forgotten. What fails stays to be done.
+    pub(super) fn forget(&mut self, kernel: &mut impl Kernel) -> Result<(), KernelError> {
+        if !self.pending.is_empty() {
+            kernel.forget_connections(&self.pending)?;
+            self.pending = ConnectionFilter::default();
+        }
+        Ok(())
+    }
+}
+
+/// The address of a workload that loses the interface it was behind.
+fn workload_left(change: &RouteChange) -> Option<IpAddr> {
+    let (key, from, to) = match change {
+        Change::Replace { key, from, to } => (key, from, Some(&to.path)),
+        Change::Delete { key, from } => (key, from, None),
+        Change::Create { .. } => return None,
+    };
+    let was_behind_link = matches!(from.path, Some(RoutePath::Link { .. }));
+    (was_behind_link && from.path.as_ref() != to)
+        .then(|| host(key.destination))
+        .flatten()
+}
+
+/// The address, if the prefix covers no other.
+pub(super) fn host(prefix: IpNetwork) -> Option<IpAddr> {
+    let longest = if prefix.is_ipv6() { 128 } else { 32 };
+    (prefix.prefix() == longest).then(|| prefix.ip())
+}
+
+/// Ports of UDP in the maps of host ports that were not there, or led elsewhere.
+fn udp_ports_added(change: &NftChange) -> Vec<u16> {
+    let is_host_ports = |name: &str| name.starts_with("host-") && name.contains("ports-");
+    let elements: Vec<&NftElement> = match &change.change {
+        TableChange::Elements(sets) => {
+            let sets = sets.iter().filter(|(name, _)| is_host_ports(name));
+            sets.flat_map(|(_, change)| &change.added).collect()
+        }
+        TableChange::Whole { from, to } => {
+            let before = |name: &str, element: &NftElement| {
+                from.as_ref()
+                    .and_then(|table| table.sets.get(name))
+                    .is_some_and(|set| set.elements.contains(element))
+            };
+            let sets = to.sets.iter().filter(|(name, _)| is_host_ports(name));
+            sets.flat_map(|(name, set)| set.elements.iter().filter(|element| !before(name, element)))
+                .collect()
+        }
+    };
+    elements
+        .into_iter()
+        .filter_map(|element| element.port_of(Protocol::Udp.number()))
+        .collect()
+}

@@ -1,0 +1,236 @@
+//! Removing from this node what is ours, and only that: `calidris cleanup`.
+//!
+//! What is ours is said by `ours.rs`. The order is that of the agent, reversed: nftables, routes (the more specific one
+//! before the one that covers it), links. Kernel parameters stay as they are, since others may rely on them by now; those of
+//! a host end go with it. The datastore is not touched: addresses stay assigned until DEL or `calidris ipam`.
+//!
+//! Pods that still run lose their network, since their host ends go.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delta::Change;
+use crate::desired::RouteKey;
+use crate::kernel::{Kernel, KernelError, Link, NftFamily, ObservedRoute};
+use crate::ours;
+
+/// Parameters of the whole node that the agent sets and that nobody takes back.
+const STAYING_SYSCTLS: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
+/// One object of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// A table of nftables, by family.
+    NftTable(NftFamily),
+    /// A route.
+    Route(RouteKey, ObservedRoute),
+    /// The host end of a workload, by name.
+    Link(String, Link),
+    /// A tunnel device, by name.
+    Tunnel(String, Link),
+}
+
+/// What was or would be removed. The JSON document of `calidris cleanup -o json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupReport {
+    /// Objects removed, or to be removed (dry run), in order.
+    pub removed: Vec<String>,
+    /// Objects that could not be removed, and why.
+    pub failed: Vec<String>,
+    /// What stays although the agent may have set it, and why.
+    pub left: Vec<String>,
+}
+
+/// Whether to remove, or only to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Only say what would be removed.
+    DryRun,
+    /// Remove it.
+    Remove,
+}
+
+/// Everything of ours that is there, in the order of its removal.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> {
+    let tables = kernel.our_nft_tables()?;
+    let routes = kernel.routes()?;
+    let links = kernel.links()?;
+    let tables = tables.into_iter().map(Removal::NftTable);
+    let routes = routes
+        .into_iter()
+        .rev()
+        .map(|(key, route)| Removal::Route(key, route));
+    let links = links.into_iter().filter_map(|(name, link)| {
+        if ours::is_our_tunnel(&name, &link) {
+            return Some(Removal::Tunnel(name, link));
+        }
+        let is_ours = ours::is_our_link(&name, &link) || ours::is_half_made(&name, &link);
+        is_ours.then_some(Removal::Link(name, link))
+    });
+    Ok(tables.chain(routes).chain(links).collect())
+}
+
+/// Removes everything of ours, or says what would be. What fails does not stop the rest.
+///
+/// # Errors
+/// When the kernel cannot be asked what there is.
+pub fn clean(kernel: &mut impl Kernel, mode: Mode) -> Result<CleanupReport, KernelError> {
+    let mut report = CleanupReport::default();
+    for removal in inventory(kernel)? {
+        let result = match mode {
+            Mode::DryRun => Ok(()),
+            Mode::Remove => remove(kernel, &removal),
+        };
+        match result {
+            Ok(()) => report.removed.push(removal.to_string()),
+            Err(error) => report.failed.push(format!("{removal}: {error}")),
+        }
+    }
+    for path in STAYING_SYSCTLS {
+        if let Ok(Some(value)) = kernel.sysctl(path)
+            && value != "0"
+        {
+            report
+                .left
+                .push(format!("sysctl {path} = {value}: somebody else may rely on it"));
+        }
+    }
+    Ok(report)
+}
+
+fn remove(kernel: &mut impl Kernel, removal: &Removal) -> Result<(), KernelError> {
+    let result = match removal {
+        Removal::NftTable(family) => kernel.delete_nft_table(*family),
+        Removal::Route(key, route) => {
+            let change = Change::Delete {
+                key: key.clone(),
+                from: route.clone(),
+            };
+            kernel.change_routes(&[change]).pop().unwrap_or(Ok(()))
+        }
+        Removal::Link(name, link) => kernel.delete_link(name, link.index),
+        Removal::Tunnel(name, link) => kernel.change_tunnel(&Change::Delete {
+            key: name.clone(),
+            from: link.clone(),
+        }),
+    };
+    match result {
+        // Gone already: the kernel takes away with a link what leads to it.
+        Err(error) if matches!(error.errno(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => Ok(()),
+        result => result,
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NftTable(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
+            Self::Route(key, route) => write!(f, "route {key} {route}"),
+            Self::Tunnel(name, _) => write!(f, "tunnel {name}"),
+            Self::Link(name, link) => {
+                write!(f, "link {name} {}", link.alias.as_deref().unwrap_or("half made"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for CleanupReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.removed.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{RouteOrigin, RoutePath};
+    use crate::kernel::NftTable;
+    use crate::kernel::fake::{FakeKernel, Fault};
+
+    /// Of everything one of ours and one of somebody else's.
+    fn kernel() -> FakeKernel {
+        let mut kernel = FakeKernel::default();
+        for name in ["cali1", "cali2", "cali3", "eth0"] {
+            kernel.add_link(name);
+        }
+        let alias = |name: &str, text: &str, kernel: &mut FakeKernel| {
+            kernel.links.get_mut(name).unwrap().alias = Some(text.to_owned());
+        };
+        alias("cali1", "calidris:n/c1/eth0", &mut kernel);
+        alias("cali3", "somebody's", &mut kernel);
+        alias("eth0", "calidris:not/by/name", &mut kernel);
+        let half_made = kernel.links.get_mut("cali2").unwrap();
+        (half_made.up, half_made.mac) = (false, Some(ours::HOST_MAC));
+        let interface = "cali1".to_owned();
+        for (destination, path) in [
+            ("10.65.0.0/26", RoutePath::Blackhole),
+            ("10.65.0.2/32", RoutePath::Link { interface }),
+        ] {
+            let route = ObservedRoute {
+                origin: RouteOrigin::Local,
+                path: Some(path),
+            };
+            kernel
+                .routes
+                .insert(RouteKey::main(destination.parse().unwrap()), route);
+        }
+        let foreign = RouteKey::main("10.99.0.0/16".parse().unwrap());
+        kernel.foreign.insert(foreign, "static".to_owned());
+        kernel.nft = [(NftFamily::Inet, NftTable::default())].into();
+        kernel
+            .sysctls
+            .insert(STAYING_SYSCTLS[0].to_owned(), "1".to_owned());
+        kernel
+    }
+
+    #[test]
+    fn what_is_ours_goes_in_order_and_the_rest_stays() {
+        let mut kernel = kernel();
+        let before = kernel.clone();
+        let planned = clean(&mut kernel, Mode::DryRun).unwrap();
+        assert_eq!((kernel.writes, &kernel.routes), (0, &before.routes));
+        let report = clean(&mut kernel, Mode::Remove).unwrap();
+        assert_eq!(report, planned);
+        assert_eq!(
+            report.removed,
+            [
+                "nftables table inet calidris",
+                "route 10.65.0.2/32 metric 1024 dev cali1 (local)",
+                "route 10.65.0.0/26 metric 1024 blackhole (local)",
+                "link cali1 calidris:n/c1/eth0",
+                "link cali2 half made",
+            ]
+        );
+        assert_eq!(report.left.len(), 1, "{:?}", report.left);
+        assert_eq!(
+            kernel.links.keys().collect::<Vec<_>>(),
+            ["cali3", "eth0"],
+            "links of others stay"
+        );
+        assert_eq!(kernel.foreign, before.foreign);
+        assert_eq!(clean(&mut kernel, Mode::Remove).unwrap().removed, [""; 0]);
+    }
+
+    #[test]
+    fn what_fails_is_said_and_does_not_stop_the_rest() {
+        // Three reads come first.
+        for call in 3..8 {
+            let mut kernel = FakeKernel {
+                fault: Some((call, Fault::Refused)),
+                ..kernel()
+            };
+            let report = clean(&mut kernel, Mode::Remove).unwrap();
+            assert_eq!((report.removed.len(), report.failed.len()), (4, 1), "{report:?}");
+            clean(&mut kernel, Mode::Remove).unwrap();
+            assert_eq!(
+                inventory(&mut kernel).unwrap(),
+                [],
+                "what failed is done the next time"
+            );
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What workloads may send, and which ports of the node lead to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::model::{Endpoint, Model, Protocol, SourceSpoofing};
+
+/// What the workload behind an interface may send from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Its own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Further source ranges it was allowed. No range lies in another.
+    pub allowed_sources: BTreeSet<IpNetwork>,
+}
+
+/// A port of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPortKey {
+    /// Whether it is one of IPv6.
+    pub is_ipv6: bool,
+    /// The node's address; `None` for all of them.
+    pub address: Option<IpAddr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+/// Where a port of the node leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPortTarget {
+    /// The workload's address.
+    pub address: IpAddr,
+    /// The port there.
+    pub port: u16,
+}
+
+pub(super) fn workloads(model: &Model) -> BTreeMap<String, Workload> {
+    let endpoints = model.endpoints.values().map(|endpoint| {
+        let workload = Workload {
+            addresses: endpoint.addresses.clone(),
+            allowed_sources: allowed_sources(model, endpoint),
+        };
+        (endpoint.host_interface.clone(), workload)
+    });
+    endpoints.collect()
+}
+
+/// Source ranges that the workload may use besides its addresses, as far as the operator lets it.
+pub(super) fn allowed_sources(model: &Model, endpoint: &Endpoint) -> BTreeSet<IpNetwork> {
+    match model.source_spoofing {
+        SourceSpoofing::Disabled => BTreeSet::new(),
+        SourceSpoofing::Any => super::nft::without_nested(&endpoint.allowed_sources),
+    }
+}
+
+/// Where two workloads ask for the same port, the one with the lower identity has it.
+pub(super) fn host_ports(model: &Model) -> BTreeMap<HostPortKey, HostPortTarget> {
+    let mut ports = BTreeMap::new();
+    for endpoint in model.endpoints.values() {
+        for mapping in &endpoint.host_ports {
+            for is_ipv6 in [false, true] {
+                let of_family = |address: &&IpAddr| address.is_ipv6() == is_ipv6;
+                let Some(address) = endpoint.addresses.iter().find(of_family) else {
+                    continue;
+                };
+                if mapping.host_address.is_some_and(|host| host.is_ipv6() != is_ipv6) {
+                    continue;
+                }
+                let key = HostPortKey {
+                    is_ipv6,
+                    address: mapping.host_address,
+                    protocol: mapping.protocol,
+                    port: mapping.host_port,
+                };
+                ports.entry(key).or_insert(HostPortTarget {
+                    address: *address,
+                    port: mapping.port,
+                });
+            }
+        }
+    }
+    ports
+}
+
+impl fmt::Display for HostPortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{} {address} port {}", self.protocol, self.port),
+            None => write!(f, "{} port {}", self.protocol, self.port),
+        }
+    }
+}

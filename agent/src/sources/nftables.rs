@@ -1,0 +1,215 @@
+//! The kernel's notifications of nftables: somebody else has changed a table of ours.
+//!
+//! The kernel sends a message for each object that a transaction changed, then one that names the new generation and the
+//! process that made it. Only transactions that touch a table of our name count, and only those of other processes: other
+//! programs change their own tables all the time. What is lost because we are too slow counts as a change.
+//! See the kernel's linux/netfilter/nf_tables.h and nfnetlink.h.
+
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::input::{Input, KernelChange};
+use crate::kernel::OwnProcesses;
+use crate::ours::NFT_TABLE;
+use crate::turn::Message;
+
+/// `NFNLGRP_NFTABLES` is group 7.
+const GROUPS: u32 = 1 << 6;
+/// Room for notifications not read yet, in bytes. The kernel doubles it.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// How long notifications are gathered after the first one.
+const GATHERING: Duration = Duration::from_millis(50);
+/// Notifications read at a time, at most.
+const MAX_READS: usize = 4096;
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_NEWGEN: u16 = 15;
+const NFTA_GEN_PROC_PID: u16 = 2;
+/// The name of the table in messages about tables, chains, rules, sets, elements, objects and flowtables alike.
+const NFTA_TABLE: u16 = 1;
+/// `struct nfgenmsg`.
+const GENERIC_HEADER_BYTES: usize = 4;
+/// `NLA_TYPE_MASK`.
+const TYPE_MASK: u16 = 0x3fff;
+
+/// A socket that hears of changes of nftables in the process's network namespace.
+pub struct Monitor {
+    socket: TokioSocket,
+}
+
+/// What was heard so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    /// The transaction whose messages are coming in touches a table of ours.
+    touches_ours: bool,
+    /// A whole one of somebody else did, or may have.
+    is_changed: bool,
+}
+
+impl Monitor {
+    /// Opens the socket: from now on nothing is missed. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+        Ok(Self { socket })
+    }
+
+    /// Tells the node until its thread is gone. Changes by processes in `own` need not be told.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub async fn run(self, own: OwnProcesses, inbox: mpsc::Sender<Message>) -> io::Result<()> {
+        let mut heard = Heard::default();
+        loop {
+            heard.take_in(self.socket.recv_from_full().await, &own)?;
+            tokio::time::sleep(GATHERING).await;
+            self.read_what_is_there(&mut heard, &own)?;
+            if std::mem::take(&mut heard.is_changed) {
+                debug!("somebody changed our nftables tables");
+                let change = Message::Input(Input::KernelChanged(KernelChange::Nft));
+                if inbox.send(change).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn read_what_is_there(&self, heard: &mut Heard, own: &OwnProcesses) -> io::Result<()> {
+        for _ in 0..MAX_READS {
+            match self.socket.socket_ref().recv_from_full() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                result => heard.take_in(result, own)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Heard {
+    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own: &OwnProcesses) -> io::Result<()> {
+        match received {
+            Ok((datagram, _)) => self.read(&datagram, own),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                warn!("the kernel dropped notifications of nftables; reading our tables back");
+                self.is_changed = true;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, datagram: &[u8], own: &OwnProcesses) {
+        let mut rest = datagram;
+        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+            let (subsystem, kind) = (message.message_type() >> 8, message.message_type() & 0xff);
+            if subsystem == NFNL_SUBSYS_NFTABLES {
+                let attributes = message.payload().get(GENERIC_HEADER_BYTES..).unwrap_or_default();
+                if kind == NFT_MSG_NEWGEN {
+                    let is_others = writer(attributes).is_none_or(|process| !own.contains(process));
+                    self.is_changed |= std::mem::take(&mut self.touches_ours) && is_others;
+                } else {
+                    self.touches_ours |= concerns_ours(attributes);
+                }
+            }
+            // Messages are aligned to four bytes. A length of nothing would go round for ever.
+            let length = usize::try_from(message.length()).unwrap_or(usize::MAX).max(1);
+            rest = length
+                .checked_next_multiple_of(4)
+                .and_then(|next| rest.get(next..))
+                .unwrap_or_default();
+        }
+    }
+}
+
+fn concerns_ours(attributes: &[u8]) -> bool {
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .any(|attribute| {
+            attribute.kind() & TYPE_MASK == NFTA_TABLE
+                && attribute.value().strip_suffix(&[0]) == Some(NFT_TABLE.as_bytes())
+        })
+}
+
+/// The process that made a generation, as seen from the first process namespace: in a container with one of its own it is
+/// never known as ours, and each change of ours is read back once for nothing.
+fn writer(attributes: &[u8]) -> Option<u32> {
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() & TYPE_MASK == NFTA_GEN_PROC_PID)
+        .and_then(|attribute| attribute.value().try_into().ok())
+        .map(u32::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = vec![1, 0, 0, 0];
+        for (kind, value) in attributes {
+            body.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
+            body.extend(kind.to_ne_bytes());
+            body.extend(*value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        let mut bytes = Vec::new();
+        bytes.extend(u32::try_from(16 + body.len()).unwrap().to_ne_bytes());
+        bytes.extend((NFNL_SUBSYS_NFTABLES << 8 | kind).to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn new_rule(table: &[u8]) -> Vec<u8> {
+        message(6, &[(NFTA_TABLE, table), (2, b"chain\0")])
+    }
+
+    fn generation(process: u32) -> Vec<u8> {
+        message(
+            NFT_MSG_NEWGEN,
+            &[(1, &[0, 0, 0, 9]), (NFTA_GEN_PROC_PID, &process.to_be_bytes())],
+        )
+    }
+
+    fn heard(messages: &[Vec<u8>]) -> bool {
+        let own = OwnProcesses::default();
+        own.add(77);
+        let mut heard = Heard::default();
+        heard.read(&messages.concat(), &own);
+        heard.is_changed
+    }
+
+    #[test]
+    fn only_whole_changes_of_our_tables_by_others_count() {
+        let (ours, other) = (new_rule(b"calidris\0"), new_rule(b"calidris2\0"));
+        assert!(heard(&[ours.clone(), generation(5)]));
+        assert!(heard(&[
+            other.clone(),
+            ours.clone(),
+            generation(5),
+            other.clone(),
+            generation(6)
+        ]));
+        assert!(!heard(&[ours.clone(), generation(77)]), "our own doing");
+        assert!(!heard(&[other, generation(5)]), "somebody else's table");
+        assert!(
+            !heard(&[ours.clone(), generation(77), generation(5)]),
+            "the next one is another one"
+        );
+        assert!(!heard(&[ours]), "not done yet");
+        for garbage in [vec![], vec![0; 16], vec![0xff; 64], generation(5)[..20].to_vec()] {
+            assert!(!heard(&[garbage]));
+        }
+    }
+}
