@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use calidris_interop::eventually::{Stopwatch, eventually, pace};
 use calidris_interop::interop::ours::{Config, Ours, PeerKeys, Route};
+use calidris_interop::interop::peer::Peer;
 use calidris_interop::interop::peers::Kind;
 use calidris_interop::interop::setup::Announced;
 use calidris_interop::interop::site::{
@@ -22,8 +23,9 @@ use super::{NEEDS, contestants};
 /// Prefixes of ours that a peer is to be told of.
 const TABLE: u32 = 100_000;
 
-/// So much more the process may have resident for a peer that reads nothing: its table of what it was told, and no queue.
-const GROWTH_KIB: u64 = 24 * 1024;
+/// So much more the process may have resident for a peer that reads nothing: its table of what it was told, what two more readings
+/// of the file left behind, and no queue.
+const GROWTH_KIB: u64 = 64 * 1024;
 
 fn site(name: &str) -> anyhow::Result<Site> {
     Site::create(
@@ -101,6 +103,23 @@ fn established(ours: &Ours, name: &str) -> anyhow::Result<()> {
     })
 }
 
+/// Gives every prefix of ours another community, and waits until the third has heard of the last.
+fn change_everything(ours: &Ours, config: &mut Config, third: &dyn Peer, round: u16) -> anyhow::Result<()> {
+    for route in &mut config.routes {
+        route.announced.communities = vec![(65001, round)];
+    }
+    ours.reload(config)?;
+    eventually("the third has the last of the changes", SOON * 2, || {
+        let path = third.paths("21.134.159.0/24".parse()?)?;
+        let community = format!("65001:{round}");
+        ensure!(
+            path.iter().any(|path| path.communities.contains(&community)),
+            "{path:?}"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn a_peer_that_reads_nothing_costs_no_queue_and_nobody_else_waits() -> anyhow::Result<()> {
     require!(NEEDS);
@@ -111,32 +130,19 @@ fn a_peer_that_reads_nothing_costs_no_queue_and_nobody_else_waits() -> anyhow::R
     let ours = site.us(&config)?;
     established(&ours, "third")?;
     wait_theirs(&*third, "21.134.159.0/24")?;
+    // Reading a changed file of that size costs memory of its own, which the allocator keeps: the measure is taken after it.
+    change_everything(&ours, &mut config, &*third, 1)?;
     let before = resident_kib(&ours)?;
     // It is told 100,000 prefixes, and reads none of them.
     let _stuck = session(&site, Member::Peer, u16::try_from(PEER_AS)?)?;
     established(&ours, "peer")?;
     // Twice over, everything changes, while others hear of each change at once.
-    for round in 1..=2_u32 {
-        for route in &mut config.routes {
-            route.announced.communities = vec![(65001, u16::try_from(round)?)];
-        }
-        ours.reload(&config)?;
-        eventually("the third has the last of the changes", SOON * 2, || {
-            let path = third.paths("21.134.159.0/24".parse()?)?;
-            let community = format!("65001:{round}");
-            ensure!(
-                path.iter().any(|path| path.communities.contains(&community)),
-                "{path:?}"
-            );
-            Ok(())
-        })?;
+    for round in 2..=3 {
+        change_everything(&ours, &mut config, &*third, round)?;
     }
     let growth = resident_kib(&ours)?.saturating_sub(before);
     println!("resident before {before} KiB, growth {growth} KiB");
-    ensure!(
-        growth < before.max(GROWTH_KIB),
-        "{before} KiB before, {growth} KiB more"
-    );
+    ensure!(growth < GROWTH_KIB, "{before} KiB before, {growth} KiB more");
     let peer = ours.peer("peer")?;
     ensure!(
         peer["state"] == "established" && ours.peer("third")?["established_count"] == 1,
