@@ -7,6 +7,8 @@ LAB ?= demo
 DEMO_ARGS ?=
 # Options of a single benchmark, for example BENCH_ARGS="--prefixes 100000 --rounds 1".
 BENCH_ARGS ?=
+# Options of ipam-chaos, for example CHAOS_ARGS="--seed 7 --rounds 1".
+CHAOS_ARGS ?=
 RELEASE := target/release
 
 .PHONY: help
@@ -21,6 +23,7 @@ setup: ## Install from Debian what the build, the lab and the tests need (nothin
 release: ## Build the optimised binaries into target/release (the CNI plugin statically linked)
 	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop --bins --example dataplane_bench
 	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
+	ln -f $(RELEASE)/calidris-cni $(RELEASE)/calidris-ipam
 
 .PHONY: demo
 demo: setup release ## Run a cluster in namespaces (etcd, BIRD, FRR, three nodes, pods) and prove it; KEEP=1 leaves it up
@@ -110,6 +113,10 @@ fuzz: ## Fuzz decoders and whole sessions for FUZZ_SECONDS from FUZZ_SEED on; a 
 		seed=$$((seed + 2000)); echo "fuzz: all well up to seed $$seed"; \
 	done
 
+.PHONY: ipam-chaos
+ipam-chaos: setup release ## Prove for ten minutes that no address has two owners while etcd is killed, frozen, cut off and filled (CHAOS_ARGS)
+	$(RELEASE)/calidris-lab ipam-chaos --rounds 10 --seconds 60 $(CHAOS_ARGS)
+
 .PHONY: bench
 bench: setup release ## Measure beside the peers; tables on the screen, rows in target/bench/NAME.json
 	$(RELEASE)/calidris-lab bench all
@@ -125,3 +132,7 @@ bench-cni: setup release ## Measure adding and deleting pods beside the referenc
 .PHONY: bench-bgp
 bench-bgp: setup release ## Measure the BGP speaker beside BIRD 2 and FRR: a million prefixes in and out, half a million to ten peers
 	$(RELEASE)/calidris-lab bench bgp $(BENCH_ARGS)
+
+.PHONY: bench-ipam
+bench-ipam: setup release ## Measure giving addresses and claiming blocks beside etcd's own puts and transactions
+	$(RELEASE)/calidris-lab bench ipam $(BENCH_ARGS)

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, Config, SpeakerFile};
+use crate::config::{self, Config, Environment, SpeakerFile};
 use crate::ipam_cli::{self, IpamArgs};
 use crate::report::StatusReport;
 use crate::{logging, status, wiring};
@@ -246,7 +246,7 @@ fn agent(args: &AgentArgs) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error, Exit::Usage),
     };
-    if let Err(error) = config.read_secrets() {
+    if let Err(error) = config.read_secrets(&Environment::of_process()) {
         return complain(&error, Exit::Usage);
     }
     let speaker = config.bgp.as_ref().zip(config.router_id());

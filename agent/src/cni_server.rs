@@ -12,6 +12,8 @@ mod announced;
 mod attach;
 mod check;
 mod detach;
+mod given;
+mod ipam_face;
 mod lock;
 mod refusal;
 mod request;
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use calidris_cni::contract::{Operation, Reply, Request};
+use calidris_cni::contract::{AddressManagement, Attachment, Operation, Reply, Request};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::socket::{self, Received};
 use calidris_ipam::{Ipam, Store};
@@ -204,12 +206,18 @@ impl<S: Store + 'static> CniServer<S> {
         warn!(%error, answer_to, "CNI: the plugin has gone without its answer");
         if let Some(request) = request.filter(|_| is_added)
             && let Some(attachment) = request.operation.attachment()
-            && let Err(error) = self
-                .detach(&request.config, attachment, &mut Stages::default())
-                .await
+            && let Err(error) = self.undo(&request, attachment).await
         {
             warn!(%error, "CNI: an ADD nobody waits for could not be undone; DEL will");
         }
+    }
+
+    async fn undo(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+        if request.addresses == AddressManagement::Only {
+            return self.take_back(&request.config, attachment).await;
+        }
+        self.detach(&request.config, attachment, &mut Stages::default())
+            .await
     }
 
     async fn reply_within_bounds(&self, request: Arc<Request>, netns: Option<OwnedFd>) -> Reply {
@@ -236,7 +244,9 @@ impl<S: Store + 'static> CniServer<S> {
     async fn reply(&self, request: &Request, netns: Option<OwnedFd>, arrived: Instant) -> Reply {
         let mut stages = Stages::default();
         stages.over(Stage::Wait, arrived);
+        let is_for_addresses = request.addresses == AddressManagement::Only;
         let reply: Reply = match &request.operation {
+            _ if is_for_addresses => self.addresses_only(request).await,
             Operation::Add(attachment) => self.add(request, attachment, netns, &mut stages).await.into(),
             Operation::Del(attachment) => self.detach(&request.config, attachment, &mut stages).await.into(),
             Operation::Check(attachment) => self.check(&request.config, attachment, netns).await.into(),

@@ -1,4 +1,8 @@
-//! What the agent reads and writes in the datastore besides addresses: Calico's WorkloadEndpoint and Node.
+//! The datastore: which it is, and what the agent reads and writes in it besides addresses (Calico's WorkloadEndpoint, Node
+//! and IPPool).
 
 pub mod node;
+pub mod pool;
+pub mod remote;
+pub mod store;
 pub mod workload_endpoint;

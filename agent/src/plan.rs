@@ -7,13 +7,16 @@
 //! Invariant: nothing is written, neither to the kernel nor to the datastore.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use calidris_ipam::Ipam;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{Dataplane, Failure, Op};
-use crate::config::Config;
+use crate::config::{Config, Environment};
+use crate::datastore::store::AnyStore;
 use crate::desired;
 use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, Linux};
@@ -132,8 +135,9 @@ pub async fn without_agent(config: &Config) -> anyhow::Result<PlanReport> {
     let limit = config.datastore.connect_timeout + config.datastore.request_timeout + SNAPSHOT_MARGIN;
     let (inbox, mut messages) = mpsc::channel(INBOX);
     let (state, told) = watch::channel(DatastoreReport::default());
+    let store = AnyStore::open_for_operator(&config.datastore, &Environment::of_process())?;
     let source = tokio::spawn(sources::datastore::run(
-        config.datastore.etcd()?,
+        Arc::new(Ipam::new(store)),
         model.node_name.clone(),
         inbox,
         state,

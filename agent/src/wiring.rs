@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
-use calidris_ipam_etcd::EtcdStore;
 use ipnetwork::IpNetwork;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Handle};
@@ -19,9 +18,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock;
 use crate::cni_server::{Announcements, CniServer, ServerConfig};
-use crate::config::{Config, kubernetes_addresses};
+use crate::config::{Config, Environment, kubernetes_addresses};
 use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
+use crate::datastore::store::AnyStore;
+use crate::datastore::{pool, remote};
 use crate::desired::{DEFAULT_MTU, Published};
 use crate::input::Input;
 use crate::ipam_collector;
@@ -97,8 +98,9 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let (tunnel_pools, tunnels_needed) = watch::channel(None);
     let (pod_mtu, mtu_of_pods) = watch::channel(config.cni.mtu.unwrap_or(DEFAULT_MTU));
     let wanted_announcements = to_announce.clone();
+    let store = AnyStore::open(&config.datastore, &Environment::of_process())?;
     let (datastore_state, datastore) = watch::channel(DatastoreReport {
-        endpoints: config.datastore.endpoints.clone(),
+        endpoints: store.places(),
         ..DatastoreReport::default()
     });
 
@@ -123,10 +125,14 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let node = Node::new(model, kernel, outputs, read_back, clock::now());
     let mut node_thread = spawn_node(node, messages, runtime)?;
 
-    let etcd = config.datastore.etcd()?;
-    let ipam = Arc::new(Ipam::new(EtcdStore::new(etcd.clone())));
+    if let Some(embedded) = store.embedded() {
+        let listener = UnixListener::from_std(listen(config.datastore.socket.as_path())?)?;
+        tokio::spawn(remote::serve(listener, embedded));
+    }
+    let ipam = Arc::new(Ipam::new(store));
+    tokio::spawn(pool::make(config.ipam.pools.clone(), Arc::clone(&ipam)));
     tokio::spawn(sources::datastore::run(
-        etcd.clone(),
+        Arc::clone(&ipam),
         node_name.clone(),
         inbox.clone(),
         datastore_state,
@@ -134,7 +140,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let (need, is_needed) = watch::channel(None);
     let direct = config.dataplane.direct_routes;
     tokio::spawn(need_cluster(tunnels_needed.clone(), direct, need));
-    tokio::spawn(sources::cluster::run(etcd, is_needed, inbox.clone()));
+    tokio::spawn(sources::cluster::run(Arc::clone(&ipam), is_needed, inbox.clone()));
     tokio::spawn(tunnel_addresses::run(
         node_name.clone(),
         Arc::clone(&ipam),
@@ -415,7 +421,7 @@ async fn need_cluster(
 async fn keep_node_registered(
     record: impl Fn(Published) -> NodeRecord,
     mut published: watch::Receiver<Option<Published>>,
-    ipam: Arc<Ipam<EtcdStore>>,
+    ipam: Arc<Ipam<AnyStore>>,
     interval: Duration,
 ) {
     let mut pause = Duration::from_secs(1);

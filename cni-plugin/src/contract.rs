@@ -44,6 +44,28 @@ pub struct Request {
     /// W3C `traceparent` of the runtime's span, from the environment variable `TRACEPARENT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_parent: Option<String>,
+    /// Who manages addresses.
+    #[serde(default, skip_serializing_if = "AddressManagement::is_the_agents")]
+    pub addresses: AddressManagement,
+}
+
+/// Who manages the addresses of an attachment, and who makes the rest of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressManagement {
+    /// The agent does both.
+    #[default]
+    Agent,
+    /// Another plugin manages addresses. What it gave (ADD; empty otherwise).
+    Delegated(AddResult),
+    /// The agent manages addresses and does nothing else: the request was made to `calidris-ipam`.
+    Only,
+}
+
+impl AddressManagement {
+    fn is_the_agents(&self) -> bool {
+        *self == Self::Agent
+    }
 }
 
 /// A CNI operation and its parameters.

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 
 use crate::args::CniArgs;
-use crate::contract::{Attachment, CONTRACT_VERSION, Operation, Request};
+use crate::contract::{AddressManagement, Attachment, CONTRACT_VERSION, Operation, Request};
 use crate::error::{CniError, ErrorCode};
 use crate::spec::{AttachmentId, BadPrevResult, NetConf, is_valid_ifname, is_valid_name};
 use crate::version::CniVersion;
@@ -185,6 +185,7 @@ impl Environment {
             config,
             timeout_ms,
             trace_parent,
+            addresses: AddressManagement::Agent,
         })
     }
 

@@ -2,22 +2,31 @@
 //!
 //! Invariants: stdout carries nothing but one JSON object (a result, a version reply or an error) or nothing at all;
 //! the exit code is 0 on success and 1 on failure; stderr is silent unless the configuration says `"log": "stderr"`.
-//! VERSION is answered here, everything else by the agent.
+//! VERSION is answered here, everything else by the agent. Under the name `calidris-ipam` it is the address management of
+//! other plugins; with the `ipam.type` of another plugin that one manages ours.
 
+mod delegate;
 mod netns;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
-use calidris_cni::contract::{CONTRACT_VERSION, ContractError, MAX_MESSAGE, Operation, Reply, Request, Step};
+use calidris_cni::contract::{
+    AddressManagement, CONTRACT_VERSION, ContractError, MAX_MESSAGE, Operation, Reply, Request, Step,
+};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::invocation::{Environment, Verb};
 use calidris_cni::result::{AddResult, Dns};
 use calidris_cni::socket;
 use calidris_cni::spec::{AttachmentId, PluginLog, version_of_request};
 use calidris_cni::version::{CniVersion, VersionReply};
+use delegate::Delegate;
 use serde_json::Value;
+
+/// The other name of this program: a link to it.
+const IPAM_PLUGIN: &str = "calidris-ipam";
 
 fn main() -> ExitCode {
     if std::env::args()
@@ -53,12 +62,29 @@ fn run(stdin: &mut Vec<u8>) -> Result<Option<Value>, CniError> {
             serde_json::to_value(VersionReply::new(version)).unwrap_or_default(),
         ));
     }
-    let request = environment.into_request(stdin)?;
-    let outcome = ask_agent(&request);
+    let mut request = environment.into_request(stdin)?;
+    let outcome = if is_called_for_addresses() {
+        request.addresses = AddressManagement::Only;
+        request.config.take_options_of_ipam()?;
+        ask_agent(&request)
+    } else {
+        match Delegate::of(&request.config)? {
+            Some(delegate) => delegate.serve(request.clone(), stdin, ask_agent),
+            None => ask_agent(&request),
+        }
+    };
     if request.config.options.log == PluginLog::Stderr {
         log(&request, &outcome);
     }
     Ok(outcome?.map(|result| output(result, &request)))
+}
+
+/// Whether this program was run under its other name, as the `ipam.type` of another plugin.
+fn is_called_for_addresses() -> bool {
+    let program = std::env::args_os().next().unwrap_or_default();
+    Path::new(&program)
+        .file_name()
+        .is_some_and(|name| name == IPAM_PLUGIN)
 }
 
 fn read_stdin(stdin: &mut Vec<u8>) -> Result<(), CniError> {
@@ -137,9 +163,17 @@ fn contract_failure(error: &ContractError, request: &Request) -> CniError {
     .with_details(error.to_string())
 }
 
-/// What ADD prints: the agent's result behind `prevResult`, in the version of the request.
+/// What ADD prints: the agent's result behind `prevResult`, in the version of the request. Addresses alone are told
+/// without any interface (CNI spec 1.1.0 §4).
 fn output(mut result: AddResult, request: &Request) -> Value {
     let config = &request.config;
+    if request.addresses == AddressManagement::Only {
+        let mut json = result.to_json(config.cni_version);
+        if let Some(keys) = json.as_object_mut() {
+            keys.remove("interfaces");
+        }
+        return json;
+    }
     if result.dns == Dns::default() {
         result.dns = config.dns.clone();
     }

@@ -247,6 +247,38 @@ impl NetConf {
     }
 }
 
+impl NetConf {
+    /// The plugin that `ipam.type` names, if it is none of ours. Calico's counts as ours: its configurations can stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// Code 7 for a type that is no file name.
+    pub fn ipam_delegate(&self) -> Result<Option<&str>, CniError> {
+        match self.other.get("ipam").and_then(|ipam| ipam.get("type")) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(name)) if OUR_IPAM.contains(&name.as_str()) => Ok(None),
+            Some(Value::String(name)) if !name.contains(['/', '\0']) && name != "." && name != ".." => {
+                Ok(Some(name))
+            }
+            Some(other) => Err(invalid("ipam.type", &format!("{other} is not a file name"))),
+        }
+    }
+
+    /// Takes the keys that Calidris defines from the object `ipam`: the others belong to the plugin that delegates to us.
+    ///
+    /// # Errors
+    /// Code 7, naming the key.
+    pub fn take_options_of_ipam(&mut self) -> Result<(), CniError> {
+        if let Some(Value::Object(ipam)) = self.other.get("ipam") {
+            self.options = PluginOptions::take_from(&mut ipam.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// Names of address management that is the agent's own.
+const OUR_IPAM: [&str; 4] = ["", "calidris-ipam", "calidris-cni", "calico-ipam"];
+
 impl PluginOptions {
     fn take_from(keys: &mut Map<String, Value>) -> Result<Self, CniError> {
         let socket: String = take(keys, "socket")?.unwrap_or_else(|| DEFAULT_SOCKET.to_owned());

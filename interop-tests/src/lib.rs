@@ -21,6 +21,7 @@ pub mod fabric;
 pub mod http;
 pub mod image;
 pub mod interop;
+pub mod ipam_chaos;
 pub mod journal;
 pub mod kernel;
 pub mod kubernetes;

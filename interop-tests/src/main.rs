@@ -22,7 +22,7 @@ use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
 use calidris_interop::topology::{DEMO, Topology};
-use calidris_interop::{conformance, http, kubernetes, signals, vm};
+use calidris_interop::{conformance, http, ipam_chaos, kubernetes, signals, vm};
 
 /// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
 #[derive(Parser)]
@@ -72,6 +72,9 @@ Examples:
   calidris lab interop --peer bird,frr --feature md5,roles
   calidris lab interop --results interop-tests/RESULTS.md")]
     Interop(interop::InteropArgs),
+    /// Give and take addresses while etcd is maltreated, and prove that none ever had two owners (`make ipam-chaos`)
+    #[command(hide = true)]
+    IpamChaos(IpamChaosArgs),
     /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
     #[command(hide = true)]
     Kubernetes(KubernetesArgs),
@@ -117,6 +120,22 @@ struct RunArgs {
     /// How to report
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+#[derive(Args)]
+struct IpamChaosArgs {
+    /// The first seed; each further round has the next
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many rounds
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    rounds: u64,
+    /// How long etcd is maltreated in a round, in seconds
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    seconds: u64,
+    /// Nodes with a client each
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    nodes: usize,
 }
 
 #[derive(Args)]
@@ -179,6 +198,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => judge(&args),
         Command::Interop(args) => interop::run(&args),
+        Command::IpamChaos(args) => maltreat_etcd(&args),
         Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Overlay {
             modes,
@@ -308,6 +328,24 @@ fn judge(args: &ConformanceArgs) -> anyhow::Result<ExitCode> {
     match &args.write {
         Some(file) => conformance::write(file, &table)?,
         None => print!("{table}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line of JSON for each round. Ends with the first that finds something; its seed is in the message.
+fn maltreat_etcd(args: &IpamChaosArgs) -> anyhow::Result<ExitCode> {
+    signals::catch();
+    let binaries = Binaries::find()?;
+    let progress = Progress::start(Stream::Error);
+    for round in 0..args.rounds {
+        let options = ipam_chaos::Options {
+            seed: args.seed.wrapping_add(round),
+            duration: Duration::from_secs(args.seconds),
+            nodes: args.nodes,
+            workers: 3,
+        };
+        let report = ipam_chaos::run(&options, &binaries, &progress)?;
+        println!("{}", serde_json::to_string(&report)?);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -76,10 +76,20 @@ const EDGES: [(&str, &[&str]); 9] = [
             "calidris-cni",
             "calidris-ipam",
             "calidris-ipam-etcd",
+            "calidris-ipam-redb",
         ],
     ),
-    // Labs run the agent as a process; as libraries they may only use the protocol core and its driver, as peers.
-    ("calidris-interop", &["calidris-bgp", "calidris-bgp-driver"]),
+    // Labs run the agent as a process; as libraries they may only use the protocol core and its driver, as peers, and
+    // address management, as clients on many nodes at once.
+    (
+        "calidris-interop",
+        &[
+            "calidris-bgp",
+            "calidris-bgp-driver",
+            "calidris-ipam",
+            "calidris-ipam-etcd",
+        ],
+    ),
     ("calidris-cni-conformance", &[]),
 ];
 

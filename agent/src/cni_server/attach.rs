@@ -8,7 +8,7 @@ use std::sync::Arc;
 use calidris_cni::contract::{Attachment, Request};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::result::{AddResult, Dns, Interface, IpConfig, Route};
-use calidris_ipam::{AddressRequest, AssignRequest, Assigned, Expect, ExtraWrite, Store};
+use calidris_ipam::{AddressRequest, AssignRequest, Assigned, AssignedAddress, Expect, ExtraWrite, Store};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
@@ -33,7 +33,7 @@ impl<S: Store + 'static> CniServer<S> {
         stages: &mut Stages,
     ) -> Result<AddResult, CniError> {
         let subject = request::subject(&request.config, attachment)?;
-        let wanted = request::wanted(&request.config, attachment, &subject)?;
+        let wanted = request::wanted(&request.config, attachment, &subject)?.with(&request.addresses);
         let netns = netns.ok_or_else(|| {
             CniError::new(
                 ErrorCode::INVALID_ENVIRONMENT,
@@ -166,15 +166,16 @@ impl<S: Store + 'static> CniServer<S> {
             .as_ref()
             .map(|(namespace, pod)| (namespace.as_str(), pod.as_str()));
         // Whatever is there is an older container of the same pod: its DEL sees that it has been replaced.
-        let write = ExtraWrite::new(
-            workload_endpoint::key(&self.config.node, &subject.id, pod),
-            Expect::Anything,
-            move |addresses| {
-                let mut written = written.clone();
-                written.endpoint.addresses = addresses.iter().map(|assigned| assigned.address).collect();
-                workload_endpoint::compose(&node, &written, &uid, now).to_json()
-            },
-        );
+        let key = workload_endpoint::key(&self.config.node, &subject.id, pod);
+        let value = move |addresses: &[AssignedAddress]| {
+            let mut written = written.clone();
+            written.endpoint.addresses = addresses.iter().map(|assigned| assigned.address).collect();
+            workload_endpoint::compose(&node, &written, &uid, now).to_json()
+        };
+        if let Some(given) = &wanted.given {
+            return self.write_endpoint(key, given, value).await;
+        }
+        let write = ExtraWrite::new(key, Expect::Anything, value);
         let mut attributes = BTreeMap::new();
         if let Some((namespace, pod)) = &subject.pod {
             attributes.insert("namespace".to_owned(), namespace.clone());
@@ -247,7 +248,7 @@ fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> 
 
 /// The labels that every namespace has by its name alone: Kubernetes' own and the one that Calico adds. Others are known to
 /// the Kubernetes API only, which the agent does not ask.
-fn namespace_labels(subject: &Subject) -> BTreeMap<String, String> {
+pub(super) fn namespace_labels(subject: &Subject) -> BTreeMap<String, String> {
     let labels = ["kubernetes.io/metadata.name", "projectcalico.org/name"];
     let namespace = subject.pod.as_ref().map(|(namespace, _)| namespace);
     namespace

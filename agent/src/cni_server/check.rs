@@ -41,7 +41,10 @@ impl<S: Store + 'static> CniServer<S> {
         };
         let mut findings = of_previous_result(config, &subject, &endpoint);
         findings.extend(self.of_host_ports(config, &endpoint).await?);
-        findings.extend(self.of_allocation(&subject, &endpoint).await?);
+        // What another plugin manages it checks itself.
+        if config.ipam_delegate()?.is_none() {
+            findings.extend(self.of_allocation(&subject, &endpoint).await?);
+        }
         findings.extend(self.of_node(&subject).await?);
         if let Some(netns) = netns {
             let link = PodLink {

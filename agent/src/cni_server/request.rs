@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use calidris_cni::contract::Attachment;
+use calidris_cni::contract::{AddressManagement, Attachment};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::{IpRange, NetConf, is_valid_ifname, is_valid_name};
 use calidris_ipam::AddressRequest;
@@ -48,6 +48,21 @@ pub(super) struct Wanted {
     pub(super) host_ports: BTreeSet<HostPort>,
     /// Ranges that it may send from besides its own addresses.
     pub(super) allowed_sources: BTreeSet<IpNetwork>,
+    /// Addresses that another plugin has given, instead of any from the pools.
+    pub(super) given: Option<Vec<IpAddr>>,
+}
+
+impl Wanted {
+    /// With the addresses that came with the request, if any did.
+    pub(super) fn with(mut self, addresses: &AddressManagement) -> Self {
+        if let AddressManagement::Delegated(result) = addresses {
+            let given: Vec<IpAddr> = result.ips.iter().map(|ip| ip.address.ip()).collect();
+            let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = given.iter().partition(|address| address.is_ipv4());
+            (self.v4, self.v6) = (exactly(v4), exactly(v6));
+            self.given = Some(given);
+        }
+        self
+    }
 }
 
 /// Whom the request is about.
@@ -136,6 +151,7 @@ pub(super) fn wanted(
             mac,
             host_ports,
             allowed_sources,
+            given: None,
         });
     }
     let (v4, v6, pools) = automatic(config, &config.runtime_config.pod_annotations)?;
@@ -146,6 +162,7 @@ pub(super) fn wanted(
         mac,
         host_ports,
         allowed_sources,
+        given: None,
     })
 }
 

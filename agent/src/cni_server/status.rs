@@ -41,6 +41,10 @@ impl<S: Store + 'static> CniServer<S> {
 
     async fn could_add(&self, config: &NetConf, readiness: &Readiness) -> Result<(), CniError> {
         self.require_datastore()?;
+        if config.ipam_delegate()?.is_some() && readiness.in_sync.datastore {
+            // The plugin that manages addresses is asked by ours.
+            return Ok(());
+        }
         in_sync_with_pools(readiness)?;
         let (v4, v6, pools) = request::wanted_of_network(config)?;
         let request = AssignRequest {

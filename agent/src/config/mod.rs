@@ -6,8 +6,9 @@
 mod as_numbers;
 mod bgp;
 mod cni;
+mod datastore;
 mod duration;
-mod etcd;
+mod environment;
 mod file;
 mod ipam;
 mod node;
@@ -30,14 +31,15 @@ use serde::{Deserialize, Serialize};
 pub use as_numbers::AsNumbers;
 pub use bgp::{AddPathSend, BeyondMaxPrefixes, Bgp, NextHop, PeerFamily, PrivateAs, Role, StaticRoute};
 pub use cni::{Cni, NotHeardBack};
+pub use datastore::{Auth, Datastore, DatastoreError, DatastoreKind, Tls};
 pub(crate) use duration::parse as parse_duration;
+pub use environment::Environment;
 pub use file::ConfigError;
-pub use ipam::IpamSettings;
+pub use ipam::{IpamSettings, PoolSettings};
 pub use node::{DataplaneConfig, NodeAddresses, kubernetes_addresses};
 pub use peer::{DynamicPeers, Peer};
 pub use policy::{Action, PrefixRule, RoutePolicy};
 pub use secret::SecretError;
-use secret::read_secret;
 pub use standalone::SpeakerFile;
 
 /// Where the configuration is unless the command line says otherwise.
@@ -57,6 +59,7 @@ pub struct Config {
     #[serde(default)]
     pub node_name: NodeName,
     /// Where addresses are kept.
+    #[serde(default, deserialize_with = "datastore::deserialize")]
     pub datastore: Datastore,
     /// This node's addresses.
     #[serde(default)]
@@ -90,59 +93,6 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct NodeName(String);
-
-/// `[datastore]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Datastore {
-    /// The kind of datastore.
-    #[serde(default)]
-    pub kind: DatastoreKind,
-    /// URLs of etcd's members.
-    #[serde(deserialize_with = "endpoints")]
-    pub endpoints: Vec<String>,
-    /// Longest wait for a connection.
-    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
-    pub connect_timeout: Duration,
-    /// Longest wait for an answer.
-    #[serde(default = "five_seconds", deserialize_with = "duration::deserialize")]
-    pub request_timeout: Duration,
-    /// Certificates for https.
-    pub tls: Option<Tls>,
-    /// User and password.
-    pub auth: Option<Auth>,
-}
-
-/// Kinds of datastore.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DatastoreKind {
-    /// etcd 3.4 or later, with Calico's data model.
-    #[default]
-    Etcd,
-}
-
-/// `[datastore.tls]`: PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Certificate authorities that the server's certificate must come from.
-    pub ca_file: PathBuf,
-    /// Our certificate.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-}
-
-/// `[datastore.auth]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// User name.
-    pub user: String,
-    /// File whose first line is the password.
-    pub password_file: PathBuf,
-}
 
 /// `[metrics]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -228,14 +178,14 @@ impl Config {
             .or_else(|| self.node.ipv4_address.map(|address| address.ip()))
     }
 
-    /// Reads the passwords without which there is no start, and gives nothing of them away. Those of peers only keep their sessions down:
-    /// [`Bgp::missing_secrets`].
+    /// Reads the passwords without which there is no start and gives nothing of them away, and sees whether file and environment go
+    /// together. Passwords of peers only keep their sessions down: [`Bgp::missing_secrets`].
     ///
     /// # Errors
-    /// The first one that cannot be had.
-    pub fn read_secrets(&self) -> Result<(), SecretError> {
-        if let Some(auth) = &self.datastore.auth {
-            auth.password()?;
+    /// The first thing that cannot be had.
+    pub fn read_secrets(&self, environment: &Environment) -> Result<(), DatastoreError> {
+        if self.datastore.kind == DatastoreKind::Etcd {
+            self.datastore.etcd(environment)?;
         }
         Ok(())
     }
@@ -253,12 +203,7 @@ impl Config {
                 "bgp.router_id is missing, and so is node.ipv4_address that would stand in for it".to_owned(),
             );
         }
-        let tls = self.datastore.tls.as_ref();
-        if tls.is_some_and(|tls| tls.cert_file.is_some() != tls.key_file.is_some()) {
-            return Err(
-                "datastore.tls: cert_file and key_file go together; one of them is missing".to_owned(),
-            );
-        }
+        self.datastore.check()?;
         let (cni, status, control) = (&self.cni.socket, &self.status.socket, &self.control.socket);
         if cni == status || cni == control || status == control {
             return Err(
@@ -279,16 +224,6 @@ impl<'de> Deserialize<'de> for Config {
         let config = Self::deserialize(deserializer)?;
         config.check().map_err(D::Error::custom)?;
         Ok(config)
-    }
-}
-
-impl Auth {
-    /// The password.
-    ///
-    /// # Errors
-    /// The file cannot be read, or its first line is empty.
-    pub fn password(&self) -> Result<String, SecretError> {
-        read_secret(&self.password_file)
     }
 }
 
@@ -392,34 +327,6 @@ impl Default for Log {
             format: LogFormat::Text,
         }
     }
-}
-
-fn five_seconds() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let endpoints = Vec::<String>::deserialize(deserializer)?;
-    if endpoints.is_empty() {
-        return Err(D::Error::custom(
-            "no endpoint; expected at least one URL such as \"http://127.0.0.1:2379\"",
-        ));
-    }
-    match endpoints.iter().find(|url| !is_endpoint(url)) {
-        None => Ok(endpoints),
-        Some(url) => Err(D::Error::custom(format!(
-            "{url:?} is not an endpoint; expected a URL such as \"http://127.0.0.1:2379\""
-        ))),
-    }
-}
-
-pub(crate) fn is_endpoint(url: &str) -> bool {
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"));
-    let host_and_port = rest.and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'));
-    host_and_port
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// `value`, if it is in the range.

@@ -29,6 +29,17 @@ fn the_example_parses_and_its_commented_keys_too() {
 }
 
 #[test]
+fn a_datastore_may_be_named_by_its_kind_alone() {
+    let embedded = parse("node_name = \"n1\"\ndatastore = \"embedded\"\n")
+        .unwrap()
+        .datastore;
+    assert_eq!(embedded.kind, DatastoreKind::Embedded);
+    assert_eq!(embedded.path, Path::new("/var/lib/calidris/datastore.redb"));
+    let nothing = parse("node_name = \"n1\"\n").unwrap().datastore;
+    assert_eq!(nothing, Datastore::default());
+}
+
+#[test]
 fn the_example_shows_the_defaults() {
     let (example, minimal) = (parse(EXAMPLE).unwrap(), parse(MINIMAL).unwrap());
     assert_eq!(example.cni, minimal.cni);
@@ -72,6 +83,7 @@ fn every_key_is_in_the_example() {
         keys_of::<policy::PrefixRuleKeys>(),
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
+        keys_of::<PoolSettings>(),
         keys_of::<DataplaneConfig>(),
         keys_of::<Metrics>(),
         keys_of::<Status>(),
@@ -215,9 +227,14 @@ fn errors_name_file_line_and_what_was_expected() {
         ),
         (with("nonsense = 1\n"), "c.toml:4:1:", "unknown field `nonsense`"),
         (
-            "node_name = \"n1\"\n".to_owned(),
+            "datastore = \"file\"\n".to_owned(),
+            "c.toml:1:13:",
+            "expected `etcd` or `embedded`",
+        ),
+        (
+            "[datastore]\nkind = \"embedded\"\nendpoints = [\"http://127.0.0.1:2379\"]\n".to_owned(),
             "c.toml:1:1:",
-            "missing field `datastore`",
+            "datastore.endpoints is etcd's",
         ),
         (
             "node_name = \"A_b\"\n".to_owned(),
@@ -237,7 +254,7 @@ fn errors_name_file_line_and_what_was_expected() {
         (
             "[datastore]\nkind = \"zk\"\n".to_owned(),
             "c.toml:2:8:",
-            "expected `etcd`",
+            "expected `etcd` or `embedded`",
         ),
         (
             with("request_timeout = 3\n"),

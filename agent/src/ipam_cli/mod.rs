@@ -13,11 +13,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use calidris_ipam::{Inventory, Ipam, ReadError, StoreError};
-use calidris_ipam_etcd::EtcdStore;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::cli::{Exit, Output};
+use crate::config::Environment;
+use crate::datastore::store::AnyStore;
 
 /// `calidris ipam …`
 #[derive(Debug, Args)]
@@ -27,9 +28,10 @@ pub struct IpamArgs {
 }
 
 const DATASTORE: &str = "\
-The datastore is that of --config; else of the environment (ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE,
-ETCD_KEY_FILE, ETCD_USERNAME, ETCD_PASSWORD, as Calico has them); else of /etc/calidris/calidris.toml, if there is one;
-else http://127.0.0.1:2379.";
+The datastore is that of --config; else of the environment, if it has ETCD_ENDPOINTS; else of
+/etc/calidris/calidris.toml, if there is one; else http://127.0.0.1:2379. What a file leaves out is taken from the
+environment (ETCD_ENDPOINTS, ETCD_CA_CERT_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME, ETCD_PASSWORD, each also
+with CALICO_ before it, as Calico has them). An embedded datastore that an agent has open is asked through the agent.";
 
 #[derive(Debug, Subcommand)]
 enum Task {
@@ -123,9 +125,9 @@ pub fn run(args: &IpamArgs) -> Exit {
 }
 
 impl CommonArgs {
-    fn ipam(&self) -> Result<Ipam<EtcdStore>, Failure> {
-        let config = connect::etcd_config(self.config.as_deref(), &connect::Environment::of_process())?;
-        Ok(Ipam::new(EtcdStore::new(config)))
+    fn ipam(&self) -> Result<Ipam<AnyStore>, Failure> {
+        let store = connect::open(self.config.as_deref(), &Environment::of_process())?;
+        Ok(Ipam::new(store))
     }
 
     /// Prints `answer` as asked for.
@@ -139,7 +141,7 @@ impl CommonArgs {
 }
 
 /// Everything, at one revision. What cannot be read is told on stderr: an answer without it may mislead.
-async fn inventory(ipam: &Ipam<EtcdStore>) -> Result<Inventory, Failure> {
+async fn inventory(ipam: &Ipam<AnyStore>) -> Result<Inventory, Failure> {
     let inventory = ipam.inventory().await?;
     for value in &inventory.unreadable {
         eprintln!(

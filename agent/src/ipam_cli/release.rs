@@ -14,11 +14,11 @@ use calidris_ipam::{
     ReleaseRequest, RemovalStep, Repair, RepairError, RepairRequest, Repaired, Running, UnixNanos, audit,
     plan_node_removal,
 };
-use calidris_ipam_etcd::EtcdStore;
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::Exit;
+use crate::datastore::store::AnyStore;
 use crate::{clock, config};
 
 use super::check::Report;
@@ -142,10 +142,7 @@ pub(super) async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
 }
 
 /// Carries out one step. Only a datastore that does not answer stops everything.
-async fn carry_out(
-    ipam: &Ipam<EtcdStore>,
-    step: &RemovalStep,
-) -> Result<(Outcomes, Option<String>), Failure> {
+async fn carry_out(ipam: &Ipam<AnyStore>, step: &RemovalStep) -> Result<(Outcomes, Option<String>), Failure> {
     match step {
         RemovalStep::Release(request) => match ipam.release(request, clock::wall()).await {
             Ok(released) if released.addresses.is_empty() && request.extra_deletes.is_empty() => {

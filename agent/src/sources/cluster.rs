@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use calidris_ipam::{AllocationBlock, KeyValue, keys};
-use calidris_ipam_etcd::{Change, EtcdConfig, Watch, WatchEvent};
+use calidris_ipam::{AllocationBlock, Change, Ipam, KeyValue, WatchEvent, keys};
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::datastore::node;
+use crate::datastore::store::AnyStore;
 use crate::input::Input;
 use crate::model::{Cluster, ClusterBlock};
 use crate::turn::Message;
@@ -22,7 +23,7 @@ const NODE_ATTRIBUTE: &str = "node";
 
 /// Watches while `is_needed` says so, until the node's thread is gone. `None`: not known yet.
 pub async fn run(
-    config: EtcdConfig,
+    ipam: Arc<Ipam<AnyStore>>,
     mut is_needed: watch::Receiver<Option<bool>>,
     inbox: mpsc::Sender<Message>,
 ) {
@@ -31,7 +32,7 @@ pub async fn run(
         let result = match needed {
             Some(true) => {
                 tokio::select! {
-                    () = follow(config.clone(), &inbox) => return,
+                    () = follow(&ipam, &inbox) => return,
                     changed = is_needed.changed() => changed,
                 }
             }
@@ -51,9 +52,12 @@ pub async fn run(
 }
 
 /// Returns when the node's thread is gone.
-async fn follow(config: EtcdConfig, inbox: &mpsc::Sender<Message>) {
+async fn follow(ipam: &Ipam<AnyStore>, inbox: &mpsc::Sender<Message>) {
     let mut view = View::default();
-    let mut watch = Watch::start(config, vec![keys::NODES.to_owned(), keys::BLOCKS.to_owned()]);
+    let prefixes = vec![keys::NODES.to_owned(), keys::BLOCKS.to_owned()];
+    let Some(mut watch) = ipam.store().watch(prefixes) else {
+        return;
+    };
     while let Some(event) = watch.next().await {
         let inputs = match event {
             WatchEvent::Snapshot(snapshot) => {

@@ -5,13 +5,14 @@
 //! that was missed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use calidris_ipam::{Affinity, EncapsulationMode, IpPool, KeyValue, keys};
-use calidris_ipam_etcd::{Change, EtcdConfig, Watch, WatchEvent};
+use calidris_ipam::{Affinity, Change, EncapsulationMode, IpPool, Ipam, KeyValue, WatchEvent, keys};
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::datastore::store::AnyStore;
 use crate::datastore::workload_endpoint::{self, Written};
 use crate::input::{DatastoreSnapshot, Input};
 use crate::model::{Encapsulation, Pool};
@@ -20,13 +21,15 @@ use crate::turn::Message;
 
 /// Watches until the node's thread is gone. `state` says how the connection is.
 pub async fn run(
-    config: EtcdConfig,
+    ipam: Arc<Ipam<AnyStore>>,
     node: String,
     inbox: mpsc::Sender<Message>,
     state: watch::Sender<DatastoreReport>,
 ) {
     let mut view = View::new(node);
-    let mut watch = Watch::start(config, view.prefixes());
+    let Some(mut watch) = ipam.store().watch(view.prefixes()) else {
+        return;
+    };
     while let Some(event) = watch.next().await {
         let inputs = match event {
             WatchEvent::Snapshot(snapshot) => {

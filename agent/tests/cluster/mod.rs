@@ -17,7 +17,7 @@ use std::time::Duration;
 use calidris_agent::report::StatusReport;
 use calidris_agent::status;
 use calidris_cni::args::CniArgs;
-use calidris_cni::contract::{Attachment, CONTRACT_VERSION, Operation, Reply, Request};
+use calidris_cni::contract::{AddressManagement, Attachment, CONTRACT_VERSION, Operation, Reply, Request};
 use calidris_cni::error::CniError;
 use calidris_cni::result::AddResult;
 use calidris_cni::socket;
@@ -435,6 +435,7 @@ fn request(operation: &Operation, keys: &str) -> Request {
         config: NetConf::parse(config.as_bytes(), BadPrevResult::Refuse).unwrap(),
         timeout_ms: 30_000,
         trace_parent: None,
+        addresses: AddressManagement::Agent,
     }
 }
 

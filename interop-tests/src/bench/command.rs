@@ -7,9 +7,8 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 
 use super::bgp::{self, Kind};
-use super::cni;
 use super::report::Report;
-use super::routes;
+use super::{cni, ipam, routes};
 use crate::require::{LAB, Need};
 use crate::signals;
 
@@ -36,6 +35,8 @@ enum Bench {
     Cni(CniArgs),
     /// Routes into the kernel and out of it, beside raw netlink, `ip -batch` and BIRD 2
     Routes(RoutesArgs),
+    /// Addresses given and blocks claimed, beside etcd's own puts and transactions
+    Ipam(IpamArgs),
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +99,25 @@ struct RoutesArgs {
     rounds: usize,
 }
 
+#[derive(Debug, Args)]
+struct IpamArgs {
+    /// Requests of each series
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    requests: usize,
+    /// Nodes that allocate at once
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    nodes: usize,
+    /// Blocks in the cluster when claims are measured
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [10, 5_000, 100_000])]
+    blocks: Vec<usize>,
+    /// Claims of each
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    claims: usize,
+    /// Runs of each series
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+}
+
 impl Default for RoutesArgs {
     fn default() -> Self {
         Self {
@@ -105,6 +125,18 @@ impl Default for RoutesArgs {
             resync_routes: 100_000,
             endpoints: 1_000,
             nftables_endpoints: 2_000,
+            rounds: 3,
+        }
+    }
+}
+
+impl Default for IpamArgs {
+    fn default() -> Self {
+        Self {
+            requests: 400,
+            nodes: 50,
+            blocks: vec![10, 5_000, 100_000],
+            claims: 100,
             rounds: 3,
         }
     }
@@ -146,8 +178,10 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             run_routes(&RoutesArgs::default(), &args.folder)?;
             run_cni(&CniArgs::default(), &args.folder)?;
             run_bgp(&BgpArgs::default(), &args.folder)?;
+            run_ipam(&IpamArgs::default(), &args.folder)?;
         }
         Bench::Cni(cni) => run_cni(cni, &args.folder)?,
+        Bench::Ipam(ipam) => run_ipam(ipam, &args.folder)?,
         Bench::Bgp(bgp) => run_bgp(bgp, &args.folder)?,
         Bench::Routes(routes) => run_routes(routes, &args.folder)?,
     }
@@ -196,6 +230,20 @@ fn run_cni(args: &CniArgs, folder: &Path) -> anyhow::Result<()> {
         alone: args.alone,
     };
     show(&cni::run(&options)?, folder)
+}
+
+fn run_ipam(args: &IpamArgs, folder: &Path) -> anyhow::Result<()> {
+    demand(&[Need::Root, Need::Iproute2, Need::Etcd])?;
+    let mut blocks = args.blocks.clone();
+    blocks.sort_unstable();
+    let options = ipam::Options {
+        requests: args.requests.max(1),
+        nodes: args.nodes.max(1),
+        blocks,
+        claims: args.claims.max(1),
+        rounds: args.rounds.max(1),
+    };
+    show(&ipam::run(&options)?, folder)
 }
 
 fn demand(needs: &[Need]) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 pub mod bgp;
 pub mod cni;
 pub mod command;
+pub mod ipam;
 pub mod report;
 pub mod routes;
 mod usage;

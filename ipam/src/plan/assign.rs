@@ -62,7 +62,7 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
     let mut assignment = Assignment {
         request,
         config,
-        reserved: pools::reservations(view)?,
+        reserved: [pools::reservations(view)?, request.excluded.clone()].concat(),
         draft: Draft::new(view, &request.node, attribute, now, cooldown_nanos),
     };
     assignment.draft.guard(ready_guard);

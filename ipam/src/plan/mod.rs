@@ -67,6 +67,8 @@ pub struct AssignRequest {
     /// Pools to take them from, by name or CIDR, in order of preference. Empty (for a family): every enabled pool that
     /// assigns automatically and selects the node and the namespace.
     pub pools: Vec<String>,
+    /// Addresses that are not to be given unless they are asked for by name.
+    pub excluded: Vec<IpNetwork>,
     /// What the addresses are for.
     pub intended_use: IntendedUse,
     /// Labels of the pod's namespace, for pools that select namespaces.
@@ -203,6 +205,7 @@ impl AssignRequest {
             v4: AddressRequest::None,
             v6: AddressRequest::None,
             pools: Vec::new(),
+            excluded: Vec::new(),
             intended_use: IntendedUse::Workload,
             namespace_labels: BTreeMap::new(),
             attributes: BTreeMap::new(),

@@ -1,0 +1,454 @@
+//! Addresses given beside what etcd itself can do: one etcd with its writes on the disk, and in the same run, in turn,
+//! plain puts, plain transactions of the same shape as an allocation, and allocations with their endpoint.
+//!
+//! Claims of new blocks are measured in clusters of few and of many blocks: what a claim reads is what etcd says it sent.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use calidris_ipam::{
+    AddressRequest, AllocationBlock, AssignRequest, CommitOutcome, Expect, ExtraWrite, Ipam, Range,
+    ReleaseRequest, Snapshot, Store, StoreError, Txn, UnixNanos, Write, keys,
+};
+use calidris_ipam_etcd::{EtcdConfig, EtcdStore};
+use ipnetwork::{IpNetwork, Ipv4Network};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::report::{Report, percentile};
+use crate::daemon::etcd::Etcd;
+use crate::eventually::Stopwatch;
+use crate::lab::Lab;
+
+/// How many transactions fill the datastore at a time, and how many keys one has.
+const FILL_KEYS: usize = 100;
+const EPOCH: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Requests of each series.
+    pub requests: usize,
+    /// Nodes that allocate at once.
+    pub nodes: usize,
+    /// Blocks in the cluster, ascending: claims are measured at each.
+    pub blocks: Vec<usize>,
+    /// Claims at each.
+    pub claims: usize,
+    /// Counted runs of each series.
+    pub rounds: usize,
+}
+
+/// A store that counts what goes to etcd.
+struct Counting {
+    etcd: EtcdStore,
+    reads: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Store for Counting {
+    async fn read(&self, ranges: &[Range]) -> Result<Snapshot, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.etcd.read(ranges).await
+    }
+
+    async fn commit(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.etcd.commit(txn).await
+    }
+}
+
+/// Measures everything and returns the rows.
+///
+/// # Errors
+/// When etcd does not come up, or refuses.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let lab = Lab::create(&format!("bench-ipam-{}", std::process::id()))?;
+    let result = run_in(&lab, options);
+    lab.take_down()?;
+    result
+}
+
+fn run_in(lab: &Lab, options: &Options) -> anyhow::Result<Report> {
+    let namespace = lab.namespace("etcd")?;
+    let etcd = Etcd::start(lab, &namespace, Ipv4Addr::LOCALHOST.into())?;
+    let endpoint = etcd.endpoint().to_owned();
+    namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let bench = Bench {
+                options,
+                config: EtcdConfig::new(vec![endpoint]),
+            };
+            bench.measure().await
+        })
+    })?
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    config: EtcdConfig,
+}
+
+const ETCD: (&str, &str) = ("etcd", "plain");
+const OURS: (&str, &str) = ("calidris", env!("CARGO_PKG_VERSION"));
+
+impl Bench<'_> {
+    async fn measure(&self) -> anyhow::Result<Report> {
+        let mut report = Report::new("ipam");
+        self.store_pool().await?;
+        self.latency(&mut report).await?;
+        self.throughput(&mut report).await?;
+        self.burst(&mut report).await?;
+        let mut stored = BTreeSet::new();
+        for &blocks in &self.options.blocks {
+            self.fill(&mut stored, blocks).await?;
+            self.claims(&mut report, blocks).await?;
+        }
+        Ok(report)
+    }
+
+    async fn store_pool(&self) -> anyhow::Result<()> {
+        let pool = json!({ "kind": "IPPool", "apiVersion": "projectcalico.org/v3",
+            "metadata": { "name": "bench" }, "spec": { "cidr": "10.0.0.0/8", "blockSize": 26 } });
+        let key = format!("{}bench", keys::IP_POOLS);
+        self.put(&self.store(), key, pool.to_string().into_bytes()).await
+    }
+
+    /// One request at a time: a plain put, a plain transaction, an allocation, in turn.
+    async fn latency(&self, report: &mut Report) -> anyhow::Result<()> {
+        let (plain, ipam) = (self.store(), self.ipam());
+        let [mut puts, mut txns, mut assigns] = [const { Vec::new() }; 3];
+        for round in 0..self.options.rounds {
+            let [mut put, mut txn, mut assign] = [const { Vec::new() }; 3];
+            for number in 0..self.options.requests {
+                let watch = Stopwatch::start();
+                self.put(&plain, format!("/plain/{number}"), vec![b'x'; 1000])
+                    .await?;
+                put.push(milliseconds(&watch));
+                let watch = Stopwatch::start();
+                plain.commit(&like_an_allocation(number)).await?;
+                txn.push(milliseconds(&watch));
+                let request = request("lone", &format!("lone.{round}.{number}"));
+                let watch = Stopwatch::start();
+                ipam.assign(&request, EPOCH).await?;
+                assign.push(milliseconds(&watch));
+            }
+            for (all, one) in [(&mut puts, put), (&mut txns, txn), (&mut assigns, assign)] {
+                all.push(sorted(one));
+            }
+            self.release(
+                &ipam,
+                (0..self.options.requests).map(|number| format!("lone.{round}.{number}")),
+            )
+            .await?;
+        }
+        for percent in [50, 99] {
+            let of =
+                |runs: &[Vec<f64>]| -> Vec<f64> { runs.iter().map(|run| percentile(run, percent)).collect() };
+            report.add(ETCD, (&format!("put-p{percent}"), "ms"), &of(&puts));
+            report.add(ETCD, (&format!("txn-p{percent}"), "ms"), &of(&txns));
+            report.add(OURS, (&format!("assign-p{percent}"), "ms"), &of(&assigns));
+            let ratios: Vec<f64> = of(&assigns)
+                .iter()
+                .zip(of(&puts))
+                .map(|(ours, put)| ours / put)
+                .collect();
+            report.add(OURS, (&format!("assign-p{percent}-to-put"), "ratio"), &ratios);
+        }
+        Ok(())
+    }
+
+    /// As many as possible: from one node, from many, and as plain transactions.
+    async fn throughput(&self, report: &mut Report) -> anyhow::Result<()> {
+        let [mut plain, mut one, mut many, mut per_allocation] = [const { Vec::new() }; 4];
+        let (requests, nodes) = (self.options.requests, self.options.nodes);
+        for round in 0..self.options.rounds {
+            let store = Arc::new(self.store());
+            let watch = Stopwatch::start();
+            let mut tasks = JoinSet::new();
+            for node in 0..nodes {
+                let store = Arc::clone(&store);
+                tasks.spawn(async move {
+                    for number in (node..requests).step_by(nodes) {
+                        store.commit(&like_an_allocation(number)).await?;
+                    }
+                    anyhow::Ok(())
+                });
+            }
+            all(tasks).await?;
+            plain.push(requests as f64 / watch.elapsed().as_secs_f64());
+
+            let handles: Vec<String> = (0..requests)
+                .map(|number| format!("one.{round}.{number}"))
+                .collect();
+            let ipam = Arc::new(self.ipam());
+            let watch = Stopwatch::start();
+            assign_all(&ipam, "one", &handles, 64).await?;
+            one.push(requests as f64 / watch.elapsed().as_secs_f64());
+            self.release(&ipam, handles.into_iter()).await?;
+
+            let ipams: Vec<Arc<Ipam<Counting>>> = (0..nodes).map(|_| Arc::new(self.ipam())).collect();
+            let share = requests.div_ceil(nodes);
+            let handles = |node: usize| -> Vec<String> {
+                (0..share)
+                    .map(|number| format!("n{node}.{round}.{number}"))
+                    .collect()
+            };
+            let watch = Stopwatch::start();
+            let mut tasks = JoinSet::new();
+            for (node, ipam) in ipams.iter().enumerate() {
+                let (ipam, handles) = (Arc::clone(ipam), handles(node));
+                tasks.spawn(async move { assign_all(&ipam, &format!("n{node}"), &handles, 1).await });
+            }
+            all(tasks).await?;
+            many.push((share * nodes) as f64 / watch.elapsed().as_secs_f64());
+            let commits: u64 = ipams
+                .iter()
+                .map(|ipam| ipam.store().commits.load(Ordering::Relaxed))
+                .sum();
+            per_allocation.push(commits as f64 / (share * nodes) as f64);
+            for (node, ipam) in ipams.iter().enumerate() {
+                self.release(ipam, handles(node).into_iter()).await?;
+            }
+        }
+        let of_nodes = format!("{nodes}-nodes");
+        report.add(ETCD, (&format!("transactions-{of_nodes}"), "1/s"), &plain);
+        report.add(OURS, ("allocations-1-node", "1/s"), &one);
+        report.add(OURS, (&format!("allocations-{of_nodes}"), "1/s"), &many);
+        report.add(
+            OURS,
+            (&format!("transactions-per-allocation-{of_nodes}"), "1"),
+            &per_allocation,
+        );
+        Ok(())
+    }
+
+    /// A hundred at once on one node.
+    async fn burst(&self, report: &mut Report) -> anyhow::Result<()> {
+        const BURST: usize = 100;
+        let [mut commits, mut times] = [const { Vec::new() }; 2];
+        for round in 0..self.options.rounds {
+            let ipam = Arc::new(self.ipam());
+            let handles: Vec<String> = (0..BURST)
+                .map(|number| format!("burst.{round}.{number}"))
+                .collect();
+            let watch = Stopwatch::start();
+            assign_all(&ipam, "burst", &handles, BURST).await?;
+            times.push(milliseconds(&watch));
+            commits.push(ipam.store().commits.load(Ordering::Relaxed) as f64 / BURST as f64);
+            self.release(&ipam, handles.into_iter()).await?;
+        }
+        report.add(OURS, ("burst-of-100", "ms"), &times);
+        report.add(OURS, ("transactions-per-allocation-burst-of-100", "1"), &commits);
+        Ok(())
+    }
+
+    /// Claims of nodes that have no block yet.
+    async fn claims(&self, report: &mut Report, blocks: usize) -> anyhow::Result<()> {
+        let [mut times, mut bytes] = [const { Vec::new() }; 2];
+        for number in 0..self.options.claims {
+            // The connection is made before: a claim in a running agent does not wait for it either.
+            let ipam = self.ipam();
+            ipam.store().read(&[Range::Key("/warm".to_owned())]).await?;
+            let node = format!("claimer-{blocks}-{number}");
+            let before = self.sent_bytes()?;
+            let watch = Stopwatch::start();
+            let assigned = ipam
+                .assign(&request(&node, &format!("claim.{node}")), EPOCH)
+                .await?;
+            times.push(milliseconds(&watch));
+            bytes.push((self.sent_bytes()? - before) / 1000.0);
+            ensure!(assigned.claimed_blocks.len() == 1, "{node} claimed no block");
+        }
+        let (times, bytes) = (sorted(times), sorted(bytes));
+        for percent in [50, 99] {
+            report.add(
+                OURS,
+                (&format!("claim-p{percent}-among-{blocks}"), "ms"),
+                &[percentile(&times, percent)],
+            );
+        }
+        report.add(OURS, (&format!("claim-read-among-{blocks}"), "kB"), &bytes);
+        Ok(())
+    }
+
+    /// Stores blocks of other nodes, spread over the pool, until there are `count`.
+    async fn fill(&self, stored: &mut BTreeSet<u32>, count: usize) -> anyhow::Result<()> {
+        eprintln!("storing {count} blocks");
+        let store = self.store();
+        let mut state = stored.len() as u64;
+        while stored.len() < count {
+            let mut writes = Vec::new();
+            while writes.len() + 2 <= FILL_KEYS && stored.len() < count {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let index = u32::try_from(state >> 46).unwrap_or_default();
+                if stored.insert(index) {
+                    let address = Ipv4Addr::from((10 << 24) | (index << 6));
+                    let cidr = IpNetwork::V4(Ipv4Network::new(address, 26)?);
+                    let node = format!("filler-{}", index % 5000);
+                    let block = AllocationBlock::claim(cidr, &node, EPOCH);
+                    writes.push((keys::block(cidr), block.to_json()));
+                    writes.push((
+                        keys::affinity(&node, cidr),
+                        br#"{"state":"confirmed","deleted":false}"#.to_vec(),
+                    ));
+                }
+            }
+            let writes = writes
+                .into_iter()
+                .map(|(key, value)| Write::Put { key, value })
+                .collect();
+            store
+                .commit(&Txn {
+                    guards: Vec::new(),
+                    writes,
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn release(
+        &self,
+        ipam: &Ipam<Counting>,
+        handles: impl Iterator<Item = String>,
+    ) -> anyhow::Result<()> {
+        for handle_id in handles {
+            let request = ReleaseRequest {
+                handle_id,
+                ..ReleaseRequest::default()
+            };
+            ipam.release(&request, EPOCH).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&self, store: &EtcdStore, key: String, value: Vec<u8>) -> anyhow::Result<()> {
+        store
+            .commit(&Txn {
+                guards: Vec::new(),
+                writes: vec![Write::Put { key, value }],
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// What etcd has sent to clients so far.
+    fn sent_bytes(&self) -> anyhow::Result<f64> {
+        let endpoint = self.config.endpoints.first().context("no endpoint")?;
+        let text = metrics_of(endpoint)?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("etcd_network_client_grpc_sent_bytes_total "));
+        line.context("etcd has no such metric")?
+            .trim()
+            .parse()
+            .context("etcd's metric is no number")
+    }
+
+    fn store(&self) -> EtcdStore {
+        EtcdStore::new(self.config.clone())
+    }
+
+    fn ipam(&self) -> Ipam<Counting> {
+        Ipam::new(Counting {
+            etcd: self.store(),
+            reads: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+        })
+    }
+}
+
+/// What etcd says of itself. HTTP/1.0: the answer ends with the connection.
+fn metrics_of(endpoint: &str) -> anyhow::Result<String> {
+    let address = endpoint.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.take(8 << 20).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Assigns to every handle, `at_once` at a time.
+async fn assign_all(
+    ipam: &Arc<Ipam<Counting>>,
+    node: &str,
+    handles: &[String],
+    at_once: usize,
+) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    for first in 0..at_once {
+        let requests: Vec<AssignRequest> = handles
+            .iter()
+            .skip(first)
+            .step_by(at_once)
+            .map(|handle| request(node, handle))
+            .collect();
+        let ipam = Arc::clone(ipam);
+        tasks.spawn(async move {
+            for request in requests {
+                ipam.assign(&request, EPOCH).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    all(tasks).await
+}
+
+async fn all(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(result) = tasks.join_next().await {
+        result.context("a task panicked")??;
+    }
+    Ok(())
+}
+
+fn request(node: &str, handle: &str) -> AssignRequest {
+    let mut request = AssignRequest::new(handle, node);
+    request.v4 = AddressRequest::Count(1);
+    let key = keys::namespaced_resource("workloadendpoints", "bench", handle);
+    let node = node.to_owned();
+    request
+        .extra_writes
+        .push(ExtraWrite::new(key, Expect::Anything, move |addresses| {
+            let networks: Vec<String> = addresses.iter().map(|a| a.network().to_string()).collect();
+            let filling = "an endpoint has some six hundred bytes of names, labels and times; ".repeat(6);
+            json!({ "kind": "WorkloadEndpoint", "apiVersion": "projectcalico.org/v3",
+                "metadata": { "name": "bench", "labels": { "filling": filling } },
+                "spec": { "node": node, "ipNetworks": networks } })
+            .to_string()
+            .into_bytes()
+        }));
+    request
+}
+
+/// Three keys of the sizes of a block, a handle and an endpoint.
+fn like_an_allocation(number: usize) -> Txn {
+    let put = |name: &str, size: usize| Write::Put {
+        key: format!("/plain/{name}/{number}"),
+        value: vec![b'x'; size],
+    };
+    Txn {
+        guards: Vec::new(),
+        writes: vec![put("block", 1500), put("handle", 60), put("endpoint", 650)],
+    }
+}
+
+fn milliseconds(watch: &Stopwatch) -> f64 {
+    watch.elapsed().as_secs_f64() * 1000.0
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
