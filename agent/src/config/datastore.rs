@@ -235,7 +235,9 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         }
 
         fn visit_map<A: MapAccess<'de>>(self, section: A) -> Result<Datastore, A::Error> {
-            Datastore::deserialize(MapAccessDeserializer::new(section))
+            let datastore = Datastore::deserialize(MapAccessDeserializer::new(section))?;
+            datastore.check().map_err(A::Error::custom)?;
+            Ok(datastore)
         }
     }
 

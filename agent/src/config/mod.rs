@@ -203,7 +203,6 @@ impl Config {
                 "bgp.router_id is missing, and so is node.ipv4_address that would stand in for it".to_owned(),
             );
         }
-        self.datastore.check()?;
         let (cni, status, control) = (&self.cni.socket, &self.status.socket, &self.control.socket);
         if cni == status || cni == control || status == control {
             return Err(
