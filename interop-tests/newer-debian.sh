@@ -5,7 +5,8 @@ set -eu
 
 folder=${1:?usage: newer-debian.sh FOLDER [SUITE]}
 suite=${2:-sid}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# The mirror that this machine uses itself.
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -v security | head -n 1)}
 DAEMONS="bird3 frr gobgpd openbgpd exabgp iproute2 nftables"
 
 fail() {
@@ -16,6 +17,7 @@ fail() {
 [ -e "$folder/.ready-$suite" ] && exit 0
 [ "$(id -u)" -eq 0 ] || fail "must be root to make another Debian in $folder"
 command -v apt-get >/dev/null || fail "needs debootstrap, and there is no apt-get here to install it"
+[ -n "$mirror" ] || fail "apt names no mirror; name one by DEBIAN_MIRROR"
 command -v debootstrap >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends debootstrap >/dev/null ||
     fail "debootstrap cannot be installed"
 
