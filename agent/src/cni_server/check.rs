@@ -14,7 +14,6 @@ use super::request::{self, Subject};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::datastore::workload_endpoint::parse_mac;
 use crate::model::Endpoint;
-use crate::plan::PlannedOperation;
 use crate::pod_link::{self, PodLink, ResultSays};
 use crate::turn::Message;
 
@@ -40,7 +39,7 @@ impl<S: Store + 'static> CniServer<S> {
             ));
         };
         let mut findings = of_previous_result(config, &subject, &endpoint);
-        findings.extend(self.of_host_ports(config, &endpoint).await?);
+        findings.extend(of_host_ports(config, &endpoint)?);
         // What another plugin manages it checks itself.
         if config.ipam_delegate()?.is_none() {
             findings.extend(self.of_allocation(&subject, &endpoint).await?);
@@ -78,36 +77,6 @@ impl<S: Store + 'static> CniServer<S> {
         findings.await.map_err(|_| ending())
     }
 
-    /// Ports of the node that are asked for and not written down, or whose rules are not in the kernel.
-    async fn of_host_ports(&self, config: &NetConf, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {
-        let wanted = request::host_ports(config)?;
-        let missing = wanted.difference(&endpoint.host_ports);
-        let mut findings: Vec<String> = missing
-            .map(|mapping| {
-                format!(
-                    "{} host port {} is not mapped",
-                    mapping.protocol, mapping.host_port
-                )
-            })
-            .collect();
-        if !endpoint.host_ports.is_empty() {
-            let (answer, plan) = oneshot::channel();
-            self.inbox
-                .send(Message::Plan(answer))
-                .await
-                .map_err(|_| ending())?;
-            let plan = plan.await.map_err(|_| ending())?;
-            let of_nftables = |planned: &&PlannedOperation| planned.object.starts_with("nftables");
-            findings.extend(plan.operations.iter().filter(of_nftables).map(|planned| {
-                format!(
-                    "the rules for host ports are not as they should be: {}",
-                    planned.operation
-                )
-            }));
-        }
-        Ok(findings)
-    }
-
     async fn of_allocation(&self, subject: &Subject, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {
         let allocations = self
             .ipam
@@ -135,6 +104,20 @@ fn result_says(config: &NetConf, subject: &Subject) -> ResultSays {
         mac: interface.and_then(|interface| parse_mac(&interface.mac)),
         default_routes: default_routes.filter_map(|route| route.gw).collect(),
     }
+}
+
+/// Ports of the node that are asked for and not written down. Whether their rules are in the kernel the node's thread says.
+fn of_host_ports(config: &NetConf, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {
+    let wanted = request::host_ports(config)?;
+    let missing = wanted.difference(&endpoint.host_ports);
+    Ok(missing
+        .map(|mapping| {
+            format!(
+                "{} host port {} is not mapped",
+                mapping.protocol, mapping.host_port
+            )
+        })
+        .collect())
 }
 
 /// Where `prevResult` and what we made differ. Later plugins may have added addresses; none may be missing.
