@@ -363,7 +363,7 @@ fn spawn_monitor(monitor: Monitor, own_port: u32, inbox: mpsc::Sender<Message>) 
 
 /// Without it, changes of our tables by others are seen at the periodic read-back only.
 fn spawn_nftables_monitor(kernel: &Linux, inbox: mpsc::Sender<Message>) {
-    let own = kernel.own_processes();
+    let own = kernel.own_nft_ports();
     let monitor = sources::nftables::Monitor::open();
     tokio::spawn(async move {
         let result = match monitor {

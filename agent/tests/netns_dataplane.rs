@@ -13,7 +13,9 @@ use calidris_agent::clock;
 use calidris_agent::desired::{Desired, compute};
 use calidris_agent::input::KernelChange;
 use calidris_agent::kernel::Linux;
-use calidris_agent::model::{Encapsulation, Endpoint, EndpointId, InSync, Model, NextHop, Pool};
+use calidris_agent::model::{
+    Encapsulation, Endpoint, EndpointId, HostPort, InSync, Model, NextHop, Pool, Protocol,
+};
 use namespaces::{Namespace, possible};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -410,5 +412,125 @@ fn nat_sets_are_read_back_as_they_were_written() {
         assert!(report.failures.is_empty(), "{:#?}", report.failures);
         let again = fresh().apply(&desired, IN_SYNC, now());
         assert_eq!(again.ops, [], "{}", node.sh("nft list ruleset"));
+    });
+}
+
+/// A workload with host ports on all addresses and on one, of both families.
+fn workload_with_ports(number: u8) -> (EndpointId, Endpoint) {
+    let id = EndpointId {
+        network: "n".into(),
+        container_id: format!("c{number}"),
+        ifname: "eth0".into(),
+    };
+    let port = |protocol, host_address: Option<&str>, host_port| HostPort {
+        protocol,
+        host_address: host_address.map(|address| address.parse().unwrap()),
+        host_port,
+        port: 80,
+    };
+    let number_of_port = 8000 + u16::from(number);
+    let endpoint = Endpoint {
+        host_interface: format!("cali{number}"),
+        addresses: [format!("10.65.0.{number}"), format!("fd00:10:65::{number}")]
+            .map(|address| address.parse().unwrap())
+            .into(),
+        host_ports: [
+            port(Protocol::Tcp, None, number_of_port),
+            port(Protocol::Udp, Some("192.0.2.1"), number_of_port),
+            port(Protocol::Sctp, Some("2001:db8::1"), number_of_port),
+        ]
+        .into(),
+        ..Endpoint::default()
+    };
+    (id, endpoint)
+}
+
+/// What `nft` lists, without handles, elements in one order.
+fn listed(node: &Namespace) -> Vec<String> {
+    let text = ["inet", "arp"].map(|family| node.sh(&format!("nft -j list table {family} calidris")));
+    let mut objects = Vec::new();
+    for text in text {
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for mut object in document["nftables"].as_array().unwrap().clone() {
+            for body in object.as_object_mut().unwrap().values_mut() {
+                let body = body.as_object_mut().unwrap();
+                body.remove("handle");
+                if let Some(elements) = body.get_mut("elem").and_then(|elements| elements.as_array_mut()) {
+                    elements.sort_by_key(ToString::to_string);
+                }
+            }
+            objects.push(object.to_string());
+        }
+    }
+    objects
+}
+
+#[test]
+fn elements_written_directly_are_those_that_the_program_writes() {
+    if !possible("elements_written_directly") {
+        return;
+    }
+    let node = node();
+    let desired = |numbers: &[u8]| {
+        let mut model = Model::new("node-a".into());
+        model.endpoints = numbers
+            .iter()
+            .map(|number| workload_with_ports(*number))
+            .collect();
+        Desired {
+            workloads: compute(&model).workloads,
+            host_ports: compute(&model).host_ports,
+            ..Desired::default()
+        }
+    };
+    node.run(|| {
+        let nft = |report: &ApplyReport| -> Vec<String> {
+            assert!(report.failures.is_empty(), "{:#?}", report.failures);
+            let ops = report.ops.iter().map(ToString::to_string);
+            ops.filter(|op| op.starts_with("nft: ")).collect()
+        };
+        let mut dataplane = fresh();
+        nft(&dataplane.apply(&desired(&[]), IN_SYNC, now()));
+        for numbers in [&[2_u8, 3, 4][..], &[3, 5], &[3], &[2, 3, 4, 5]] {
+            let ops = nft(&dataplane.apply(&desired(numbers), IN_SYNC, now()));
+            assert!(
+                ops.len() == 2 && ops.iter().all(|op| op.starts_with("nft: change table")),
+                "{ops:#?}"
+            );
+            let directly = listed(&node);
+            assert!(
+                directly.len() > 20 && directly.iter().any(|set| set.contains("cali3")),
+                "{directly:#?}"
+            );
+            assert_eq!(
+                fresh().apply(&desired(numbers), IN_SYNC, now()).ops,
+                [],
+                "read back"
+            );
+            node.sh("nft delete table inet calidris; nft delete table arp calidris");
+            let made = nft(&fresh().apply(&desired(numbers), IN_SYNC, now()));
+            assert!(
+                made.iter().all(|op| op.starts_with("nft: create table")),
+                "{made:#?}"
+            );
+            assert_eq!(directly, listed(&node), "{numbers:?}");
+        }
+        // Somebody takes an element away unseen: the batch is refused whole, and the tables are made anew.
+        node.sh("nft delete element inet calidris workload-interfaces '{ cali3 }'");
+        let before = listed(&node);
+        let report = dataplane.apply(&desired(&[2]), IN_SYNC, now());
+        assert_ne!(before, listed(&node));
+        assert!(
+            nft(&report)
+                .iter()
+                .any(|op| op.starts_with("nft: replace table inet")),
+            "{:#?}",
+            report.ops
+        );
+        assert_eq!(fresh().apply(&desired(&[2]), IN_SYNC, now()).ops, []);
+        // More than fit into one batch are the program's.
+        let many: Vec<u8> = (0..=255).collect();
+        nft(&dataplane.apply(&desired(&many), IN_SYNC, now()));
+        assert_eq!(fresh().apply(&desired(&many), IN_SYNC, now()).ops, []);
     });
 }

@@ -15,6 +15,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::KernelError;
 use super::message::address;
 use super::netlink::NetlinkSocket;
+use super::wire;
 
 // linux/netfilter/nfnetlink.h: the subsystem stands in the upper byte of the message type.
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
@@ -60,10 +61,12 @@ impl ConnectionFilter {
 pub(super) fn forget(filter: &ConnectionFilter) -> Result<usize, KernelError> {
     let mut socket = NetlinkSocket::open_for(NETLINK_NETFILTER)?;
     let mut found: Vec<Vec<u8>> = Vec::new();
-    let request = message(
+    let mut request = Vec::new();
+    wire::message(
         IPCTNL_MSG_CT_GET,
         NLM_F_REQUEST | NLM_F_DUMP,
-        &[0; GENERIC_HEADER_BYTES],
+        &mut request,
+        |request| request.extend_from_slice(&[0; GENERIC_HEADER_BYTES]),
     );
     let listed = socket.dump_bytes(&request, "list the tracked connections", |payload| {
         match payload {
@@ -120,11 +123,19 @@ fn deletion(payload: &[u8], filter: &ConnectionFilter) -> Result<Option<Vec<u8>>
             _ => continue,
         }
         // The original tuple finds the entry, its number makes sure that it is still the same one.
-        if kind != CTA_TUPLE_REPLY {
-            append(kind, attribute.value(), &mut body);
+        match kind {
+            CTA_TUPLE_REPLY => {}
+            CTA_TUPLE_ORIG => wire::attribute(kind | wire::NESTED, attribute.value(), &mut body),
+            _ => wire::attribute(kind, attribute.value(), &mut body),
         }
     }
-    Ok(is_meant.then(|| message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, &body)))
+    Ok(is_meant.then(|| {
+        let mut request = Vec::new();
+        wire::message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, &mut request, |request| {
+            request.extend_from_slice(&body);
+        });
+        request
+    }))
 }
 
 #[derive(Default)]
@@ -161,45 +172,18 @@ impl Tuple {
     }
 }
 
-fn append(kind: u16, value: &[u8], body: &mut Vec<u8>) {
-    /// `NLA_F_NESTED`.
-    const NESTED: u16 = 0x8000;
-    let kind = if kind == CTA_TUPLE_ORIG {
-        kind | NESTED
-    } else {
-        kind
-    };
-    let length = u16::try_from(4 + value.len()).unwrap_or_default();
-    body.extend_from_slice(&length.to_ne_bytes());
-    body.extend_from_slice(&kind.to_ne_bytes());
-    body.extend_from_slice(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
-/// A message with its header (`struct nlmsghdr`), sequence number 0.
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(16 + body.len()).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(16 + body.len());
-    bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&flags.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn nested(kind: u16, parts: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut inner = Vec::new();
-        for (kind, value) in parts {
-            append(*kind, value, &mut inner);
-        }
-        let mut outer = Vec::new();
-        append(kind | 0x8000, &inner, &mut outer);
-        outer
+        let mut bytes = Vec::new();
+        wire::nested(kind, &mut bytes, |bytes| {
+            for (kind, value) in parts {
+                wire::attribute(*kind, value, bytes);
+            }
+        });
+        bytes
     }
 
     /// A connection of UDP: from, to, port.
@@ -213,9 +197,17 @@ mod tests {
             [ip, proto].concat()
         };
         let mut payload = vec![2, 0, 0, 0];
-        append(CTA_TUPLE_ORIG, &tuple(from, to, port), &mut payload);
-        append(CTA_TUPLE_REPLY, &tuple(to, from, 4711), &mut payload);
-        append(CTA_ID, &[1, 2, 3, 4], &mut payload);
+        wire::attribute(
+            CTA_TUPLE_ORIG | wire::NESTED,
+            &tuple(from, to, port),
+            &mut payload,
+        );
+        wire::attribute(
+            CTA_TUPLE_REPLY | wire::NESTED,
+            &tuple(to, from, 4711),
+            &mut payload,
+        );
+        wire::attribute(CTA_ID, &[1, 2, 3, 4], &mut payload);
         payload
     }
 

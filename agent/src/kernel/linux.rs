@@ -1,4 +1,4 @@
-//! The real kernel: rtnetlink for links and routes, files for parameters, the program `nft` for nftables.
+//! The real kernel: rtnetlink for links and routes, files for parameters, nfnetlink and the program `nft` for nftables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,8 +12,7 @@ use rustix::net::netdevice;
 use super::netlink::{NetlinkSocket, Request};
 use super::{
     AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedRoute, OwnProcesses, RouteChange, TunnelChange, conntrack, message, nft, overlay,
-    proc,
+    NftTables, ObservedRoute, OwnPorts, RouteChange, TunnelChange, conntrack, message, nft, overlay, proc,
 };
 use crate::delta::Change;
 use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath};
@@ -23,7 +22,7 @@ use crate::ours::ROUTE_PROTOCOLS;
 /// parameters and nftables go by the namespace of the calling thread.
 pub struct Linux {
     socket: NetlinkSocket,
-    own_processes: OwnProcesses,
+    nft: nft::Writer,
 }
 
 impl Linux {
@@ -34,7 +33,7 @@ impl Linux {
     pub fn open() -> Result<Self, KernelError> {
         Ok(Self {
             socket: NetlinkSocket::open()?,
-            own_processes: OwnProcesses::default(),
+            nft: nft::Writer::default(),
         })
     }
 
@@ -43,13 +42,11 @@ impl Linux {
     pub fn port_id(&self) -> u32 {
         self.socket.port_id()
     }
-}
 
-impl Linux {
-    /// The processes through which this value changes nftables, so that a monitor can skip what they did.
+    /// The netlink ports from which this value changes nftables, so that a monitor can skip what came from them.
     #[must_use]
-    pub fn own_processes(&self) -> OwnProcesses {
-        self.own_processes.clone()
+    pub fn own_nft_ports(&self) -> OwnPorts {
+        self.nft.own_ports()
     }
 }
 
@@ -251,7 +248,7 @@ impl Kernel for Linux {
     }
 
     fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError> {
-        nft::carry_out(changes, &self.own_processes)
+        self.nft.carry_out(changes)
     }
 }
 

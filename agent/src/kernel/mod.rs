@@ -14,6 +14,7 @@ pub mod netlink;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +29,7 @@ pub use error::KernelError;
 pub use linux::Linux;
 pub use nft::{
     ElementChange, NftChain, NftChange, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables,
-    OwnProcesses, TableChange,
+    OwnPorts, TableChange,
 };
 
 use crate::delta::Change;

@@ -21,7 +21,8 @@ use rustix::net::{RecvFlags, recv};
 
 use super::KernelError;
 use answer::{
-    Completeness, Dump, Failure, Flow, NLMSG_ERROR, Received, align, copy_of, parse_error, split_message,
+    Completeness, Dump, Failure, Flow, HEADER_BYTES, NLMSG_ERROR, Received, align, copy_of, parse_error,
+    split_message,
 };
 
 /// Largest datagram sent. The kernel accepts more; errors of one datagram must fit into the receive buffer.
@@ -217,6 +218,65 @@ impl NetlinkSocket {
         })
     }
 
+    /// Sends whole messages that the kernel takes as one, such as a batch of nfnetlink, in one datagram. They are numbered here;
+    /// each that asks for an acknowledgement must get it. `action` is for the error.
+    ///
+    /// The kernel has answered all of them when sending returns: nothing is waited for.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of the messages, or all of them by refusing the first; then it has done nothing. Any
+    /// other error leaves open what it has done.
+    pub(super) fn transaction(&mut self, mut datagram: Vec<u8>, action: &str) -> Result<(), KernelError> {
+        self.transact(&mut datagram).map_err(|failure| {
+            // What is left unread is nobody's answer.
+            if !matches!(failure, Failure::Refused { .. }) {
+                self.reopen();
+            }
+            failure.into_error(action.to_owned(), ANSWER_LIMIT)
+        })
+    }
+
+    fn transact(&mut self, datagram: &mut [u8]) -> Result<(), Failure> {
+        let first_sequence = self.sequence.wrapping_add(1);
+        let (mut count, mut unanswered) = (0_u32, 0_u32);
+        let mut start = 0;
+        while let Some((message, _)) = datagram.get(start..).and_then(split_message) {
+            let length = align(HEADER_BYTES + message.payload.len());
+            unanswered += u32::from(message.flags & NLM_F_ACK != 0);
+            count += 1;
+            self.number(datagram.get_mut(start..).unwrap_or_default());
+            start += length;
+        }
+        self.send(datagram).map_err(Failure::Io)?;
+        let mut refused = None;
+        loop {
+            let outcome = self.receive_with(RecvFlags::DONTWAIT, |received| {
+                if received.kind == NLMSG_ERROR && received.sequence.wrapping_sub(first_sequence) < count {
+                    match parse_error(&received) {
+                        Ok(()) => unanswered = unanswered.saturating_sub(1),
+                        Err(failure) => {
+                            refused.get_or_insert(failure);
+                        }
+                    }
+                }
+                Ok(Flow::Continue)
+            });
+            match outcome {
+                Ok(_) => {}
+                // Nothing more has been answered.
+                Err(Failure::Timeout) => break,
+                Err(failure) => return Err(failure),
+            }
+        }
+        match refused {
+            Some(failure) => Err(failure),
+            None if unanswered == 0 => Ok(()),
+            None => Err(Failure::Malformed(format!(
+                "{unanswered} messages were not answered"
+            ))),
+        }
+    }
+
     /// Packs as many of the requests as fit into one datagram, at least one: how many, and the first sequence number.
     fn pack(
         &mut self,
@@ -329,10 +389,19 @@ impl NetlinkSocket {
     /// Receives one datagram and hands its messages to `handle` until that says `End`.
     fn receive(
         &mut self,
+        handle: impl FnMut(Received<'_>) -> Result<Flow, Failure>,
+    ) -> Result<Flow, Failure> {
+        self.receive_with(RecvFlags::empty(), handle)
+    }
+
+    fn receive_with(
+        &mut self,
+        flags: RecvFlags,
         mut handle: impl FnMut(Received<'_>) -> Result<Flow, Failure>,
     ) -> Result<Flow, Failure> {
+        let flags = flags | RecvFlags::TRUNC;
         let length = loop {
-            match recv(&self.socket, self.receive.as_mut_slice(), RecvFlags::TRUNC) {
+            match recv(&self.socket, self.receive.as_mut_slice(), flags) {
                 Ok((_, length)) => break length,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Err(Failure::Timeout),

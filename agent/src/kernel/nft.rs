@@ -1,24 +1,29 @@
-//! nftables through the `nft` program: a script on its standard input, JSON from its standard output.
+//! nftables: tables are made by the `nft` program (a script on its standard input) and read back by it (JSON from its
+//! standard output); where only elements of sets differ, they are written to the kernel directly (`elements.rs`).
 //!
 //! Rules are recognised by a comment that each of them carries, the digest of its text: how `nft` prints a rule differs
-//! between versions, the comment does not. Sets and chains are compared by what they contain. Where only elements of
-//! sets differ, only those are written: a pod that comes or goes costs the same beside ten others and beside a thousand.
+//! between versions, the comment does not. Sets and chains are compared by what they contain. A pod that comes or goes
+//! changes elements only: it costs no process, and the same beside ten others and beside a thousand.
 
 mod change;
+mod element;
+mod elements;
 mod parse;
-mod processes;
+mod ports;
 mod program;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use sha1::{Digest as _, Sha1};
 
 pub use change::{ElementChange, NftChange, TableChange};
-pub use processes::OwnProcesses;
-pub(super) use program::{carry_out, delete, list, tables};
+pub use element::{NftElement, NftPart};
+pub use ports::OwnPorts;
+pub(super) use program::{delete, list, tables};
+pub(super) use writer::Writer;
 
 /// A family of nftables in which there is a table of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +58,6 @@ pub struct NftSet {
     /// Its elements.
     pub elements: BTreeSet<NftElement>,
 }
-
-/// An element of a set or map in the language of `nft`, in one canonical form: addresses as Rust prints them, a range that
-/// is one address without its length, names in quotation marks, ports and protocols in decimal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NftElement(String);
 
 /// A base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,55 +115,22 @@ impl NftSet {
             elements: ranges
                 .into_iter()
                 .filter(|range| range.is_ipv6() == is_ipv6)
-                .map(|range| NftElement::key(&[NftPart::Range(range)]))
+                .map(|range| NftElement::key([NftPart::range(range)]))
                 .collect(),
             ..Self::new(if is_ipv6 { "ipv6_addr" } else { "ipv4_addr" })
         }
     }
 
+    /// Its elements whose key begins with this interface.
+    pub fn elements_of(&self, interface: &str) -> impl Iterator<Item = &NftElement> {
+        // Keys are ordered part by part: the shortest one comes first.
+        let first = NftElement::key([NftPart::Interface(interface.to_owned())]);
+        let is_of_interface = move |element: &&NftElement| matches!(element.key_parts(), [NftPart::Interface(name), ..] if name == interface);
+        self.elements.range(first..).take_while(is_of_interface)
+    }
+
     fn is_of_same_type(&self, other: &Self) -> bool {
         (&self.kind, &self.maps_to, self.is_interval) == (&other.kind, &other.maps_to, other.is_interval)
-    }
-}
-
-/// A part of an element.
-#[derive(Debug, Clone, Copy)]
-pub enum NftPart<'a> {
-    /// A range of addresses.
-    Range(IpNetwork),
-    /// An address.
-    Address(IpAddr),
-    /// The name of an interface.
-    Interface(&'a str),
-    /// A port.
-    Port(u16),
-    /// A protocol above IP, by its number: whether `nft` knows names depends on `/etc/protocols`.
-    Protocol(u8),
-}
-
-impl NftElement {
-    /// An element of a set.
-    #[must_use]
-    pub fn key(parts: &[NftPart<'_>]) -> Self {
-        let parts: Vec<String> = parts.iter().map(NftPart::to_string).collect();
-        Self(parts.join(" . "))
-    }
-
-    /// The port after the protocol with this number in the element's key.
-    #[must_use]
-    pub fn port_of(&self, protocol: u8) -> Option<u16> {
-        let key = self.0.split(" : ").next()?;
-        let parts: Vec<&str> = key.split(" . ").collect();
-        match parts.as_slice() {
-            [.., found, port] if *found == protocol.to_string() => port.parse().ok(),
-            _ => None,
-        }
-    }
-
-    /// An element of a map.
-    #[must_use]
-    pub fn mapping(key: &[NftPart<'_>], value: &[NftPart<'_>]) -> Self {
-        Self(format!("{} : {}", Self::key(key).0, Self::key(value).0))
     }
 }
 
@@ -214,27 +181,6 @@ impl NftTable {
 impl fmt::Display for NftFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for NftElement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for NftPart<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Range(range) if range.prefix() == if range.is_ipv6() { 128 } else { 32 } => {
-                write!(f, "{}", range.ip())
-            }
-            Self::Range(range) => write!(f, "{range}"),
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Interface(name) => write!(f, "\"{name}\""),
-            Self::Port(port) => write!(f, "{port}"),
-            Self::Protocol(number) => write!(f, "{number}"),
-        }
     }
 }
 

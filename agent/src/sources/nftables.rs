@@ -1,8 +1,8 @@
 //! The kernel's notifications of nftables: somebody else has changed a table of ours.
 //!
-//! The kernel sends a message for each object that a transaction changed, then one that names the new generation and the
-//! process that made it. Only transactions that touch a table of our name count, and only those of other processes: other
-//! programs change their own tables all the time. What is lost because we are too slow counts as a change.
+//! The kernel sends a message for each object that a transaction changed, then one that names the new generation; all of
+//! them carry the netlink port that the transaction came from. Only transactions that touch a table of our name count, and
+//! only those from other ports than ours: other programs change their own tables all the time. What is lost because we are too slow counts as a change.
 //! See the kernel's linux/netfilter/nf_tables.h and nfnetlink.h.
 
 use std::io;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::input::{Input, KernelChange};
-use crate::kernel::OwnProcesses;
+use crate::kernel::OwnPorts;
 use crate::ours::NFT_TABLE;
 use crate::turn::Message;
 
@@ -30,7 +30,6 @@ const MAX_READS: usize = 4096;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWGEN: u16 = 15;
-const NFTA_GEN_PROC_PID: u16 = 2;
 /// The name of the table in messages about tables, chains, rules, sets, elements, objects and flowtables alike.
 const NFTA_TABLE: u16 = 1;
 /// `struct nfgenmsg`.
@@ -64,11 +63,11 @@ impl Monitor {
         Ok(Self { socket })
     }
 
-    /// Tells the node until its thread is gone. Changes by processes in `own` need not be told.
+    /// Tells the node until its thread is gone. Changes from ports in `own` need not be told.
     ///
     /// # Errors
     /// When the socket fails for good.
-    pub async fn run(self, own: OwnProcesses, inbox: mpsc::Sender<Message>) -> io::Result<()> {
+    pub async fn run(self, own: OwnPorts, inbox: mpsc::Sender<Message>) -> io::Result<()> {
         let mut heard = Heard::default();
         loop {
             heard.take_in(self.socket.recv_from_full().await, &own)?;
@@ -84,7 +83,7 @@ impl Monitor {
         }
     }
 
-    fn read_what_is_there(&self, heard: &mut Heard, own: &OwnProcesses) -> io::Result<()> {
+    fn read_what_is_there(&self, heard: &mut Heard, own: &OwnPorts) -> io::Result<()> {
         for _ in 0..MAX_READS {
             match self.socket.socket_ref().recv_from_full() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -96,7 +95,7 @@ impl Monitor {
 }
 
 impl Heard {
-    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own: &OwnProcesses) -> io::Result<()> {
+    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own: &OwnPorts) -> io::Result<()> {
         match received {
             Ok((datagram, _)) => self.read(&datagram, own),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -109,14 +108,14 @@ impl Heard {
         Ok(())
     }
 
-    fn read(&mut self, datagram: &[u8], own: &OwnProcesses) {
+    fn read(&mut self, datagram: &[u8], own: &OwnPorts) {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
             let (subsystem, kind) = (message.message_type() >> 8, message.message_type() & 0xff);
             if subsystem == NFNL_SUBSYS_NFTABLES {
                 let attributes = message.payload().get(GENERIC_HEADER_BYTES..).unwrap_or_default();
                 if kind == NFT_MSG_NEWGEN {
-                    let is_others = writer(attributes).is_none_or(|process| !own.contains(process));
+                    let is_others = !own.contains(message.port_number());
                     self.is_changed |= std::mem::take(&mut self.touches_ours) && is_others;
                 } else {
                     self.touches_ours |= concerns_ours(attributes);
@@ -141,21 +140,11 @@ fn concerns_ours(attributes: &[u8]) -> bool {
         })
 }
 
-/// The process that made a generation, as seen from the first process namespace: in a container with one of its own it is
-/// never known as ours, and each change of ours is read back once for nothing.
-fn writer(attributes: &[u8]) -> Option<u32> {
-    NlasIterator::new(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() & TYPE_MASK == NFTA_GEN_PROC_PID)
-        .and_then(|attribute| attribute.value().try_into().ok())
-        .map(u32::from_be_bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    fn message(kind: u16, port: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = vec![1, 0, 0, 0];
         for (kind, value) in attributes {
             body.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
@@ -166,24 +155,22 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend(u32::try_from(16 + body.len()).unwrap().to_ne_bytes());
         bytes.extend((NFNL_SUBSYS_NFTABLES << 8 | kind).to_ne_bytes());
-        bytes.extend([0; 10]);
+        bytes.extend([0; 6]);
+        bytes.extend(port.to_ne_bytes());
         bytes.extend(body);
         bytes
     }
 
     fn new_rule(table: &[u8]) -> Vec<u8> {
-        message(6, &[(NFTA_TABLE, table), (2, b"chain\0")])
+        message(6, 5, &[(NFTA_TABLE, table), (2, b"chain\0")])
     }
 
-    fn generation(process: u32) -> Vec<u8> {
-        message(
-            NFT_MSG_NEWGEN,
-            &[(1, &[0, 0, 0, 9]), (NFTA_GEN_PROC_PID, &process.to_be_bytes())],
-        )
+    fn generation(port: u32) -> Vec<u8> {
+        message(NFT_MSG_NEWGEN, port, &[(1, &[0, 0, 0, 9])])
     }
 
     fn heard(messages: &[Vec<u8>]) -> bool {
-        let own = OwnProcesses::default();
+        let own = OwnPorts::default();
         own.add(77);
         let mut heard = Heard::default();
         heard.read(&messages.concat(), &own);

@@ -15,6 +15,7 @@ use super::{
 use crate::delta::Change;
 use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath};
 use crate::kernel::RouteChange;
+use crate::kernel::wire::{attribute, message};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -23,7 +24,6 @@ const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_NOWHERE: u8 = 255;
 const RTN_UNSPEC: u8 = 0;
 const RTNH_F_ONLINK: u32 = 4;
-const NETLINK_HEADER_BYTES: usize = 16;
 
 /// Indexes of the interfaces that the changes name.
 pub(crate) type Indexes<'a> = BTreeMap<&'a str, u32>;
@@ -31,32 +31,19 @@ pub(crate) type Indexes<'a> = BTreeMap<&'a str, u32>;
 /// Appends the request for a change to the datagram. Its sequence number is 0, its flags lack an acknowledgement. Interfaces
 /// that are not in `indexes` are left out: the kernel then finds its own, or refuses.
 pub(crate) fn route_change(change: &RouteChange, indexes: &Indexes<'_>, datagram: &mut Vec<u8>) {
-    let start = datagram.len();
-    match change {
-        Change::Create { key, value } => {
-            header(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, datagram);
-            route(key, value, indexes, datagram);
-        }
-        Change::Replace { key, to, .. } => {
-            header(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, datagram);
-            route(key, to, indexes, datagram);
-        }
+    let (kind, flags) = match change {
+        Change::Create { .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
+        Change::Replace { .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE),
+        Change::Delete { .. } => (RTM_DELROUTE, 0),
+    };
+    message(kind, flags | NLM_F_REQUEST, datagram, |datagram| match change {
+        Change::Create { key, value } => route(key, value, indexes, datagram),
+        Change::Replace { key, to, .. } => route(key, to, indexes, datagram),
+        // Any scope and any type; the protocol must be ours.
         Change::Delete { key, from } => {
-            header(RTM_DELROUTE, 0, datagram);
-            // Any scope and any type; the protocol must be ours.
             keyed((key, 0), from.origin, (RT_SCOPE_NOWHERE, RTN_UNSPEC), datagram);
         }
-    }
-    let length = u32::try_from(datagram.len() - start).unwrap_or_default();
-    datagram[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-}
-
-fn header(kind: u16, flags: u16, datagram: &mut Vec<u8>) {
-    // The length is filled in at the end.
-    datagram.extend_from_slice(&[0; 4]);
-    datagram.extend_from_slice(&kind.to_ne_bytes());
-    datagram.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-    datagram.extend_from_slice(&[0; NETLINK_HEADER_BYTES - 8]);
+    });
 }
 
 fn route(key: &RouteKey, route: &Route, indexes: &Indexes<'_>, datagram: &mut Vec<u8>) {
@@ -174,13 +161,4 @@ fn address(kind: u16, address: IpAddr, datagram: &mut Vec<u8>) {
         IpAddr::V4(v4) => attribute(kind, &v4.octets(), datagram),
         IpAddr::V6(v6) => attribute(kind, &v6.octets(), datagram),
     }
-}
-
-fn attribute(kind: u16, value: &[u8], datagram: &mut Vec<u8>) {
-    let length = u16::try_from(4 + value.len()).unwrap_or_default();
-    datagram.extend_from_slice(&length.to_ne_bytes());
-    datagram.extend_from_slice(&kind.to_ne_bytes());
-    datagram.extend_from_slice(value);
-    let padding = value.len().next_multiple_of(4) - value.len();
-    datagram.extend_from_slice(&[0; 3][..padding]);
 }

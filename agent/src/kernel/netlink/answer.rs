@@ -10,7 +10,7 @@ use crate::kernel::KernelError;
 // linux/netlink.h
 pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// Header of a received message, and its payload.

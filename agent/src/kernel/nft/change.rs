@@ -162,8 +162,12 @@ fn write_table(script: &mut String, family: NftFamily, table: &NftTable) {
 }
 
 fn list<'a>(elements: impl IntoIterator<Item = &'a NftElement>) -> String {
-    let elements: Vec<&str> = elements.into_iter().map(|element| element.0.as_str()).collect();
-    elements.join(", ")
+    let mut text = String::new();
+    for element in elements {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{comma}{element}");
+    }
+    text
 }
 
 impl fmt::Display for NftChange {

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::{NftChain, NftElement, NftRule, NftSet, NftTable};
+use super::{NftChain, NftElement, NftPart, NftRule, NftSet, NftTable};
 
 pub(super) fn parse(json: &[u8]) -> Result<NftTable, String> {
     let document: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
@@ -56,12 +57,16 @@ pub(super) fn parse(json: &[u8]) -> Result<NftTable, String> {
 fn set(body: &Value) -> NftSet {
     let flags: Vec<&Value> = body["flags"].as_array().into_iter().flatten().collect();
     let is_interval = flags.iter().any(|flag| *flag == "interval");
+    let (key, value) = (kind(&body["type"]), kind(&body["map"]));
     let elements = body["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let parsed: Option<BTreeSet<NftElement>> = elements.iter().map(element).collect();
+    let parsed: Option<BTreeSet<NftElement>> = elements
+        .iter()
+        .map(|printed| element((&key, &value), printed))
+        .collect();
     match parsed {
         Some(elements) if flags.len() == usize::from(is_interval) => NftSet {
-            kind: kind(&body["type"]),
-            maps_to: Some(kind(&body["map"])).filter(|kind| !kind.is_empty()),
+            kind: key,
+            maps_to: Some(value).filter(|kind| !kind.is_empty()),
             is_interval,
             elements,
         },
@@ -82,46 +87,60 @@ fn kind(value: &Value) -> String {
     }
 }
 
-/// An element of a set, or of a map: `[key, value]`.
-fn element(value: &Value) -> Option<NftElement> {
-    let text = match value.as_array().map(Vec::as_slice) {
-        Some([from, to]) => format!("{} : {}", key(from)?, key(to)?),
-        Some(_) => return None,
-        None => key(value)?,
-    };
-    Some(NftElement(text))
+/// An element of a set, or of a map: `[key, value]`. The types of key and value say how to read it.
+fn element((key, value): (&str, &str), printed: &Value) -> Option<NftElement> {
+    match printed.as_array().map(Vec::as_slice) {
+        Some([from, to]) => Some(NftElement::mapping(parts(key, from)?, parts(value, to)?)),
+        Some(_) => None,
+        None => Some(NftElement::key(parts(key, printed)?)),
+    }
 }
 
 /// One part, or several: `{"concat":[…]}`.
-fn key(value: &Value) -> Option<String> {
-    match value.get("concat").and_then(Value::as_array) {
-        Some(parts) => {
-            let parts: Option<Vec<String>> = parts.iter().map(part).collect();
-            parts.map(|parts| parts.join(" . "))
-        }
-        None => part(value),
-    }
+fn parts(kind: &str, printed: &Value) -> Option<Vec<NftPart>> {
+    let kinds: Vec<&str> = kind.split(" . ").collect();
+    let concatenated = printed.get("concat").and_then(Value::as_array);
+    let printed = concatenated.map_or(std::slice::from_ref(printed), Vec::as_slice);
+    (printed.len() == kinds.len())
+        .then(|| {
+            kinds
+                .iter()
+                .zip(printed)
+                .map(|(kind, printed)| part(kind, printed))
+                .collect()
+        })
+        .flatten()
 }
 
 /// `"10.0.0.1"`, `"cali1"`, `"tcp"`, `80`, or `{"prefix":{"addr":"10.0.0.0","len":8}}`.
-fn part(value: &Value) -> Option<String> {
-    match value {
-        Value::Number(number) => Some(number.to_string()),
-        Value::String(text) => Some(match text.parse::<IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_) => match text.as_str() {
-                "tcp" => libc::IPPROTO_TCP.to_string(),
-                "udp" => libc::IPPROTO_UDP.to_string(),
-                "sctp" => libc::IPPROTO_SCTP.to_string(),
-                name => format!("\"{name}\""),
-            },
-        }),
-        _ => {
-            let prefix = &value["prefix"];
-            let address: IpAddr = prefix["addr"].as_str()?.parse().ok()?;
-            Some(format!("{address}/{}", prefix["len"].as_u64()?))
-        }
+fn part(kind: &str, printed: &Value) -> Option<NftPart> {
+    match kind {
+        "ifname" => Some(NftPart::Interface(printed.as_str()?.to_owned())),
+        "inet_service" => Some(NftPart::Port(printed.as_u64()?.try_into().ok()?)),
+        "inet_proto" => Some(NftPart::Protocol(protocol(printed)?)),
+        "ipv4_addr" | "ipv6_addr" => match printed.as_str() {
+            Some(text) => Some(NftPart::Address(text.parse().ok()?)),
+            None => {
+                let prefix = &printed["prefix"];
+                let address: IpAddr = prefix["addr"].as_str()?.parse().ok()?;
+                let length = prefix["len"].as_u64()?.try_into().ok()?;
+                Some(NftPart::range(IpNetwork::new(address, length).ok()?))
+            }
+        },
+        _ => None,
     }
+}
+
+/// By its number, or by its name where there is an `/etc/protocols`.
+fn protocol(printed: &Value) -> Option<u8> {
+    let number = match printed.as_str() {
+        Some("tcp") => libc::IPPROTO_TCP,
+        Some("udp") => libc::IPPROTO_UDP,
+        Some("sctp") => libc::IPPROTO_SCTP,
+        Some(_) => return None,
+        None => return printed.as_u64()?.try_into().ok(),
+    };
+    number.try_into().ok()
 }
 
 fn text(body: &Value, field: &str) -> Result<String, String> {

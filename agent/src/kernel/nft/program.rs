@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::parse::parse;
-use super::{NftChange, NftFamily, NftTables, OwnProcesses};
+use super::{NftChange, NftFamily, NftTables, OwnPorts};
 use crate::kernel::KernelError;
 use crate::ours::NFT_TABLE;
 
@@ -16,7 +16,7 @@ use crate::ours::NFT_TABLE;
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Carries out changes in one transaction.
-pub(in crate::kernel) fn carry_out(changes: &[NftChange], own: &OwnProcesses) -> Result<(), KernelError> {
+pub(super) fn carry_out(changes: &[NftChange], own: &OwnPorts) -> Result<(), KernelError> {
     let action = "change our tables".to_owned();
     let script: String = changes.iter().map(NftChange::script).collect();
     let output = run(&["-f", "-"], script.into_bytes(), &action, |process| {

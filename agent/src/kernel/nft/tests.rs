@@ -11,14 +11,14 @@ fn table() -> NftTable {
     let ports = NftSet {
         maps_to: Some("ipv4_addr . inet_service".into()),
         elements: [NftElement::mapping(
-            &[NftPart::Protocol(6), NftPart::Port(8080)],
-            &[NftPart::Address("10.65.0.2".parse().unwrap()), NftPart::Port(80)],
+            [NftPart::Protocol(6), NftPart::Port(8080)],
+            [NftPart::Address("10.65.0.2".parse().unwrap()), NftPart::Port(80)],
         )]
         .into(),
         ..NftSet::new("inet_proto . inet_service")
     };
     let interfaces = NftSet {
-        elements: [NftElement::key(&[NftPart::Interface("cali1")])].into(),
+        elements: [NftElement::key([NftPart::Interface("cali1".into())])].into(),
         ..NftSet::new("ifname")
     };
     let chain = NftChain {
@@ -161,7 +161,7 @@ fn where_only_elements_differ_only_those_are_written() {
     let interfaces = |names: &[&str]| -> BTreeSet<NftElement> {
         names
             .iter()
-            .map(|name| NftElement::key(&[NftPart::Interface(name)]))
+            .map(|name| NftElement::key([NftPart::Interface((*name).to_owned())]))
             .collect()
     };
     let mut wanted = table();
