@@ -19,7 +19,7 @@ use crate::apply::{self, ApplyReport, Dataplane};
 use crate::desired::{self, Desired, Published};
 use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, KernelError};
-use crate::model::{Endpoint, EndpointId, InSync, Model, TunnelKind};
+use crate::model::{Affected, Endpoint, EndpointId, InSync, Model, TunnelKind};
 use crate::plan::{AnsweredBy, PlanReport};
 use crate::pod_link::Created;
 use crate::report::DataplaneReport;
@@ -117,17 +117,6 @@ pub struct Node<K> {
     report: DataplaneReport,
 }
 
-/// What a batch of messages may have changed, the least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Effect {
-    /// Nothing that is wanted, and nothing of the kernel.
-    Nothing,
-    /// Some link of the kernel.
-    Links,
-    /// Anything.
-    All,
-}
-
 /// Who waits for the end of the turn.
 #[derive(Default)]
 struct Waiting {
@@ -188,19 +177,20 @@ impl<K: Kernel> Node<K> {
     pub fn turn(&mut self, batch: Vec<Message>, now: Instant) {
         let is_due = self.deadline() <= now;
         let was_in_sync = self.model.in_sync;
-        let (mut waiting, effect) = self.absorb(batch);
+        let (mut waiting, mut affected) = self.absorb(batch);
         if now >= self.read_back_at || !waiting.inspect.is_empty() {
             self.dataplane.note(KernelChange::Everything);
             self.read_back_at = now + self.read_back_interval;
         }
         self.inspect(std::mem::take(&mut waiting.inspect));
-        let is_to_do = match effect {
-            _ if is_due => true,
-            Effect::Nothing => false,
-            Effect::Links => self.links_matter(),
-            Effect::All => true,
+        if is_due || (affected != Affected::Everything && self.links_matter()) {
+            affected = Affected::Everything;
+        }
+        let applied = match &affected {
+            Affected::Nothing => None,
+            Affected::Workloads(touched) => Some(self.follow(touched, now)),
+            Affected::Everything => Some(self.make_it_so(now)),
         };
-        let applied = is_to_do.then(|| self.make_it_so(now));
         if self.model.in_sync != was_in_sync {
             let InSync {
                 datastore,
@@ -213,9 +203,9 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Takes in the messages; says who waits, and what may have to be different now.
-    fn absorb(&mut self, batch: Vec<Message>) -> (Waiting, Effect) {
+    fn absorb(&mut self, batch: Vec<Message>) -> (Waiting, Affected) {
         let mut waiting = Waiting::default();
-        let mut effect = Effect::Nothing;
+        let mut affected = Affected::Nothing;
         for message in batch {
             let (input, made) = match message {
                 Message::Input(input) => (input, None),
@@ -233,7 +223,7 @@ impl<K: Kernel> Node<K> {
                 }
                 Message::Inspect(id, answer) => {
                     waiting.inspect.push((id, answer));
-                    effect = Effect::All;
+                    affected = Affected::Everything;
                     continue;
                 }
                 Message::Readiness(answer) => {
@@ -250,37 +240,33 @@ impl<K: Kernel> Node<K> {
                 }
             };
             match (&input, made) {
-                (Input::KernelChanged(change), _) => self.dataplane.note(*change),
+                (Input::KernelChanged(change), _) => {
+                    self.dataplane.note(*change);
+                    if *change != KernelChange::Links {
+                        affected = Affected::Everything;
+                    }
+                }
                 (Input::Attached { endpoint, .. }, Some(made)) => {
                     self.dataplane.note_made(&endpoint.host_interface, *made);
                 }
                 (Input::Attached { .. }, None) => self.dataplane.note(KernelChange::Links),
                 _ => {}
             }
-            effect = effect.max(match &input {
-                Input::KernelChanged(KernelChange::Links) => Effect::Links,
-                Input::KernelChanged(_) | Input::Attached { .. } | Input::Detached(_) => Effect::All,
-                _ => Effect::Nothing,
-            });
-            if self.model.absorb(input) {
-                effect = Effect::All;
-            }
+            affected = affected.and(self.model.absorb(input));
         }
-        (waiting, effect)
+        (waiting, affected)
     }
 
-    /// Reads the links back. What changed matters if it is about a workload or an uplink: pods' links that come and go with
-    /// ADD and DEL are known before the kernel tells of them.
+    /// Reads the links back if some changed. What changed matters if it is about a workload or an uplink: pods' links that
+    /// come and go with ADD and DEL are known before the kernel tells of them.
     fn links_matter(&mut self) -> bool {
-        let of_workload: BTreeSet<&str> = self
-            .model
-            .endpoints
-            .values()
-            .map(|endpoint| endpoint.host_interface.as_str())
-            .collect();
-        let matters = self.dataplane.links_changed(|name| of_workload.contains(name));
+        let endpoints = &self.model.endpoints;
+        let is_of_workload = |name: &str| {
+            let mut endpoints = endpoints.values();
+            endpoints.any(|endpoint| endpoint.host_interface == name)
+        };
         // What cannot be read is for the apply to report.
-        matters.unwrap_or(true)
+        self.dataplane.links_changed(is_of_workload).unwrap_or(true)
     }
 
     /// Tells what of these endpoints, and of the rules for all, is not as it should be. The turn then mends it.
@@ -303,16 +289,39 @@ impl<K: Kernel> Node<K> {
         }
     }
 
+    /// Pods came or went: only what follows from them is looked at, unless that does not do.
+    fn follow(&mut self, touched: &[Endpoint], now: Instant) -> ApplyReport {
+        for endpoint in touched {
+            let name = &endpoint.host_interface;
+            if self.dataplane.has_link(name) {
+                self.model.links.insert(name.clone());
+            } else {
+                self.model.links.remove(name);
+            }
+        }
+        let is_settled = self.retry_at.is_none() && self.dataplane.is_settled(self.model.in_sync);
+        if is_settled && let Some(part) = desired::part(&self.model, touched) {
+            let announcements = desired::announcements(&self.model);
+            self.announce_only_what_is_wanted(&announcements);
+            if let Some(report) = self.dataplane.apply_part(&part, self.model.in_sync) {
+                self.announce(announcements);
+                self.record(&report);
+                return report;
+            }
+        }
+        self.make_it_so(now)
+    }
+
     fn make_it_so(&mut self, now: Instant) -> ApplyReport {
         // What cannot be read stays as it was; the apply below reads again and reports the failure.
         if let Err(error) = self.observe() {
             debug!(%error, "cannot read the links");
         }
         let desired = desired::compute(&self.model);
-        self.announce_only_what_is_wanted(&desired);
+        self.announce_only_what_is_wanted(&desired.announcements);
         let report = self.dataplane.apply(&desired, self.model.in_sync, now);
         self.publish(&desired, &report);
-        self.announce(desired);
+        self.announce(desired.announcements);
         self.retry_at = report.retry_at;
         self.record(&report);
         report
@@ -356,13 +365,13 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Withdraws before the routes go.
-    fn announce_only_what_is_wanted(&self, desired: &Desired) {
+    fn announce_only_what_is_wanted(&self, wanted: &BTreeSet<IpNetwork>) {
         self.outputs
             .announcements
             .send_if_modified(|current| match current {
                 Some(prefixes) => {
                     let before = prefixes.len();
-                    prefixes.retain(|prefix| desired.announcements.contains(prefix));
+                    prefixes.retain(|prefix| wanted.contains(prefix));
                     prefixes.len() != before
                 }
                 None => false,
@@ -370,11 +379,11 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Announces after the routes are there.
-    fn announce(&self, desired: Desired) {
+    fn announce(&self, wanted: BTreeSet<IpNetwork>) {
         if !self.model.in_sync.datastore {
             return;
         }
-        let wanted = Some(desired.announcements);
+        let wanted = Some(wanted);
         self.outputs
             .announcements
             .send_if_modified(|current| replaced(current, wanted));

@@ -43,13 +43,14 @@ impl Links {
         self.dirty
     }
 
-    /// Takes in a link that is known without reading it back.
-    pub(super) fn made(&mut self, name: &str, link: Link) -> LinksChanged {
-        self.known.insert(name.to_owned(), link);
-        LinksChanged {
+    /// Takes in a link that is known without reading it back. Returns what differs by it: nothing where there was no link of
+    /// that name.
+    pub(super) fn made(&mut self, name: &str, link: Link) -> Option<LinksChanged> {
+        let before = self.known.insert(name.to_owned(), link);
+        before.map(|_| LinksChanged {
             names: BTreeSet::from([name.to_owned()]),
             uplinks: false,
-        }
+        })
     }
 
     /// Reads back if dirty; `None` if not.

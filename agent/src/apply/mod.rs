@@ -3,6 +3,7 @@
 //! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
 //! constant order (links, tunnels, sysctls, addresses, neighbours, routes, then what is removed of neighbours, addresses and
 //! tunnels, nftables; within routes creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//! [`Dataplane::apply_part`] does the same for a few workloads without a look at the others.
 //!
 //! Invariants:
 //! - Only what `ours.rs` calls ours is changed or deleted. A foreign route in the way is a failure that names it.
@@ -17,6 +18,7 @@ mod links;
 mod neighbors;
 mod nft;
 mod nft_tables;
+mod part;
 mod retry;
 mod routes;
 mod sysctl;
@@ -164,8 +166,9 @@ impl<K: Kernel> Dataplane<K> {
 
     /// A host end was made a moment ago, and this is how: it need not be read back.
     pub fn note_made(&mut self, host_interface: &str, made: Created) {
-        let changed = self.links.made(host_interface, made.host);
-        self.links_differ(&changed);
+        if let Some(changed) = self.links.made(host_interface, made.host) {
+            self.links_differ(&changed);
+        }
         self.sysctls.made(made.host_sysctls);
     }
 
@@ -309,6 +312,11 @@ impl<K: Kernel> Dataplane<K> {
         let (wanted, unread) = self.plan(desired, in_sync);
         report.failures = unread;
         let ops = self.retry.due(wanted, now);
+        self.perform(ops, report)
+    }
+
+    /// Carries operations out and returns what failed.
+    fn perform(&mut self, ops: Vec<Op>, report: &mut ApplyReport) -> Vec<(Op, KernelError)> {
         self.connections.before(&ops);
         self.forget_connections(report);
         let mut failed = Vec::new();
@@ -602,5 +610,7 @@ impl fmt::Display for Failure {
 
 #[cfg(test)]
 mod overlay_tests;
+#[cfg(test)]
+mod part_tests;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,12 @@
 //! Our nftables tables as last seen, and the transaction that makes them as desired.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Op, nft_tables};
-use crate::desired::Desired;
-use crate::kernel::{Kernel, KernelError, NftChange, NftTables, TableChange};
+use crate::desired::{Desired, Part};
+use crate::kernel::{
+    ElementChange, Kernel, KernelError, NftChange, NftElement, NftFamily, NftTables, TableChange,
+};
 
 pub(super) struct Nft {
     known: NftTables,
@@ -28,6 +32,15 @@ impl Nft {
 
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty
+    }
+
+    /// Whether both tables are there and elements of them may be changed alone.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.dirty
+            && !self.only_whole
+            && NftFamily::ALL
+                .iter()
+                .all(|family| self.known.contains_key(family))
     }
 
     pub(super) fn difference(
@@ -57,6 +70,35 @@ impl Nft {
                 }))
             })
             .collect())
+    }
+
+    /// As [`Self::difference`], of the elements that follow from some workloads, without reading back.
+    pub(super) fn difference_of(&self, part: &Part) -> Vec<Op> {
+        let mut changes = BTreeMap::<NftFamily, BTreeMap<String, ElementChange>>::new();
+        for ((family, name), wanted) in nft_tables::workload_elements(&part.workloads) {
+            let known = self.known.get(&family).and_then(|table| table.sets.get(name));
+            let there: BTreeSet<NftElement> = part
+                .scope
+                .interfaces
+                .iter()
+                .flat_map(|interface| known.into_iter().flat_map(|set| set.elements_of(interface)))
+                .cloned()
+                .collect();
+            let change = ElementChange {
+                removed: there.difference(&wanted).cloned().collect(),
+                added: wanted.difference(&there).cloned().collect(),
+            };
+            if change != ElementChange::default() {
+                changes.entry(family).or_default().insert(name.to_owned(), change);
+            }
+        }
+        changes
+            .into_iter()
+            .map(|(family, sets)| {
+                let change = TableChange::Elements(sets);
+                Op::Nft(NftChange { family, change })
+            })
+            .collect()
     }
 
     /// One transaction for all; where that is refused, one each: a kernel without ARP tables still gets the other one.

@@ -14,12 +14,19 @@
 //!   itself. In the last case and from 127.0.0.0/8 the source is translated, or the answer would not come back. IPv6 has no
 //!   such way from ::1: the kernel routes it nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::desired::{Desired, HostPortKey};
+use crate::desired::{Desired, HostPortKey, Workload};
 use crate::kernel::{NftChain, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables};
 use crate::ours::LINK_PREFIX;
+
+/// Host ends of workloads; in both tables.
+const WORKLOAD_INTERFACES: &str = "workload-interfaces";
+/// Host end and address: IPv4, IPv6.
+const WORKLOAD_SOURCES: [&str; 2] = ["workload-sources-ipv4", "workload-sources-ipv6"];
+/// Host end and address, for ARP.
+const WORKLOAD_ADDRESSES: &str = "workload-addresses";
 
 pub(super) fn tables(desired: &Desired) -> NftTables {
     BTreeMap::from([(NftFamily::Inet, inet(desired)), (NftFamily::Arp, arp(desired))])
@@ -27,17 +34,19 @@ pub(super) fn tables(desired: &Desired) -> NftTables {
 
 fn inet(desired: &Desired) -> NftTable {
     let mut sets = BTreeMap::from([
-        ("workload-interfaces".to_owned(), interfaces(desired)),
+        (WORKLOAD_INTERFACES.to_owned(), interfaces(&desired.workloads)),
         ("hairpin-ipv4".to_owned(), hairpin(desired, false)),
         ("hairpin-ipv6".to_owned(), hairpin(desired, true)),
     ]);
-    for (is_ipv6, version) in [(false, "ipv4"), (true, "ipv6")] {
-        let of_family =
-            |ranges: &std::collections::BTreeSet<_>| NftSet::of_ranges(is_ipv6, ranges.iter().copied());
+    for (is_ipv6, version, workload_sources) in [
+        (false, "ipv4", WORKLOAD_SOURCES[0]),
+        (true, "ipv6", WORKLOAD_SOURCES[1]),
+    ] {
+        let of_family = |ranges: &BTreeSet<_>| NftSet::of_ranges(is_ipv6, ranges.iter().copied());
         sets.extend([
             (format!("nat-sources-{version}"), of_family(&desired.nat_sources)),
             (format!("nat-exempt-{version}"), of_family(&desired.nat_exempt)),
-            (format!("workload-sources-{version}"), sources(desired, is_ipv6)),
+            (workload_sources.to_owned(), sources(&desired.workloads, is_ipv6)),
             (format!("workload-prefixes-{version}"), prefixes(desired, is_ipv6)),
             (
                 format!("host-ports-{version}"),
@@ -110,8 +119,8 @@ fn arp(desired: &Desired) -> NftTable {
     ];
     NftTable {
         sets: BTreeMap::from([
-            ("workload-interfaces".to_owned(), interfaces(desired)),
-            ("workload-addresses".to_owned(), sources(desired, false)),
+            (WORKLOAD_INTERFACES.to_owned(), interfaces(&desired.workloads)),
+            (WORKLOAD_ADDRESSES.to_owned(), sources(&desired.workloads, false)),
         ]),
         chains: BTreeMap::from([(
             "to-workloads".to_owned(),
@@ -130,23 +139,40 @@ fn chain<Text: AsRef<str>>(kind: &str, hook: &str, priority: i64, rules: &[Text]
     }
 }
 
-fn interfaces(desired: &Desired) -> NftSet {
-    let names = desired.workloads.keys();
+/// The elements that follow from workloads which have nothing but their addresses, by family and set.
+pub(super) fn workload_elements(
+    workloads: &BTreeMap<String, Workload>,
+) -> [((NftFamily, &'static str), BTreeSet<NftElement>); 5] {
+    let interfaces = interfaces(workloads).elements;
+    let [ipv4, ipv6] = [false, true].map(|is_ipv6| sources(workloads, is_ipv6).elements);
+    [
+        ((NftFamily::Inet, WORKLOAD_INTERFACES), interfaces.clone()),
+        ((NftFamily::Inet, WORKLOAD_SOURCES[0]), ipv4.clone()),
+        ((NftFamily::Inet, WORKLOAD_SOURCES[1]), ipv6),
+        ((NftFamily::Arp, WORKLOAD_INTERFACES), interfaces),
+        ((NftFamily::Arp, WORKLOAD_ADDRESSES), ipv4),
+    ]
+}
+
+fn interfaces(workloads: &BTreeMap<String, Workload>) -> NftSet {
+    let names = workloads.keys();
     NftSet {
         elements: names
-            .map(|name| NftElement::key(&[NftPart::Interface(name)]))
+            .map(|name| NftElement::key([NftPart::Interface(name.clone())]))
             .collect(),
         ..NftSet::new("ifname")
     }
 }
 
-fn sources(desired: &Desired, is_ipv6: bool) -> NftSet {
-    let elements = desired.workloads.iter().flat_map(|(name, workload)| {
+fn sources(workloads: &BTreeMap<String, Workload>, is_ipv6: bool) -> NftSet {
+    let elements = workloads.iter().flat_map(|(name, workload)| {
         let addresses = workload
             .addresses
             .iter()
             .filter(move |address| address.is_ipv6() == is_ipv6);
-        addresses.map(move |address| NftElement::key(&[NftPart::Interface(name), NftPart::Address(*address)]))
+        addresses.map(move |address| {
+            NftElement::key([NftPart::Interface(name.clone()), NftPart::Address(*address)])
+        })
     });
     NftSet {
         elements: elements.collect(),
@@ -160,7 +186,8 @@ fn prefixes(desired: &Desired, is_ipv6: bool) -> NftSet {
             .allowed_sources
             .iter()
             .filter(move |prefix| prefix.is_ipv6() == is_ipv6);
-        prefixes.map(move |prefix| NftElement::key(&[NftPart::Interface(name), NftPart::Range(*prefix)]))
+        prefixes
+            .map(move |prefix| NftElement::key([NftPart::Interface(name.clone()), NftPart::range(*prefix)]))
     });
     NftSet {
         is_interval: true,
@@ -197,10 +224,10 @@ fn host_ports(desired: &Desired, is_ipv6: bool, kind: HostPortKind) -> NftSet {
             } = *key;
             let address = address.map(NftPart::Address);
             let port = [NftPart::Protocol(protocol.number()), NftPart::Port(port)];
-            let key: Vec<NftPart<'_>> = address.into_iter().chain(port).collect();
+            let key: Vec<NftPart> = address.into_iter().chain(port).collect();
             NftElement::mapping(
-                &key,
-                &[NftPart::Address(target.address), NftPart::Port(target.port)],
+                key,
+                [NftPart::Address(target.address), NftPart::Port(target.port)],
             )
         });
     NftSet {
@@ -214,7 +241,7 @@ fn hairpin(desired: &Desired, is_ipv6: bool) -> NftSet {
     let targets = desired.host_ports.values().map(|target| target.address);
     let elements = targets
         .filter(|address: &IpAddr| address.is_ipv6() == is_ipv6)
-        .map(|address| NftElement::key(&[NftPart::Address(address), NftPart::Address(address)]));
+        .map(|address| NftElement::key([NftPart::Address(address), NftPart::Address(address)]));
     let address = address_type(is_ipv6);
     NftSet {
         elements: elements.collect(),

@@ -42,6 +42,10 @@ impl Retry {
         wanted.into_iter().filter(is_due).collect()
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn succeeded(&mut self, op: &Op) {
         self.waiting.remove(&op.subject());
     }

@@ -1,7 +1,9 @@
 //! Routes of ours as last seen, and the gate that holds changes and deletions back until their source is in sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
 
 use super::Op;
 use super::connections::host;
@@ -61,12 +63,24 @@ impl Routes {
             self.known = kernel.routes()?;
             self.dirty = false;
         }
-        let changes = delta(desired, &self.known, |wanted, found| found.is(wanted));
-        Ok(changes
-            .into_iter()
-            .filter(|change| may_be_carried_out(change, in_sync))
-            .map(Op::Route)
-            .collect())
+        Ok(changes(desired, &self.known, in_sync))
+    }
+
+    /// As [`Self::difference`], of the routes to some addresses, without reading back.
+    pub(super) fn difference_to(
+        &self,
+        addresses: &BTreeSet<IpAddr>,
+        desired: &BTreeMap<RouteKey, Route>,
+        in_sync: InSync,
+    ) -> Vec<Op> {
+        let keys = addresses
+            .iter()
+            .map(|address| RouteKey::main(IpNetwork::from(*address)));
+        let there: BTreeMap<RouteKey, ObservedRoute> = keys
+            .filter_map(|key| self.known.get_key_value(&key))
+            .map(|(key, route)| (key.clone(), route.clone()))
+            .collect();
+        changes(desired, &there, in_sync)
     }
 
     pub(super) fn carry_out(
@@ -97,6 +111,18 @@ impl Routes {
         }
         results
     }
+}
+
+fn changes(
+    desired: &BTreeMap<RouteKey, Route>,
+    there: &BTreeMap<RouteKey, ObservedRoute>,
+    in_sync: InSync,
+) -> Vec<Op> {
+    delta(desired, there, |wanted, found| found.is(wanted))
+        .into_iter()
+        .filter(|change| may_be_carried_out(change, in_sync))
+        .map(Op::Route)
+        .collect()
 }
 
 /// Creations always; changes and deletions only when every source they take a route from is in sync.

@@ -39,14 +39,27 @@ impl Sysctls {
         desired: &BTreeMap<String, String>,
     ) -> Result<Vec<Op>, KernelError> {
         self.known.retain(|path, _| desired.contains_key(path));
+        self.difference_of(kernel, desired)
+    }
+
+    /// As [`Self::difference`], of some parameters. What is known of others stays known.
+    pub(super) fn difference_of(
+        &mut self,
+        kernel: &mut impl Kernel,
+        desired: &BTreeMap<String, String>,
+    ) -> Result<Vec<Op>, KernelError> {
+        let mut there = BTreeMap::new();
         for path in desired.keys() {
-            if !self.known.contains_key(path)
-                && let Some(value) = kernel.sysctl(path)?
-            {
-                self.known.insert(path.clone(), value);
-            }
+            let value = match self.known.get(path) {
+                Some(value) => value.clone(),
+                None => match kernel.sysctl(path)? {
+                    Some(value) => self.known.entry(path.clone()).or_insert(value).clone(),
+                    None => continue,
+                },
+            };
+            there.insert(path.clone(), value);
         }
-        Ok(delta(desired, &self.known, |wanted, found| wanted == found)
+        Ok(delta(desired, &there, |wanted, found| wanted == found)
             .into_iter()
             .map(Op::Sysctl)
             .collect())

@@ -11,7 +11,7 @@ use crate::kernel::ObservedRoute;
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::model::{Encapsulation, EndpointId, Model, NextHop, Pool};
 
-const IN_SYNC: InSync = InSync {
+pub(super) const IN_SYNC: InSync = InSync {
     datastore: true,
     bgp: true,
     cluster: true,
@@ -22,7 +22,7 @@ fn prefix(text: &str) -> IpNetwork {
 }
 
 /// Two workloads, a pool and a block a family, two routes from BGP.
-fn model() -> Model {
+pub(super) fn model() -> Model {
     let mut model = Model::new("node-a".into());
     for cidr in ["10.65.0.0/16", "fd00:10:65::/64"] {
         let cidr = prefix(cidr);
@@ -63,7 +63,7 @@ fn model() -> Model {
     model
 }
 
-fn kernel() -> FakeKernel {
+pub(super) fn kernel() -> FakeKernel {
     let mut kernel = FakeKernel::default();
     for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         kernel.sysctls.insert(path.into(), "0".into());
@@ -124,7 +124,7 @@ fn stale(kernel: &mut FakeKernel) {
 }
 
 /// Whether the kernel is as desired and has nothing of ours besides.
-fn is_as_desired(kernel: &FakeKernel, desired: &Desired) -> bool {
+pub(super) fn is_as_desired(kernel: &FakeKernel, desired: &Desired) -> bool {
     let routes = &kernel.routes;
     routes.len() == desired.routes.len()
         && desired
@@ -145,7 +145,7 @@ fn is_as_desired(kernel: &FakeKernel, desired: &Desired) -> bool {
 }
 
 /// Applies until nothing fails, at the times that the reports name. A livelock fails.
-fn settle(dataplane: &mut Dataplane<FakeKernel>, desired: &Desired) -> Vec<Op> {
+pub(super) fn settle(dataplane: &mut Dataplane<FakeKernel>, desired: &Desired) -> Vec<Op> {
     let mut now = clock::now();
     let mut ops = Vec::new();
     for _ in 0..10 {

@@ -7,6 +7,7 @@ mod mtu;
 mod neighbors;
 mod nft;
 mod node;
+mod part;
 mod routes;
 pub(crate) mod sysctl;
 mod tunnels;
@@ -23,6 +24,7 @@ use crate::model::{Model, TunnelKind};
 pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
+pub use part::{Part, Scope, part};
 pub use tunnels::{Transport, Tunnel, TunnelAddress, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
@@ -75,14 +77,14 @@ pub fn compute(model: &Model) -> Desired {
     let (nat_sources, nat_exempt) = nft::nat(model);
     let tunnels = tunnels::tunnels(model);
     Desired {
-        links: links::links(model),
+        links: links::links(model, model.endpoints.values()),
         routes: routes::routes(model, &tunnels),
         sysctls: sysctl::sysctls(model, &tunnels),
         nat_sources,
         nat_exempt,
-        workloads: workloads::workloads(model),
+        workloads: workloads::workloads(model, model.endpoints.values()),
         host_ports: workloads::host_ports(model),
-        announcements: bgp::announcements(model),
+        announcements: announcements(model),
         tunnel_addresses: tunnels::addresses(model, &tunnels),
         neighbors: neighbors::neighbors(model, &tunnels),
         undecided_tunnels: tunnels::undecided(model, &tunnels),
@@ -91,6 +93,12 @@ pub fn compute(model: &Model) -> Desired {
         pod_mtu: mtu::of_pods(model),
         tunnels,
     }
+}
+
+/// Prefixes to announce by BGP.
+#[must_use]
+pub fn announcements(model: &Model) -> BTreeSet<IpNetwork> {
+    bgp::announcements(model)
 }
 
 /// What the host end of a workload should be. It is created and removed by the CNI server, and kept right by us.
@@ -237,5 +245,7 @@ impl fmt::Display for RoutePath {
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod part_tests;
 #[cfg(test)]
 mod tests;

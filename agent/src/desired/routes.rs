@@ -4,12 +4,13 @@
 //! block, then BGP. (Felix has the same order; its blackholes come last, but never meet the others.)
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::desired::tunnels::Tunnel;
 use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath, cluster};
-use crate::model::{Model, NextHop};
+use crate::model::{Endpoint, Model, NextHop, TunnelKind};
 
 /// Gateways of one route, at most; the lowest addresses are taken. More than any peer count in use, and few enough for
 /// one netlink attribute of 64 KiB.
@@ -32,25 +33,41 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
             },
         );
     }
-    for endpoint in model.endpoints.values() {
-        // The kernel refuses a route to a link that is not there.
-        if !model.links.contains(&endpoint.host_interface) {
-            continue;
-        }
-        for address in &endpoint.addresses {
-            let path = RoutePath::Link {
-                interface: endpoint.host_interface.clone(),
-            };
-            routes.insert(
-                RouteKey::main(IpNetwork::from(*address)),
-                Route {
-                    origin: RouteOrigin::Local,
-                    path,
-                },
-            );
-        }
-    }
+    routes.extend(of_workloads(model, model.endpoints.values()));
     routes
+}
+
+/// Those to workloads.
+pub(super) fn of_workloads<'a>(
+    model: &Model,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> impl Iterator<Item = (RouteKey, Route)> {
+    endpoints
+        // The kernel refuses a route to a link that is not there.
+        .filter(|endpoint| model.links.contains(&endpoint.host_interface))
+        .flat_map(|endpoint| {
+            endpoint.addresses.iter().map(|address| {
+                let path = RoutePath::Link {
+                    interface: endpoint.host_interface.clone(),
+                };
+                let origin = RouteOrigin::Local;
+                (RouteKey::main(IpNetwork::from(*address)), Route { origin, path })
+            })
+        })
+}
+
+/// Whether somebody else than a workload may have a route to this one address, so that it comes back when the workload goes.
+pub(super) fn may_lead_elsewhere(model: &Model, address: IpAddr) -> bool {
+    let host = IpNetwork::from(address);
+    model.learned.contains_key(&host)
+        || model.own_blocks.contains(&host)
+        || model.cluster.blocks.iter().any(|(block, state)| {
+            *block == host || (block.contains(address) && state.borrowed.contains_key(&address))
+        })
+        || model
+            .other_nodes()
+            .filter_map(|node| node.vxlan(TunnelKind::VxlanV6))
+            .any(|vtep| vtep.address == address)
 }
 
 /// Whether a prefix covers one address only.

@@ -7,19 +7,32 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::desired::tunnels::Tunnel;
-use crate::model::Model;
+use crate::model::{Endpoint, Model};
+
+/// Wanted where a pool or a workload has IPv6.
+pub(super) const FORWARDING_IPV6: &str = "net/ipv6/conf/all/forwarding";
 
 pub(super) fn sysctls(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
     let addresses = || model.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
     if model.pools.values().any(|pool| pool.cidr.is_ipv6()) || addresses().any(IpAddr::is_ipv6) {
-        sysctls.insert("net/ipv6/conf/all/forwarding".to_owned(), "1".to_owned());
+        sysctls.insert(FORWARDING_IPV6.to_owned(), "1".to_owned());
     }
     for interface in tunnels.keys() {
         // While a pool changes its mode, packets may come through a tunnel and the answers go another way.
         sysctls.insert(format!("net/ipv4/conf/{interface}/rp_filter"), "2".to_owned());
     }
-    for endpoint in model.endpoints.values() {
+    sysctls.extend(of_workloads(model, model.endpoints.values()));
+    sysctls
+}
+
+/// Those of the workloads' host ends, as far as these are there.
+pub(super) fn of_workloads<'a>(
+    model: &Model,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::new();
+    for endpoint in endpoints {
         if !model.links.contains(&endpoint.host_interface) {
             continue;
         }

@@ -39,8 +39,11 @@ pub struct HostPortTarget {
     pub port: u16,
 }
 
-pub(super) fn workloads(model: &Model) -> BTreeMap<String, Workload> {
-    let endpoints = model.endpoints.values().map(|endpoint| {
+pub(super) fn workloads<'a>(
+    model: &Model,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> BTreeMap<String, Workload> {
+    let endpoints = endpoints.map(|endpoint| {
         let workload = Workload {
             addresses: endpoint.addresses.clone(),
             allowed_sources: allowed_sources(model, endpoint),

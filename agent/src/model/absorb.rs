@@ -19,6 +19,49 @@ pub struct Unechoed {
     blocks: BTreeSet<IpNetwork>,
 }
 
+/// What may have to be different after facts were taken in, the least first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Affected {
+    /// Nothing: the facts were known.
+    #[default]
+    Nothing,
+    /// What follows from these workloads, as they were and as they are.
+    Workloads(Vec<Endpoint>),
+    /// Anything.
+    Everything,
+}
+
+impl Affected {
+    /// What both affect.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+            (Self::Nothing, some) | (some, Self::Nothing) => some,
+            (Self::Workloads(mut some), Self::Workloads(more)) => {
+                some.extend(more);
+                Self::Workloads(some)
+            }
+        }
+    }
+
+    fn everything_if(is_changed: bool) -> Self {
+        if is_changed {
+            Self::Everything
+        } else {
+            Self::Nothing
+        }
+    }
+
+    fn workloads(endpoints: Vec<Endpoint>) -> Self {
+        if endpoints.is_empty() {
+            Self::Nothing
+        } else {
+            Self::Workloads(endpoints)
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     Put,
@@ -26,91 +69,92 @@ enum Written {
 }
 
 impl Model {
-    /// Takes in one fact. Returns whether anything may have to be different now: a fact that was known already, as the
-    /// datastore's echo of a write of our own is, changes nothing.
-    pub fn absorb(&mut self, input: Input) -> bool {
+    /// Takes in one fact. Returns what may have to be different now: a fact that was known already, as the datastore's echo of
+    /// a write of our own is, changes nothing.
+    pub fn absorb(&mut self, input: Input) -> Affected {
         match input {
             Input::DatastoreSnapshot(snapshot) => {
                 self.absorb_snapshot(snapshot);
-                true
+                Affected::Everything
             }
             Input::Pool(name, Some(pool)) => {
                 let is_known = self.pools.get(&name) == Some(&pool);
                 self.pools.insert(name, pool);
-                !is_known
+                Affected::everything_if(!is_known)
             }
-            Input::Pool(name, None) => self.pools.remove(&name).is_some(),
+            Input::Pool(name, None) => Affected::everything_if(self.pools.remove(&name).is_some()),
             Input::OwnBlockConfirmed(block) => {
                 self.unechoed.blocks.remove(&block);
-                self.own_blocks.insert(block)
+                Affected::everything_if(self.own_blocks.insert(block))
             }
             Input::OwnBlockGone(block) => {
                 self.unechoed.blocks.remove(&block);
-                self.own_blocks.remove(&block)
+                Affected::everything_if(self.own_blocks.remove(&block))
             }
-            Input::EndpointSeen(id, endpoint) => {
-                let is_known = self.endpoints.get(&id) == Some(&endpoint);
-                self.see_endpoint(id, endpoint);
-                !is_known
-            }
-            Input::EndpointUnseen(id) => {
-                let before = self.endpoints.len();
-                self.unsee_endpoint(&id);
-                self.endpoints.len() != before
-            }
+            Input::EndpointSeen(id, endpoint) => self.see_endpoint(id, endpoint),
+            Input::EndpointUnseen(id) => self.unsee_endpoint(&id),
             Input::Attached {
                 id,
                 endpoint,
                 claimed_blocks,
             } => {
+                let mut has_new_block = false;
                 for block in claimed_blocks {
                     if self.own_blocks.insert(block) {
                         self.unechoed.blocks.insert(block);
+                        has_new_block = true;
                     }
                 }
                 self.unechoed.endpoints.insert(id.clone(), Written::Put);
-                self.put_endpoint(id, endpoint);
-                true
+                // Also one that is known: its link may be another one.
+                let attached = Affected::Workloads(vec![endpoint.clone()]);
+                Affected::everything_if(has_new_block)
+                    .and(self.put_endpoint(id, endpoint))
+                    .and(attached)
             }
-            Input::Detached(id) => {
-                let was_there = self.endpoints.remove(&id).is_some();
-                if was_there {
+            Input::Detached(id) => match self.endpoints.remove(&id) {
+                Some(endpoint) => {
                     self.unechoed.endpoints.insert(id, Written::Deleted);
+                    Affected::Workloads(vec![endpoint])
                 }
-                was_there
-            }
+                None => Affected::Nothing,
+            },
             Input::Learned(changes) => {
                 self.learn(changes);
-                true
+                Affected::Everything
             }
-            Input::BgpInSync => !std::mem::replace(&mut self.in_sync.bgp, true),
+            Input::BgpInSync => Affected::everything_if(!std::mem::replace(&mut self.in_sync.bgp, true)),
             Input::Cluster(cluster) => {
                 self.cluster = cluster;
                 self.in_sync.cluster = true;
-                true
+                Affected::Everything
             }
             Input::ClusterNode(name, Some(node)) => {
                 let is_known = self.cluster.nodes.get(&name) == Some(&node);
                 self.cluster.nodes.insert(name, node);
-                !is_known
+                Affected::everything_if(!is_known)
             }
-            Input::ClusterNode(name, None) => self.cluster.nodes.remove(&name).is_some(),
+            Input::ClusterNode(name, None) => {
+                Affected::everything_if(self.cluster.nodes.remove(&name).is_some())
+            }
             Input::ClusterBlock(cidr, Some(block)) => {
                 let is_known = self.cluster.blocks.get(&cidr) == Some(&block);
                 self.cluster.blocks.insert(cidr, block);
-                !is_known
+                Affected::everything_if(!is_known)
             }
-            Input::ClusterBlock(cidr, None) => self.cluster.blocks.remove(&cidr).is_some(),
+            Input::ClusterBlock(cidr, None) => {
+                Affected::everything_if(self.cluster.blocks.remove(&cidr).is_some())
+            }
             Input::TunnelAddress(kind, address) => {
                 self.tunnel_addresses.insert(kind, address);
-                true
+                Affected::Everything
             }
             Input::ReachTargets(targets) => {
                 self.hints.reach = targets;
-                true
+                Affected::Everything
             }
             // Says nothing about what is wanted: the turn has the kernel read back.
-            Input::KernelChanged(_) => false,
+            Input::KernelChanged(_) => Affected::Nothing,
         }
     }
 
@@ -146,39 +190,46 @@ impl Model {
         self.in_sync.datastore = true;
     }
 
-    fn see_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) {
+    fn see_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Affected {
         if self.is_taken_over(&id, &endpoint) {
             self.unechoed.endpoints.remove(&id);
-            return;
+            return Affected::Nothing;
         }
         match self.unechoed.endpoints.get(&id) {
-            Some(Written::Deleted) => {}
+            Some(Written::Deleted) => Affected::Nothing,
             Some(Written::Put) => {
                 self.unechoed.endpoints.remove(&id);
-                self.put_endpoint(id, endpoint);
+                self.put_endpoint(id, endpoint)
             }
             None => self.put_endpoint(id, endpoint),
         }
     }
 
-    fn unsee_endpoint(&mut self, id: &EndpointId) {
+    fn unsee_endpoint(&mut self, id: &EndpointId) -> Affected {
         match self.unechoed.endpoints.get(id) {
             // The deletion is older than our write, whose echo is still to come.
-            Some(Written::Put) => {}
+            Some(Written::Put) => Affected::Nothing,
             Some(Written::Deleted) => {
                 self.unechoed.endpoints.remove(id);
+                Affected::Nothing
             }
-            None => {
-                self.endpoints.remove(id);
-            }
+            None => Affected::workloads(self.endpoints.remove(id).into_iter().collect()),
         }
     }
 
     /// A host interface serves one endpoint: a newer container of the same pod takes it over from the older one.
-    fn put_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) {
-        self.endpoints
-            .retain(|other, known| *other == id || known.host_interface != endpoint.host_interface);
+    fn put_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Affected {
+        if self.endpoints.get(&id) == Some(&endpoint) {
+            return Affected::Nothing;
+        }
+        let is_replaced = |other: &EndpointId, known: &mut Endpoint| {
+            *other == id || known.host_interface == endpoint.host_interface
+        };
+        let replaced = self.endpoints.extract_if(.., is_replaced);
+        let mut affected: Vec<Endpoint> = replaced.map(|(_, endpoint)| endpoint).collect();
+        affected.push(endpoint.clone());
         self.endpoints.insert(id, endpoint);
+        Affected::Workloads(affected)
     }
 
     /// Whether a newer attachment, which the datastore has yet to repeat, has the host interface of this one.

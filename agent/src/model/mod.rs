@@ -21,7 +21,7 @@ use ipnetwork::IpNetwork;
 use crate::kernel::Link;
 use crate::ours::LINK_PREFIX;
 
-pub use absorb::Unechoed;
+pub use absorb::{Affected, Unechoed};
 pub use cluster::{Cluster, ClusterBlock};
 pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
 pub use interface::Interface;

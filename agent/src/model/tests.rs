@@ -260,9 +260,62 @@ fn an_echo_changes_nothing_and_news_do() {
     for (what, before, input, expected) in rows {
         let mut model = after(before);
         let was = model.clone();
-        assert_eq!(model.absorb(input), expected, "{what}");
+        assert_eq!(model.absorb(input) != Affected::Nothing, expected, "{what}");
         let is_other = (&model.endpoints, &model.own_blocks, model.in_sync)
             != (&was.endpoints, &was.own_blocks, was.in_sync);
         assert_eq!(is_other, expected, "{what}: what it says is true");
     }
+}
+
+#[test]
+fn workloads_are_affected_as_they_were_and_as_they_are() {
+    let mut model = Model::new("node-a".into());
+    let interfaces = |affected: Affected| match affected {
+        Affected::Workloads(endpoints) => endpoints
+            .into_iter()
+            .map(|endpoint| (endpoint.host_interface, endpoint.addresses))
+            .collect::<BTreeSet<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let put = |container: &str, interface: &str, address: &str| {
+        let endpoint = Endpoint {
+            host_interface: interface.into(),
+            addresses: [address.parse().unwrap()].into(),
+            ..Endpoint::default()
+        };
+        Input::EndpointSeen(id(container), endpoint)
+    };
+    let of = |parts: &[(&str, &str)]| {
+        let parts = parts.iter();
+        parts
+            .map(|(interface, address)| ((*interface).to_owned(), [address.parse().unwrap()].into()))
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(
+        interfaces(model.absorb(put("a", "cali1", "10.0.0.1"))),
+        of(&[("cali1", "10.0.0.1")])
+    );
+    // A newer container of the same pod, then another address.
+    assert_eq!(
+        interfaces(model.absorb(put("b", "cali1", "10.0.0.2"))),
+        of(&[("cali1", "10.0.0.1"), ("cali1", "10.0.0.2")])
+    );
+    assert_eq!(
+        interfaces(model.absorb(put("b", "cali2", "10.0.0.3"))),
+        of(&[("cali1", "10.0.0.2"), ("cali2", "10.0.0.3")])
+    );
+    assert_eq!(
+        interfaces(model.absorb(Input::Detached(id("b")))),
+        of(&[("cali2", "10.0.0.3")])
+    );
+    let claims = Input::Attached {
+        id: id("c"),
+        endpoint: Endpoint::default(),
+        claimed_blocks: ["10.0.0.0/26".parse().unwrap()].into(),
+    };
+    assert_eq!(
+        model.absorb(claims),
+        Affected::Everything,
+        "a block has routes and announcements"
+    );
 }

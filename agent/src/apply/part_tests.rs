@@ -1,0 +1,142 @@
+//! Pods that come and go one by one: the kernel ends up as if everything had been looked at each time, also with any call
+//! failing.
+
+use super::tests::{IN_SYNC, is_as_desired, kernel, model, settle};
+use super::*;
+use crate::desired::{compute, part};
+use crate::input::Input;
+use crate::kernel::fake::{FakeKernel, Fault};
+use crate::model::{Affected, EndpointId, Model};
+
+/// How often the whole was looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Looks {
+    part: usize,
+    whole: usize,
+}
+
+fn id(number: u8) -> EndpointId {
+    EndpointId {
+        network: "n".into(),
+        container_id: format!("c{number}"),
+        ifname: "eth0".into(),
+    }
+}
+
+fn attached(number: u8, interface: &str, addresses: &[&str]) -> Input {
+    Input::Attached {
+        id: id(number),
+        endpoint: Endpoint {
+            host_interface: interface.into(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            ..Endpoint::default()
+        },
+        claimed_blocks: BTreeSet::new(),
+    }
+}
+
+/// A pod comes, one goes, one changes its addresses, one takes the place of another.
+fn story() -> [Input; 4] {
+    [
+        attached(4, "cali4", &["10.65.0.4", "fd00:10:65::4"]),
+        Input::Detached(id(2)),
+        attached(3, "cali3", &["10.65.0.2"]),
+        attached(5, "cali4", &["10.65.0.5"]),
+    ]
+}
+
+/// As the node's thread does it.
+fn take_in(dataplane: &mut Dataplane<FakeKernel>, model: &mut Model, input: Input, looks: &mut Looks) {
+    let Affected::Workloads(touched) = model.absorb(input) else {
+        panic!("something else is affected");
+    };
+    let part = part(model, &touched).unwrap();
+    let is_settled = dataplane.is_settled(IN_SYNC);
+    if is_settled && dataplane.apply_part(&part, IN_SYNC).is_some() {
+        looks.part += 1;
+    } else {
+        looks.whole += 1;
+        settle(dataplane, &compute(model));
+    }
+}
+
+fn start() -> (FakeKernel, Model) {
+    let (mut kernel, mut model) = (kernel(), model());
+    kernel.add_link("cali4");
+    model.links.insert("cali4".into());
+    let mut dataplane = Dataplane::new(kernel);
+    settle(&mut dataplane, &compute(&model));
+    (dataplane.kernel, model)
+}
+
+fn tell(dataplane: &mut Dataplane<FakeKernel>, mut model: Model) -> (Model, Looks) {
+    let mut looks = Looks::default();
+    for input in story() {
+        take_in(dataplane, &mut model, input, &mut looks);
+    }
+    (model, looks)
+}
+
+/// One that knows the kernel as it is.
+fn knowing(kernel: FakeKernel, model: &Model) -> Dataplane<FakeKernel> {
+    let mut dataplane = Dataplane::new(kernel);
+    assert_eq!(settle(&mut dataplane, &compute(model)), []);
+    dataplane
+}
+
+#[test]
+fn parts_do_what_the_whole_would_do_and_read_nothing_back() {
+    let (kernel, model) = start();
+    let mut by_parts = knowing(kernel.clone(), &model);
+    let before = by_parts.kernel.calls;
+    let (end, looks) = tell(&mut by_parts, model.clone());
+    assert_eq!(looks, Looks { part: 4, whole: 0 });
+    assert!(is_as_desired(&by_parts.kernel, &compute(&end)));
+
+    let mut as_whole = knowing(kernel, &model);
+    let mut model = model;
+    for input in story() {
+        model.absorb(input);
+        settle(&mut as_whole, &compute(&model));
+    }
+    let state = |kernel: &FakeKernel| {
+        (
+            kernel.routes.clone(),
+            kernel.sysctls.clone(),
+            kernel.nft.clone(),
+            kernel.links.clone(),
+            kernel.forgotten.clone(),
+        )
+    };
+    assert_eq!(state(&by_parts.kernel), state(&as_whole.kernel));
+    assert_eq!(by_parts.kernel.writes, as_whole.kernel.writes);
+    assert_eq!(by_parts.kernel.calls - before, as_whole.kernel.calls - before);
+    by_parts.note(KernelChange::Everything);
+    assert_eq!(settle(&mut by_parts, &compute(&end)), []);
+}
+
+#[test]
+fn with_any_call_failing_in_any_way_parts_get_there_too() {
+    let (kernel, model) = start();
+    let mut undisturbed = knowing(kernel.clone(), &model);
+    let before = undisturbed.kernel.calls;
+    tell(&mut undisturbed, model.clone());
+    let calls = undisturbed.kernel.calls;
+    assert!(calls > before + 15, "{} calls only", calls - before);
+    for call in before..calls {
+        for fault in [Fault::Refused, Fault::LostBefore, Fault::LostAfter] {
+            let mut dataplane = knowing(kernel.clone(), &model);
+            dataplane.kernel.fault = Some((call, fault));
+            let (end, _) = tell(&mut dataplane, model.clone());
+            let desired = compute(&end);
+            let at = format!("call {call} {fault:?}");
+            assert!(
+                is_as_desired(&dataplane.kernel, &desired),
+                "{at}: {:#?}",
+                dataplane.kernel.routes
+            );
+            dataplane.note(KernelChange::Everything);
+            assert_eq!(settle(&mut dataplane, &desired), [], "{at}");
+        }
+    }
+}

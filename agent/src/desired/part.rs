@@ -1,0 +1,84 @@
+//! The part of what is desired that follows from some workloads: all that a turn has to look at when only pods came or went,
+//! so that it costs the same beside ten others and beside a thousand.
+//!
+//! Invariant: within its scope it is what [`compute`](super::compute) says. Where that cannot be told from these workloads
+//! alone (two claim the same port or address, or somebody else has a route to it), there is no part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{HostLink, Route, RouteKey, Workload, links, routes, sysctl, workloads};
+use crate::model::{Endpoint, Model};
+
+/// What is desired of some workloads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// What it is about. What is in the scope and not desired is not wanted.
+    pub scope: Scope,
+    /// Host ends.
+    pub links: BTreeMap<String, HostLink>,
+    /// Routes to the addresses.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Kernel parameters: path below `/proc/sys` to value.
+    pub sysctls: BTreeMap<String, String>,
+    /// What they may send, by host interface.
+    pub workloads: BTreeMap<String, Workload>,
+}
+
+/// The traces of some workloads, as they were and as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Host interfaces.
+    pub interfaces: BTreeSet<String>,
+    /// Addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What is desired of what `touched` names: workloads as they were before a change of the model, and as they are.
+/// `None`: look at everything.
+#[must_use]
+pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
+    let interfaces: BTreeSet<String> = touched
+        .iter()
+        .map(|endpoint| endpoint.host_interface.clone())
+        .collect();
+    let (there, others): (Vec<&Endpoint>, Vec<&Endpoint>) = model
+        .endpoints
+        .values()
+        .partition(|endpoint| interfaces.contains(&endpoint.host_interface));
+    let concerned = || touched.iter().chain(there.iter().copied());
+    let addresses: BTreeSet<IpAddr> = concerned()
+        .flat_map(|endpoint| &endpoint.addresses)
+        .copied()
+        .collect();
+    let is_shared = |endpoint: &&Endpoint| {
+        let mut of_endpoint = endpoint.addresses.iter();
+        of_endpoint.any(|address| addresses.contains(address))
+    };
+    let is_plain =
+        |endpoint: &Endpoint| endpoint.host_ports.is_empty() && endpoint.allowed_sources.is_empty();
+    if !concerned().all(is_plain)
+        || others.iter().any(is_shared)
+        || addresses
+            .iter()
+            .any(|address| routes::may_lead_elsewhere(model, *address))
+    {
+        return None;
+    }
+    let scope = Scope {
+        interfaces,
+        addresses,
+    };
+    let there = || there.iter().copied();
+    let mut sysctls = sysctl::of_workloads(model, there());
+    if there().any(|endpoint| endpoint.addresses.iter().any(IpAddr::is_ipv6)) {
+        sysctls.insert(sysctl::FORWARDING_IPV6.to_owned(), "1".to_owned());
+    }
+    Some(Part {
+        links: links::links(model, there()),
+        routes: routes::of_workloads(model, there()).collect(),
+        sysctls,
+        workloads: workloads::workloads(model, there()),
+        scope,
+    })
+}
