@@ -114,7 +114,10 @@ async fn model(inbox: &mpsc::Sender<Message>) -> Option<Model> {
 
 /// What lives on this node.
 async fn alive(model: &Model) -> io::Result<Alive> {
-    let mut alive = Alive::default();
+    let mut alive = Alive {
+        wall: Some(clock::wall()),
+        ..Alive::default()
+    };
     for (id, endpoint) in &model.endpoints {
         let attached = format!("interface {}", endpoint.host_interface);
         alive.handles.insert(handle_id(id), attached.clone());

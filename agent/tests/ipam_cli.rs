@@ -368,8 +368,8 @@ fn cluster_delete(cluster: &Cluster, key: &str) {
 
 fn commit(cluster: &Cluster, writes: Vec<Write>) {
     let txn = Txn {
-        guards: Vec::new(),
         writes,
+        ..Txn::default()
     };
     in_cluster(cluster, async |store| {
         store.commit(&txn).await.unwrap();

@@ -6,7 +6,11 @@
 //! own) shows findings while it is between two of them, so that nothing is repaired that was seen only once.
 //!
 //! Not judged: addresses of virtual owners (load balancers), because nothing in the datastore says who uses them;
-//! addresses that rest after a release; and whatever lies in a block that cannot be read.
+//! addresses that rest after a release, or are kept for a workload; and whatever lies in a block that cannot be read.
+//!
+//! What runs is known of the nodes that were asked only, which for `calidris ipam check` is the machine it runs on. Of every
+//! other node the endpoints in the datastore stand for what runs there, and the automatic collector of that node, which
+//! sees its interfaces, is what finds an endpoint without a container.
 
 mod addresses;
 mod blocks;

@@ -282,9 +282,15 @@ impl AllocationBlock {
     /// Lets `addresses` rest from `now` on. Those not allocated are passed over; without any change the block is the same.
     #[must_use]
     pub fn rest(&self, addresses: &[IpAddr], now: UnixNanos) -> Self {
+        self.hand_over(addresses, &AllocationAttribute::resting_since(now))
+    }
+
+    /// Gives `addresses`, which somebody has, to `attribute`: they are never free in between. Those not allocated are passed
+    /// over; without any change the block is the same.
+    #[must_use]
+    pub fn hand_over(&self, addresses: &[IpAddr], attribute: &AllocationAttribute) -> Self {
         let mut next = self.clone();
-        let resting = AllocationAttribute::resting_since(now);
-        let index = next.attributes.iter().position(|known| *known == resting);
+        let index = next.attributes.iter().position(|known| known == attribute);
         let index = index.unwrap_or(next.attributes.len());
         let mut changed = false;
         for ordinal in addresses
@@ -293,13 +299,18 @@ impl AllocationBlock {
         {
             if let Some(Some(allocation)) = next.allocations.get_mut(ordinal) {
                 *allocation = index;
-                next.sequence_number_for_allocation.remove(&ordinal.to_string());
+                let numbers = &mut next.sequence_number_for_allocation;
+                if attribute.is_resting() {
+                    numbers.remove(&ordinal.to_string());
+                } else {
+                    numbers.insert(ordinal.to_string(), self.sequence_number);
+                }
                 changed = true;
             }
         }
         if changed {
             if index == next.attributes.len() {
-                next.attributes.push(resting);
+                next.attributes.push(attribute.clone());
             }
             next.drop_unused_attributes();
             next.sequence_number = self.sequence_number.wrapping_add(1);

@@ -58,7 +58,7 @@ impl<S: Store> Ipam<S> {
                 }
             }
         };
-        let answer = self.commits.run(&self.store, plan).await;
+        let answer = self.commits.run(&self.store, request.new_keys(), plan).await;
         let is_open = matches!(
             answer,
             Err(Failure::Store(StoreError::UnknownOutcome(_)))
@@ -121,7 +121,9 @@ impl<S: Store> Ipam<S> {
     async fn release_part(&self, request: ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
         match self
             .commits
-            .run(&self.store, move |view, _| plan_release(view, &request, now))
+            .run(&self.store, Vec::new(), move |view, _| {
+                plan_release(view, &request, now)
+            })
             .await
         {
             Ok(Settled::Committed(outcome)) => Ok(outcome),
@@ -140,7 +142,9 @@ impl<S: Store> Ipam<S> {
         let request = request.clone();
         match self
             .commits
-            .run(&self.store, move |view, _| plan_repair(view, &request))
+            .run(&self.store, Vec::new(), move |view, _| {
+                plan_repair(view, &request)
+            })
             .await
         {
             Ok(Settled::Committed(outcome)) => Ok(outcome),

@@ -5,6 +5,7 @@
 //!
 //! - a handle whose every address was given to a container of *this* node, that no endpoint has, no container and no
 //!   interface of the node, at every look during the grace period and at least at two; all of its addresses or none;
+//! - an address kept for a workload, in a block of this node, whose time is over, at two looks at least;
 //! - a block of this node that was empty and unchanged during `block_idle`, at two looks at least; one block per family
 //!   is kept, except of pools that are disabled or gone;
 //! - an affinity of this node that disagreed with its block all through the grace period, at two looks at least.
@@ -14,7 +15,8 @@
 //! addresses outlive their pods), load balancers and addresses borrowed for other nodes are never touched.
 //!
 //! Calling order: [`Collector::look`] every now and then with `now` rising; carry out the acts; look again. Failed acts
-//! need no report: what is still dead at the next look is decided again. Time is whatever monotonic clock the caller has.
+//! need no report: what is still dead at the next look is decided again. Time is whatever monotonic clock the caller has;
+//! the wall clock ([`Alive::wall`]) only says until when addresses are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,13 +29,22 @@ use crate::audit::AllocationId;
 use crate::block::{Allocation, AllocationBlock};
 use crate::error::Family;
 use crate::inventory::Inventory;
+use crate::keep::{KEEP_SECONDS_NOTE, KEEPER_NOTE};
 use crate::plan::{Expect, ExtraGuard, ReleaseOnly, ReleaseRequest, RepairRequest};
+use crate::timestamp::UnixNanos;
 
 /// Times that something must have been seen dead.
 const MIN_LOOKS: u32 = 2;
 
 /// What is noted with the address of a container. Anything else there means another kind of owner.
-const NOTES_OF_A_CONTAINER: [&str; 4] = ["namespace", "node", "pod", "timestamp"];
+const NOTES_OF_A_CONTAINER: [&str; 6] = [
+    "namespace",
+    "node",
+    "pod",
+    "timestamp",
+    KEEPER_NOTE,
+    KEEP_SECONDS_NOTE,
+];
 
 /// What an operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +62,8 @@ pub struct CollectorConfig {
 /// What lives on the node, with how that is known. Whatever is in here is not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alive {
+    /// The time by the wall clock; without one nothing that is kept for a while is taken back.
+    pub wall: Option<UnixNanos>,
     /// Handles of containers that are attached or being attached or detached.
     pub handles: BTreeMap<String, String>,
     /// Addresses that something on the node has.
@@ -106,6 +119,10 @@ pub struct Collector {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Suspect {
     Handle {
+        handle_id: String,
+        allocations: Vec<AllocationId>,
+    },
+    Kept {
         handle_id: String,
         allocations: Vec<AllocationId>,
     },
@@ -177,6 +194,12 @@ impl Collector {
                 });
             }
         }
+        for (handle_id, allocations) in self.kept_too_long(inventory, alive) {
+            dead.insert(Suspect::Kept {
+                handle_id: handle_id.to_owned(),
+                allocations: allocations.iter().map(AllocationId::of).collect(),
+            });
+        }
         for (&block, stored) in &inventory.blocks {
             if stored.host() == Some(&self.config.node) && stored.is_empty() {
                 let sequence_number = stored.sequence_number();
@@ -197,6 +220,26 @@ impl Collector {
             }
         }
         dead
+    }
+
+    /// The keepers whose time is over, with what they have in blocks of this node.
+    fn kept_too_long<'a>(
+        &self,
+        inventory: &'a Inventory,
+        alive: &Alive,
+    ) -> BTreeMap<&'a str, Vec<Allocation>> {
+        let mut over: BTreeMap<&str, Vec<Allocation>> = BTreeMap::new();
+        let blocks = inventory.blocks.values();
+        let own = blocks.filter(|block| block.host() == Some(&self.config.node));
+        for allocation in own.flat_map(AllocationBlock::allocations) {
+            let until = allocation.attribute.kept_until();
+            let is_over = until.zip(alive.wall).is_some_and(|(until, now)| until <= now);
+            let handle_id = allocation.attribute.handle().filter(|_| is_over);
+            if let Some((handle_id, _)) = handle_id.and_then(|id| inventory.handles.get_key_value(id)) {
+                over.entry(handle_id).or_default().push(allocation);
+            }
+        }
+        over
     }
 
     /// The handles all of whose addresses are known and were given to containers of this node.
@@ -245,6 +288,8 @@ impl Collector {
             let limit = match suspect {
                 Suspect::Block { .. } => self.config.block_idle,
                 Suspect::Handle { .. } | Suspect::Affinity { .. } => self.config.grace,
+                // Its own time is over.
+                Suspect::Kept { .. } => Duration::ZERO,
             };
             suspicion.looks >= MIN_LOOKS && now.saturating_sub(suspicion.since) >= limit
         };
@@ -291,6 +336,10 @@ impl Collector {
         let node = self.config.node.clone();
         Some(match suspect {
             Suspect::Handle {
+                handle_id,
+                allocations,
+            }
+            | Suspect::Kept {
                 handle_id,
                 allocations,
             } => Act::Release {
@@ -363,6 +412,13 @@ impl Suspect {
                 format!(
                     "{addresses} of handle {handle_id} on {node}: no endpoint, no container, no interface"
                 )
+            }
+            Self::Kept {
+                handle_id,
+                allocations,
+            } => {
+                let addresses: Vec<String> = allocations.iter().map(|a| a.address.to_string()).collect();
+                format!("{} of keeper {handle_id}: the time is over", addresses.join(", "))
             }
             Self::Block {
                 block,

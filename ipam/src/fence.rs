@@ -5,6 +5,9 @@
 //! must be sure that nothing more comes (who assigns again, or gives up and releases) changes it in the same transaction
 //! as what it does: the lost attempt has either happened before, and is seen, or never will.
 //!
+//! The removal of a node changes its fence, too, before it looks at what there is to give back. When all is given back the
+//! fence goes: whatever was sent before still depends on the Node resource, which has gone before.
+//!
 //! [`Fences`] remembers which nodes have something outstanding, so that only the first release after a loss writes the
 //! fence. A fresh process counts as a loss: what its predecessor sent is unknown to it.
 

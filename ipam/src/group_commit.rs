@@ -10,10 +10,12 @@
 //!   that may not be written), each of its requests is tried alone.
 //! - A transaction whose answer was lost is resolved by reading back, for each request of its own ([`Settled::Found`]).
 //! - A leader that is dropped puts its group back and the next caller leads; what was under way then is an unknown outcome.
+//! - A caller that gives up is not served any more, unless the transaction that serves it is already under way.
 //!
-//! What a plan reads first says where it looks next: the blocks. Those that the last groups looked at are read along with
-//! the first question of the next one, which saves it a round trip as a rule. It is a guess about what to read, not
-//! about what is there.
+//! A transaction depends on all that lasts of its view (`View::lasting`), so that it proves it true when it commits. The
+//! next group plans on that without reading, and takes the keys of new requests to be absent: an assignment costs one round
+//! trip as a rule. If anything has changed since, the transaction is refused and brings what is there now. What needs no
+//! transaction (a refusal, nothing to do) has no such proof and is only ever answered from what was read anew.
 //!
 //! The queue holds one entry for each caller that waits and is bounded by their number. It needs no runtime: callers are
 //! woken by their own wakers.
@@ -24,7 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::ErrorClass;
-use crate::keys;
 use crate::plan::{Batch, Decision};
 use crate::store::{CommitOutcome, Range, Store, StoreError, Txn};
 use crate::view::View;
@@ -36,15 +37,12 @@ pub(crate) const MAX_ATTEMPTS: u32 = 100;
 /// Unknown outcomes that one request tries to resolve. Each costs the store's whole time limit.
 const MAX_UNKNOWN: u32 = 3;
 
-/// Blocks read along with a group's first question, at most: those looked at last.
-const MAX_AHEAD: usize = 16;
-
 /// The requests of one client.
 #[derive(Default)]
 pub(crate) struct GroupCommit {
     queue: Mutex<Queue>,
-    /// Blocks that groups have looked at, the latest last.
-    looked_at: Mutex<VecDeque<Range>>,
+    /// What was true when the last transaction committed.
+    known: Mutex<View>,
 }
 
 /// How a request ended.
@@ -78,10 +76,12 @@ pub(crate) enum Earlier {
 }
 
 impl GroupCommit {
-    /// Carries out what `plan` plans, together with what others ask for at the same time.
+    /// Carries out what `plan` plans, together with what others ask for at the same time. `new_keys` are taken to be absent
+    /// as long as nothing is known of them: whatever transaction `plan` gives must depend on them.
     pub(crate) async fn run<Outcome, Refusal>(
         &self,
         store: &impl Store,
+        new_keys: Vec<String>,
         plan: impl Fn(&View, Earlier) -> Decision<Outcome, Refusal> + Send + 'static,
     ) -> Answer<Outcome, Refusal>
     where
@@ -89,12 +89,13 @@ impl GroupCommit {
         Refusal: Send + 'static,
     {
         let answer = AnswerSlot::default();
-        let id = lock(&self.queue).join(Box::new(PlannedRequest {
+        let request = PlannedRequest {
             plan: Box::new(plan),
             decided: None,
             unresolved: None,
             answer: Arc::clone(&answer),
-        }));
+        };
+        let id = lock(&self.queue).join(Box::new(request), new_keys);
         let place = Place { commits: self, id };
         loop {
             match poll_fn(|context| place.poll_turn(&answer, context)).await {
@@ -102,29 +103,6 @@ impl GroupCommit {
                 Turn::Lead(mut lead) => lead.carry_out(store).await,
             }
         }
-    }
-}
-
-impl GroupCommit {
-    /// The ranges to read, and for the first question of a group the blocks that are looked at next as a rule.
-    fn with_what_comes_next(&self, mut ranges: Vec<Range>, is_first: bool) -> Vec<Range> {
-        let mut looked_at = lock(&self.looked_at);
-        if is_first {
-            let more = looked_at.iter().filter(|range| !ranges.contains(range));
-            let more: Vec<Range> = more.cloned().collect();
-            ranges.extend(more);
-            return ranges;
-        }
-        for range in &ranges {
-            let is_block = matches!(range, Range::Key(key) if keys::parse_block(key).is_some());
-            if is_block && !looked_at.contains(range) {
-                looked_at.push_back(range.clone());
-            }
-        }
-        while looked_at.len() > MAX_AHEAD {
-            looked_at.pop_front();
-        }
-        ranges
     }
 }
 
@@ -152,6 +130,8 @@ struct Queue {
 struct Entry {
     id: u64,
     request: Box<dyn Request>,
+    /// Keys that nobody has written yet, as far as the caller knows.
+    new_keys: Vec<String>,
     attempts: u32,
     unknown: u32,
     /// Whether it is to be tried without company.
@@ -159,12 +139,13 @@ struct Entry {
 }
 
 impl Queue {
-    fn join(&mut self, request: Box<dyn Request>) -> u64 {
+    fn join(&mut self, request: Box<dyn Request>, new_keys: Vec<String>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.waiting.push_back(Entry {
             id,
             request,
+            new_keys,
             attempts: 0,
             unknown: 0,
             alone: false,
@@ -191,7 +172,9 @@ impl Queue {
         if self.led {
             return;
         }
-        if let Some(waker) = self.waiting.front().and_then(|next| self.wakers.get(&next.id)) {
+        // The first may be of a caller that has gone, or that looks by itself because it was not polled yet.
+        let mut waiting = self.waiting.iter();
+        if let Some(waker) = waiting.find_map(|next| self.wakers.get(&next.id)) {
             waker.wake_by_ref();
         }
     }
@@ -254,6 +237,7 @@ struct Lead<'a> {
     in_flight: bool,
 }
 
+/// What a request wants to do next.
 enum Step {
     Read(Vec<Range>),
     Commit(Txn),
@@ -261,43 +245,79 @@ enum Step {
     Done,
 }
 
+/// What a group wants to do next.
+enum GroupStep {
+    Read(Vec<Range>),
+    Commit {
+        txn: Txn,
+        /// What will be known when it is committed.
+        then: View,
+    },
+    /// There is nothing to write.
+    Done,
+}
+
 impl Lead<'_> {
     /// Works until all of the group have their answer or are to be tried again later.
     async fn carry_out(&mut self, store: &impl Store) {
-        let mut view = View::default();
-        while !self.group.is_empty() {
+        let mut view = lock(&self.commits.known).clone();
+        // Whether all of it was read, or refused a transaction, since this group began.
+        let mut is_fresh = view.is_empty();
+        if !is_fresh {
+            let new_keys = self.group.iter().flat_map(|entry| &entry.new_keys);
+            new_keys.for_each(|key| view.presume_absent(key));
+        }
+        loop {
+            self.group.retain(|entry| !entry.request.is_abandoned());
+            if self.group.is_empty() {
+                return;
+            }
             match self.plan(&view) {
-                Step::Read(ranges) => {
-                    let ranges = self.commits.with_what_comes_next(ranges, view.is_empty());
-                    match store.read(&ranges).await {
-                        Ok(snapshot) => view.absorb(&ranges, snapshot),
-                        Err(error) => return self.failed(&error),
-                    }
-                }
-                Step::Done => return self.settled(),
-                Step::Commit(txn) => {
+                GroupStep::Read(ranges) => match store.read(&ranges).await {
+                    Ok(snapshot) => view.absorb(&ranges, snapshot),
+                    Err(error) => return self.failed(&error),
+                },
+                GroupStep::Commit { txn, then } if is_fresh || self.all_write() => {
                     self.in_flight = true;
                     let outcome = store.commit(&txn).await;
                     self.in_flight = false;
                     match outcome {
-                        Ok(CommitOutcome::Committed { .. }) => return self.settled(),
+                        Ok(CommitOutcome::Committed { revision }) => {
+                            *lock(&self.commits.known) = then.committed(revision);
+                            return self.settled();
+                        }
                         Ok(CommitOutcome::Conflict(present)) => {
-                            view.absorb_conflict(&txn.guards, present);
+                            view.absorb_conflict(&txn, present);
+                            is_fresh = true;
                             self.overtaken();
                         }
                         Err(error @ StoreError::UnknownOutcome(_)) => {
-                            view = View::default();
+                            (view, is_fresh) = (View::default(), true);
                             self.lost(&error);
                         }
                         Err(error) => return self.failed(&error),
                     }
                 }
+                GroupStep::Done if is_fresh => return self.settled(),
+                GroupStep::Commit { .. } | GroupStep::Done => {
+                    let ranges = view.ranges();
+                    match store.read(&ranges).await {
+                        Ok(snapshot) => view.absorb(&ranges, snapshot),
+                        Err(error) => return self.failed(&error),
+                    }
+                    is_fresh = true;
+                }
             }
         }
     }
 
+    /// Whether every request of the group has something to write.
+    fn all_write(&self) -> bool {
+        self.group.iter().all(|entry| entry.request.writes())
+    }
+
     /// Plans all of the group, each on what those before it leave.
-    fn plan(&mut self, view: &View) -> Step {
+    fn plan(&mut self, view: &View) -> GroupStep {
         let mut batch = Batch::new(view);
         let mut missing: BTreeSet<Range> = BTreeSet::new();
         let mut fitting = self.group.len();
@@ -314,12 +334,15 @@ impl Lead<'_> {
             }
         }
         if !missing.is_empty() {
-            return Step::Read(missing.into_iter().collect());
+            return GroupStep::Read(missing.into_iter().collect());
         }
         let mut deferred = self.group.split_off(fitting);
         deferred.append(&mut self.deferred);
         self.deferred = deferred;
-        batch.into_txn().map_or(Step::Done, Step::Commit)
+        match batch.into_txn() {
+            Some((txn, then)) => GroupStep::Commit { txn, then },
+            None => GroupStep::Done,
+        }
     }
 
     fn settled(&mut self) {
@@ -396,6 +419,10 @@ trait Request: Send {
     fn lost(&mut self, error: &StoreError);
     /// Given up, because of an error of the store or of contention.
     fn fail(&mut self, error: Option<&StoreError>);
+    /// Whether what was planned last writes something.
+    fn writes(&self) -> bool;
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool;
 }
 
 struct PlannedRequest<Outcome, Refusal> {
@@ -458,6 +485,15 @@ impl<Outcome: Send, Refusal: Send> Request for PlannedRequest<Outcome, Refusal> 
         // An attempt that may have taken effect outweighs whatever happened after it.
         let error = self.unresolved.take().map(|(_, lost)| lost).or(error.cloned());
         *lock(&self.answer) = Some(Err(error.map_or(Failure::Contention, Failure::Store)));
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self.decided, Some(Decided::Write(_)))
+    }
+
+    fn is_abandoned(&self) -> bool {
+        // The caller has the other half, as long as it waits.
+        Arc::strong_count(&self.answer) == 1
     }
 }
 

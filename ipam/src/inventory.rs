@@ -40,6 +40,8 @@ pub struct Inventory {
     pub nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Workload endpoints by key.
     pub endpoints: BTreeMap<String, Workload>,
+    /// Nodes that have a fence.
+    pub fences: BTreeSet<String>,
     /// The cluster-wide configuration; what is not stored has its default.
     pub config: IpamConfig,
     /// Whether the datastore is locked (`datastoreReady` is false).
@@ -100,6 +102,7 @@ impl Inventory {
             keys::IP_RESERVATIONS,
             keys::NODES,
             keys::WORKLOAD_ENDPOINTS,
+            keys::FENCES,
         ];
         let single = [keys::IPAM_CONFIG, keys::CLUSTER_INFORMATION];
         let prefixes = prefixes.map(|prefix| Range::Prefix(prefix.to_owned()));
@@ -164,6 +167,9 @@ impl Inventory {
             Ok(())
         } else if key.starts_with(keys::WORKLOAD_ENDPOINTS) {
             self.endpoint(kv)
+        } else if let Some(node) = key.strip_prefix(keys::FENCES) {
+            self.fences.insert(node.to_owned());
+            Ok(())
         } else if key == keys::IPAM_CONFIG {
             self.config = IpamConfig::parse(key, &kv.value).map_err(Unreadable::from)?;
             Ok(())

@@ -89,7 +89,8 @@ pub fn handle(handle_id: &str) -> String {
 }
 
 /// The key of a node's fence, which every assignment of the node depends on: changing it shuts out all that are still
-/// under way. It is never deleted, since a key that is absent again looks as if it had never changed.
+/// under way. It goes only when the node has gone, since a key that is absent again looks as if it had never changed; what
+/// was under way then is shut out because it depends on the Node resource, too.
 pub fn fence(node: &str) -> String {
     format!("{FENCES}{node}")
 }

@@ -40,6 +40,7 @@ mod fence;
 mod group_commit;
 mod handle;
 mod inventory;
+mod keep;
 pub mod keys;
 mod memory;
 mod plan;
@@ -65,11 +66,12 @@ pub use error::{
 pub use feed::{Change, WatchEvent};
 pub use handle::Handle;
 pub use inventory::{Inventory, Pool, Unreadable, Workload};
+pub use keep::Keep;
 pub use memory::MemoryStore;
 pub use plan::{
     AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraGuard,
-    ExtraWrite, IntendedUse, ReleaseOnly, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
-    plan_release, plan_repair,
+    ExtraWrite, IntendedUse, KeepOnRelease, ReleaseOnly, ReleaseRequest, Released, RepairRequest, Repaired,
+    plan_assign, plan_release, plan_repair,
 };
 pub use pool::{
     AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpReservation, IpReservationSpec, PoolError,
@@ -77,7 +79,9 @@ pub use pool::{
 pub use removal::{RemovalStep, plan_node_removal};
 pub use resource::{Metadata, Resource, ResourceError};
 pub use selector::{Selector, SelectorError};
-pub use store::{CommitOutcome, Guard, KeyValue, Range, Snapshot, Store, StoreError, Txn, Write};
+pub use store::{
+    CommitOutcome, Guard, KeyValue, PrefixGuard, Range, Snapshot, Store, StoreError, Txn, Write,
+};
 pub use timestamp::UnixNanos;
 pub use tunnel::Tunnel;
 pub use view::View;

@@ -27,8 +27,8 @@ impl MemoryStore {
             .map(|(key, value)| Write::Put { key, value })
             .collect();
         store.state().commit(&Txn {
-            guards: Vec::new(),
             writes,
+            ..Txn::default()
         });
         store
     }
@@ -75,17 +75,19 @@ impl State {
 
     fn commit(&mut self, txn: &Txn) -> CommitOutcome {
         let revision_of = |key: &String| self.kvs.get(key).map_or(0, |kv| kv.mod_revision);
-        if txn
-            .guards
-            .iter()
-            .any(|guard| revision_of(&guard.key) != guard.mod_revision)
+        let last_under = |prefix: &str| {
+            let under = self
+                .kvs
+                .range(prefix.to_owned()..)
+                .take_while(|(key, _)| key.starts_with(prefix));
+            under.map(|(_, kv)| kv.mod_revision).max().unwrap_or(0)
+        };
+        let mut guards = txn.guards.iter();
+        let mut prefix_guards = txn.prefix_guards.iter();
+        if guards.any(|guard| revision_of(&guard.key) != guard.mod_revision)
+            || prefix_guards.any(|guard| last_under(&guard.prefix) > guard.revision)
         {
-            let guarded: Vec<Range> = txn
-                .guards
-                .iter()
-                .map(|guard| Range::Key(guard.key.clone()))
-                .collect();
-            return CommitOutcome::Conflict(self.read(&guarded));
+            return CommitOutcome::Conflict(self.read(&txn.guarded()));
         }
         let mod_revision = self.revision + 1;
         let mut changed = false;

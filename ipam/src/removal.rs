@@ -20,9 +20,11 @@ pub enum RemovalStep {
     Repair(RepairRequest),
 }
 
-/// The steps that give back all addresses and blocks of `node` and delete its endpoints, in the order in which they are
-/// to be done. Each stands for itself: after a failure a new plan goes on where this one stopped. Addresses of other
-/// nodes' workloads in its blocks stay theirs.
+/// The steps that give back all addresses and blocks of `node` and delete its endpoints and its fence, in the order in
+/// which they are to be done. Each stands for itself: after a failure a new plan goes on where this one stopped. Addresses of
+/// other nodes' workloads in its blocks stay theirs; those that are to be kept for a workload are kept.
+///
+/// What the node may still have under way must be shut out ([`RepairRequest::ShutOut`]) before the inventory is read.
 pub fn plan_node_removal(inventory: &Inventory, node: &str) -> Vec<RemovalStep> {
     let mut steps = Vec::new();
     let mut endpoints: BTreeSet<&String> = inventory
@@ -64,6 +66,10 @@ pub fn plan_node_removal(inventory: &Inventory, node: &str) -> Vec<RemovalStep> 
         let node = node.to_owned();
         RemovalStep::Repair(RepairRequest::TakeBlock { node, block })
     }));
+    if inventory.fences.contains(node) && !inventory.nodes.contains_key(node) {
+        let node = node.to_owned();
+        steps.push(RemovalStep::Repair(RepairRequest::ForgetFence { node }));
+    }
     steps
 }
 

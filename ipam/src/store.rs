@@ -4,7 +4,8 @@
 //! - `read` sees one revision: all ranges of a call are of the same moment, and no older than what this process
 //!   committed before.
 //! - `commit` is all or nothing. It happens if every guarded key still has the guard's modification revision (0: the
-//!   key does not exist); otherwise nothing happens and the present values of the guarded keys come back.
+//!   key does not exist) and nothing under a guarded prefix was written later than the guard says; otherwise nothing happens
+//!   and all that is guarded comes back as it is.
 //! - An error says whether the transaction may have happened ([`StoreError::UnknownOutcome`]). It is resolved by
 //!   reading back, never by trying again blindly: the next attempt carries guards on the same keys, so that at most
 //!   one of the two takes effect.
@@ -78,6 +79,8 @@ pub struct Snapshot {
 pub struct Txn {
     /// What must still be true. At most one per key.
     pub guards: Vec<Guard>,
+    /// What must be true of whole prefixes. At most one per prefix.
+    pub prefix_guards: Vec<PrefixGuard>,
     /// What then happens. At most one per key.
     pub writes: Vec<Write>,
 }
@@ -89,6 +92,16 @@ pub struct Guard {
     pub key: String,
     /// The revision it had; 0 if it did not exist.
     pub mod_revision: i64,
+}
+
+/// "No key under this prefix was created or changed after this revision." A deletion goes unnoticed: the keys that were
+/// there have guards of their own where that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixGuard {
+    /// The prefix.
+    pub prefix: String,
+    /// The revision at which it was read.
+    pub revision: i64,
 }
 
 /// One write.
@@ -116,7 +129,7 @@ pub enum CommitOutcome {
         /// The store's revision that the writes made.
         revision: i64,
     },
-    /// A guard did not hold and nothing happened: the present state of the guarded keys (those that exist).
+    /// A guard did not hold and nothing happened: the present state of all that is guarded (keys that exist).
     Conflict(Snapshot),
 }
 
@@ -150,6 +163,16 @@ impl StoreError {
             Self::Unavailable(_) | Self::Timeout(_) | Self::UnknownOutcome(_) => ErrorClass::Transient,
             Self::NoSpace(_) | Self::PermissionDenied(_) | Self::Rejected(_) => ErrorClass::Refused,
         }
+    }
+}
+
+impl Txn {
+    /// All that is guarded.
+    pub fn guarded(&self) -> Vec<Range> {
+        let keys = self.guards.iter().map(|guard| Range::Key(guard.key.clone()));
+        let prefixes = self.prefix_guards.iter();
+        keys.chain(prefixes.map(|guard| Range::Prefix(guard.prefix.clone())))
+            .collect()
     }
 }
 

@@ -3,18 +3,26 @@
 //! A plan that looks at something not read yet stops with the ranges it needs; they are read, and the plan runs again
 //! from the start. So plans are pure, and reading is exactly what turned out to be necessary. A view may be older than
 //! the store: the guards of the transaction are what makes that safe.
+//!
+//! Part of a view outlives its transaction ([`View::lasting`]): what every assignment of a node looks at again. A
+//! transaction depends on all of that, so that one that commits proves it true at its own revision, and the next can be
+//! planned without reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::{Guard, KeyValue, Range, Snapshot, Write};
+use crate::keys;
+use crate::store::{Guard, KeyValue, PrefixGuard, Range, Snapshot, Txn, Write};
 
 /// Modification revision of what is not stored yet: none that a store gives, so that nobody can have seen it there.
 const NOT_STORED: i64 = i64::MAX;
+/// Most keys that are worth keeping: a transaction depends on each of them, and etcd takes 128 conditions.
+const MAX_LASTING: usize = 64;
 
 /// Everything read so far for one operation.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    read: BTreeSet<Range>,
+    /// What was read, with the revision at which it was.
+    read: BTreeMap<Range, i64>,
     kvs: BTreeMap<String, KeyValue>,
 }
 
@@ -37,22 +45,105 @@ impl View {
                 }
                 Range::Prefix(prefix) => self.kvs.retain(|key, _| !key.starts_with(prefix.as_str())),
             }
-            self.read.insert(range.clone());
+            self.read.insert(range.clone(), snapshot.revision);
         }
         self.kvs
             .extend(snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)));
     }
 
-    /// Takes in what a refused transaction found under its guarded keys.
-    pub fn absorb_conflict(&mut self, guards: &[Guard], present: Snapshot) {
-        let ranges: Vec<Range> = guards.iter().map(|guard| Range::Key(guard.key.clone())).collect();
-        self.absorb(&ranges, present);
+    /// Takes in what a refused transaction found of all that it depended on.
+    pub fn absorb_conflict(&mut self, txn: &Txn, present: Snapshot) {
+        self.absorb(&txn.guarded(), present);
+    }
+
+    /// Everything that was read.
+    pub(crate) fn ranges(&self) -> Vec<Range> {
+        self.read.keys().cloned().collect()
+    }
+
+    /// Takes `key` to be absent, unless something is known of it. Whoever plans with that makes the transaction depend on it.
+    pub(crate) fn presume_absent(&mut self, key: &str) {
+        let range = Range::Key(key.to_owned());
+        if !self.knows(&range) {
+            self.read.insert(range, 0);
+        }
+    }
+
+    /// The part that every assignment of a node looks at again: pools, reservations, configuration, the node and its fence,
+    /// its affinities and their blocks. Nothing if that is too much for a transaction to depend on.
+    pub(crate) fn lasting(&self) -> Self {
+        let blocks = self.kvs.keys().filter_map(|key| keys::parse_affinity(key));
+        let blocks: BTreeSet<String> = blocks.map(|(_, cidr)| keys::block(cidr)).collect();
+        let lasts = |range: &Range| match range {
+            Range::Prefix(_) => true,
+            Range::Key(key) => {
+                [keys::CLUSTER_INFORMATION, keys::IPAM_CONFIG].contains(&key.as_str())
+                    || [keys::NODES, keys::FENCES]
+                        .iter()
+                        .any(|prefix| key.starts_with(prefix))
+                    || blocks.contains(key)
+            }
+        };
+        let mut lasting = Self {
+            read: self
+                .read
+                .iter()
+                .filter(|(range, _)| lasts(range))
+                .map(|(range, &revision)| (range.clone(), revision))
+                .collect(),
+            kvs: BTreeMap::new(),
+        };
+        let kvs = self
+            .kvs
+            .values()
+            .filter(|kv| lasting.knows(&Range::Key(kv.key.clone())));
+        lasting.kvs = kvs.map(|kv| (kv.key.clone(), kv.clone())).collect();
+        if lasting.read.len() + lasting.kvs.len() > MAX_LASTING {
+            return Self::default();
+        }
+        lasting
+    }
+
+    /// What a transaction depends on so that all of this is true when it commits.
+    pub(crate) fn guards(&self) -> (Vec<Guard>, Vec<PrefixGuard>) {
+        let mut guards: Vec<Guard> = Vec::new();
+        let mut prefix_guards = Vec::new();
+        for (range, &revision) in &self.read {
+            match range {
+                Range::Key(key) if !self.kvs.contains_key(key) => guards.push(Guard {
+                    key: key.clone(),
+                    mod_revision: 0,
+                }),
+                Range::Key(_) => {}
+                Range::Prefix(prefix) => prefix_guards.push(PrefixGuard {
+                    prefix: prefix.clone(),
+                    revision,
+                }),
+            }
+        }
+        guards.extend(self.kvs.values().map(|kv| Guard {
+            key: kv.key.clone(),
+            mod_revision: kv.mod_revision,
+        }));
+        (guards, prefix_guards)
+    }
+
+    /// What lasts of it, after the transaction that depended on it and made what was assumed committed at `revision`.
+    pub(crate) fn committed(&self, revision: i64) -> Self {
+        let mut lasting = self.lasting();
+        for kv in lasting.kvs.values_mut() {
+            if kv.mod_revision == NOT_STORED {
+                kv.mod_revision = revision;
+            }
+        }
+        lasting.read.values_mut().for_each(|at| *at = revision);
+        lasting
     }
 
     /// Makes it what it will be after `writes`.
     pub(crate) fn assume(&mut self, writes: &[Write]) {
         for write in writes {
-            self.read.insert(Range::Key(write.key().to_owned()));
+            self.read.insert(Range::Key(write.key().to_owned()), NOT_STORED);
             match write {
                 Write::Put { key, value } => {
                     let kv = KeyValue {
@@ -97,7 +188,7 @@ impl View {
     }
 
     fn knows(&self, range: &Range) -> bool {
-        self.read.contains(range)
+        self.read.contains_key(range)
             || match range {
                 Range::Key(key) => self.kvs.contains_key(key) || self.inside_a_prefix(key),
                 Range::Prefix(prefix) => self.inside_a_prefix(prefix),
@@ -106,7 +197,7 @@ impl View {
 
     fn inside_a_prefix(&self, key: &str) -> bool {
         self.read
-            .iter()
+            .keys()
             .any(|range| matches!(range, Range::Prefix(prefix) if key.starts_with(prefix.as_str())))
     }
 }

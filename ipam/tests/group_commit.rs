@@ -9,13 +9,14 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use calidris_ipam::{
     AddressRequest, AssignError, AssignRequest, Assigned, CommitOutcome, Expect, ExtraWrite, Ipam,
     MemoryStore, Range, ReleaseRequest, Snapshot, Store, StoreError, Txn, Write, keys,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{at, invariants};
 
 #[test]
@@ -122,12 +123,167 @@ fn a_caller_that_goes_away_while_it_waits_is_not_served() {
     for mut future in [first, last] {
         while poll(future.as_mut()).is_pending() {}
     }
-    let stored = ipam.store().memory.dump();
-    let handles: Vec<&str> = stored
-        .keys()
-        .filter_map(|key| key.strip_prefix(keys::HANDLES))
-        .collect();
-    assert_eq!(handles, ["net.0", "net.2"]);
+    assert_eq!(handles(&ipam), ["net.0", "net.2"]);
+}
+
+#[test]
+fn a_caller_that_gives_up_in_the_group_of_another_is_not_served() {
+    let ipam = client();
+    let mut first = pin!(assign(&ipam, pod_request(0)));
+    assert!(poll(first.as_mut()).is_pending());
+    let mut leader = pin!(assign(&ipam, pod_request(1)));
+    assert!(poll(leader.as_mut()).is_pending());
+    {
+        let mut gone = pin!(assign(&ipam, pod_request(2)));
+        assert!(poll(gone.as_mut()).is_pending());
+        while poll(first.as_mut()).is_pending() {}
+        // The group of both is sent, and refused because of what somebody else has done.
+        assert!(poll(leader.as_mut()).is_pending());
+        put(&ipam, &format!("{}q", keys::IP_POOLS), &pool("q", "10.1.0.0/16"));
+    }
+    while poll(leader.as_mut()).is_pending() {}
+    assert_eq!(handles(&ipam), ["net.0", "net.1"]);
+    assert_eq!(violations(&ipam), Vec::<String>::new());
+}
+
+/// An agent's deadline passes while its request is part of the transaction that another leads: what it then releases is
+/// released, whether that transaction takes effect before, or is overtaken by the release of a successor.
+#[test]
+fn what_was_given_up_while_its_transaction_was_under_way_is_released_for_good() {
+    for is_replaced in [false, true] {
+        let ipam = client();
+        let mut first = pin!(assign(&ipam, pod_request(0)));
+        assert!(poll(first.as_mut()).is_pending());
+        let mut leader = pin!(assign(&ipam, pod_request(1)));
+        assert!(poll(leader.as_mut()).is_pending());
+        let mut gone = Box::pin(assign(&ipam, pod_request(2)));
+        assert!(poll(gone.as_mut()).is_pending());
+        while poll(first.as_mut()).is_pending() {}
+        assert!(poll(leader.as_mut()).is_pending());
+        drop(gone);
+        let given_back = ReleaseRequest {
+            handle_id: "net.2".to_owned(),
+            fence: Some("n".to_owned()),
+            ..ReleaseRequest::default()
+        };
+        if is_replaced {
+            let successor = Ipam::new(&ipam.store().memory);
+            support::now_or_never(successor.release(&given_back, at(0))).unwrap();
+            while poll(leader.as_mut()).is_pending() {}
+        } else {
+            let mut release = pin!(ipam.release(&given_back, at(0)));
+            let mut is_led = true;
+            while poll(release.as_mut()).is_pending() {
+                is_led = is_led && poll(leader.as_mut()).is_pending();
+            }
+        }
+        assert!(
+            !handles(&ipam).contains(&"net.2".to_owned()),
+            "allocated, and nobody knows of it (replaced: {is_replaced})"
+        );
+        assert_eq!(violations(&ipam), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_assignment_after_another_is_one_call_of_the_store() {
+    let ipam = client();
+    all_at_once([assign(&ipam, pod_request(0))].into_iter())
+        .remove(0)
+        .unwrap();
+    for pod in 1..20 {
+        let calls = ipam.store().calls();
+        all_at_once([assign(&ipam, pod_request(pod))].into_iter())
+            .remove(0)
+            .unwrap();
+        assert_eq!(ipam.store().calls() - calls, 1, "pod {pod}");
+    }
+    // What is there already is found nevertheless.
+    let again = all_at_once([assign(&ipam, pod_request(7))].into_iter())
+        .remove(0)
+        .unwrap();
+    assert_eq!(again.addresses.len(), 1);
+    assert_eq!(handles(&ipam).len(), 20);
+}
+
+/// What somebody else changes between two assignments.
+enum Meanwhile {
+    Put(String, Value),
+    Delete(String),
+}
+
+#[test]
+fn what_was_changed_meanwhile_counts_although_nothing_is_read() {
+    use Meanwhile::{Delete, Put};
+    let key = |name: &str| format!("{}{name}", keys::IP_POOLS);
+    let reservation = json!({"kind": "IPReservation", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "r"}, "spec": {"reservedCIDRs": ["10.0.0.0/16"]}});
+    let disabled = json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "p"},
+        "spec": {"cidr": "10.0.0.0/16", "disabled": true}});
+    let selecting = json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "p"},
+        "spec": {"cidr": "10.0.0.0/16", "nodeSelector": "rack == 'a'"}});
+    let locked = json!({"kind": "ClusterInformation", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "default"}, "spec": {"datastoreReady": false}});
+    // What happens, and which pool gives the next address.
+    let rows = [
+        (vec![], Some("10.0.")),
+        (vec![Put(key("a"), pool("a", "10.1.0.0/16"))], Some("10.0.")),
+        (vec![Put(key("p"), disabled)], None),
+        (vec![Put(key("p"), selecting)], None),
+        (vec![Delete(key("p"))], None),
+        (
+            vec![Delete(key("p")), Put(key("a"), pool("a", "10.1.0.0/16"))],
+            Some("10.1."),
+        ),
+        (
+            vec![Put(format!("{}r", keys::IP_RESERVATIONS), reservation)],
+            None,
+        ),
+        (vec![Put(keys::CLUSTER_INFORMATION.to_owned(), locked)], None),
+    ];
+    for (number, (changes, expected)) in rows.into_iter().enumerate() {
+        let ipam = client();
+        all_at_once([assign(&ipam, pod_request(0))].into_iter())
+            .remove(0)
+            .unwrap();
+        for change in changes {
+            match change {
+                Put(key, value) => put(&ipam, &key, &value),
+                Delete(key) => write(&ipam, Write::Delete { key }),
+            }
+        }
+        let answer = all_at_once([assign(&ipam, pod_request(1))].into_iter()).remove(0);
+        let given = answer
+            .ok()
+            .map(|assigned| assigned.addresses[0].address.to_string());
+        match expected {
+            None => assert_eq!(given, None, "row {number}"),
+            Some(start) => assert!(
+                given.clone().unwrap().starts_with(start),
+                "row {number}: {given:?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn nobody_is_refused_because_of_what_is_no_longer_so() {
+    let ipam = Ipam::new(Slow::with(&pool("p", "10.0.0.0/31"), 31));
+    for pod in 0..2 {
+        all_at_once([assign(&ipam, pod_request(pod))].into_iter())
+            .remove(0)
+            .unwrap();
+    }
+    let other = Ipam::new(&ipam.store().memory);
+    let request = ReleaseRequest {
+        handle_id: "net.0".to_owned(),
+        ..ReleaseRequest::default()
+    };
+    support::now_or_never(other.release(&request, at(0))).unwrap();
+    all_at_once([assign(&ipam, pod_request(2))].into_iter())
+        .remove(0)
+        .unwrap();
+    assert_eq!(handles(&ipam), ["net.1", "net.2"]);
 }
 
 /// A key that nobody may write.
@@ -137,11 +293,29 @@ const FORBIDDEN: &str = "/forbidden";
 struct Slow {
     memory: MemoryStore,
     sizes: Mutex<Vec<usize>>,
+    reads: AtomicUsize,
+}
+
+impl Slow {
+    fn with(pool: &Value, block_size: u8) -> Self {
+        let mut pool = pool.clone();
+        pool["spec"]["blockSize"] = block_size.into();
+        Self {
+            memory: MemoryStore::with([(format!("{}p", keys::IP_POOLS), pool.to_string().into_bytes())]),
+            sizes: Mutex::default(),
+            reads: AtomicUsize::new(0),
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.reads.load(Ordering::Relaxed) + self.sizes.lock().unwrap().len()
+    }
 }
 
 impl Store for Slow {
     async fn read(&self, ranges: &[Range]) -> Result<Snapshot, StoreError> {
         YieldOnce(false).await;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.memory.read(ranges).await
     }
 
@@ -177,12 +351,31 @@ impl Future for YieldOnce {
 }
 
 fn client() -> Ipam<Slow> {
-    let pool = json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "p"},
-        "spec": {"cidr": "10.0.0.0/16"}});
-    Ipam::new(Slow {
-        memory: MemoryStore::with([(format!("{}p", keys::IP_POOLS), pool.to_string().into_bytes())]),
-        sizes: Mutex::default(),
-    })
+    Ipam::new(Slow::with(&pool("p", "10.0.0.0/16"), 26))
+}
+
+fn pool(name: &str, cidr: &str) -> Value {
+    json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": name},
+        "spec": {"cidr": cidr}})
+}
+
+fn put(ipam: &Ipam<Slow>, key: &str, value: &Value) {
+    let (key, value) = (key.to_owned(), value.to_string().into_bytes());
+    write(ipam, Write::Put { key, value });
+}
+
+fn write(ipam: &Ipam<Slow>, write: Write) {
+    let txn = Txn {
+        writes: vec![write],
+        ..Txn::default()
+    };
+    support::now_or_never(ipam.store().memory.commit(&txn)).unwrap();
+}
+
+fn handles(ipam: &Ipam<Slow>) -> Vec<String> {
+    let stored = ipam.store().memory.dump();
+    let handles = stored.keys().filter_map(|key| key.strip_prefix(keys::HANDLES));
+    handles.map(str::to_owned).collect()
 }
 
 fn pod_request(pod: usize) -> AssignRequest {

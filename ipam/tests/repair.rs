@@ -7,8 +7,9 @@ mod support;
 use std::collections::BTreeMap;
 
 use calidris_ipam::{
-    ErrorClass, Expect, Finding, Ipam, MemoryStore, ReleaseRequest, RemovalStep, RepairError, RepairRefusal,
-    RepairRequest, Repaired, Running, audit, keys, plan_node_removal,
+    AddressRequest, AssignRequest, CommitOutcome, Decision, ErrorClass, Expect, Finding, Ipam, MemoryStore,
+    ReleaseRequest, RemovalStep, RepairError, RepairRefusal, RepairRequest, Repaired, Running, Store as _,
+    Txn, View, Write, audit, keys, plan_assign, plan_node_removal,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,15 +18,64 @@ use support::{at, clean, dump, invariants, now_or_never, state, store_in_state};
 
 #[test]
 fn removal_of_a_node_leaves_what_calico_leaves() {
-    let ipam = Ipam::new(store_in_state(8));
-    remove(&ipam, "node-c.example.com");
-    let mut ours = dump(ipam.store());
-    ours.remove("/calico/resources/v3/projectcalico.org/nodes/node-c.example.com")
+    let mut state_8 = state(8);
+    state_8
+        .remove("/calico/resources/v3/projectcalico.org/nodes/node-c.example.com")
         .unwrap();
-    assert_eq!(ours, state(9));
+    let ipam = Ipam::new(store_of(&state_8));
+    remove(&ipam, "node-c.example.com");
+    assert_eq!(dump(ipam.store()), state(9));
     // There is nothing left to do.
     let inventory = now_or_never(ipam.inventory()).unwrap();
     assert_eq!(plan_node_removal(&inventory, "node-c.example.com"), []);
+}
+
+#[test]
+fn what_a_removed_node_had_under_way_comes_too_late_and_its_fence_goes() {
+    for had_a_fence in [false, true] {
+        let cluster = Cluster::with_nodes(&["node-a", "node-b"]);
+        let ipam = &cluster.ipam;
+        cluster.add("node-a", "x").unwrap();
+        if had_a_fence {
+            let request = ReleaseRequest {
+                handle_id: "net.nobody".to_owned(),
+                fence: Some("node-a".to_owned()),
+                ..ReleaseRequest::default()
+            };
+            now_or_never(ipam.release(&request, at(0))).unwrap();
+        }
+        let mut request = AssignRequest::new("net.late", "node-a");
+        request.v4 = AddressRequest::Count(1);
+        let late = planned(ipam.store(), &request);
+        let node = Txn {
+            writes: vec![Write::Delete {
+                key: keys::resource("nodes", "node-a"),
+            }],
+            ..Txn::default()
+        };
+        now_or_never(ipam.store().commit(&node)).unwrap();
+        remove(ipam, "node-a");
+        let outcome = now_or_never(ipam.store().commit(&late)).unwrap();
+        assert!(
+            matches!(outcome, CommitOutcome::Conflict(_)),
+            "fence before: {had_a_fence}"
+        );
+        let left = dump(ipam.store());
+        let of_node = left.keys().filter(|key| key.contains("node-a"));
+        assert_eq!(of_node.collect::<Vec<_>>(), Vec::<&String>::new());
+    }
+}
+
+/// The transaction that `request` comes to now.
+fn planned(store: &MemoryStore, request: &AssignRequest) -> Txn {
+    let mut view = View::default();
+    loop {
+        match plan_assign(&view, request, at(1)) {
+            Decision::Read(ranges) => view.absorb(&ranges, now_or_never(store.read(&ranges)).unwrap()),
+            Decision::Commit { txn, .. } => return txn,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -258,6 +308,11 @@ impl Operation {
 
 /// Carries out the removal of `node`.
 fn remove(ipam: &Ipam<MemoryStore>, node: &str) {
+    let shut_out = RepairRequest::ShutOut {
+        node: node.to_owned(),
+        at: at(0),
+    };
+    now_or_never(ipam.repair(&shut_out)).unwrap();
     let inventory = now_or_never(ipam.inventory()).unwrap();
     for step in plan_node_removal(&inventory, node) {
         match step {

@@ -567,8 +567,8 @@ fn write(ipam: &Ipam<MemoryStore>, key: &str, value: &Value) {
         value: value.to_string().into_bytes(),
     }];
     now_or_never(ipam.store().commit(&Txn {
-        guards: Vec::new(),
         writes,
+        ..Txn::default()
     }))
     .unwrap();
 }

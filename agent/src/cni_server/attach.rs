@@ -187,6 +187,7 @@ impl<S: Store + 'static> CniServer<S> {
             pools: wanted.pools.clone(),
             namespace_labels: namespace_labels(subject),
             attributes,
+            keep: wanted.keep.clone(),
             extra_writes: vec![write],
             ..AssignRequest::new(&subject.handle_id, &self.config.node)
         };

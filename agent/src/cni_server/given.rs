@@ -32,11 +32,11 @@ impl<S: Store + 'static> CniServer<S> {
             })
             .collect();
         let txn = Txn {
-            guards: Vec::new(),
             writes: vec![Write::Put {
                 key,
                 value: value(&given),
             }],
+            ..Txn::default()
         };
         match self.ipam.store().commit(&txn).await {
             Ok(CommitOutcome::Committed { .. }) => Ok(Assigned {

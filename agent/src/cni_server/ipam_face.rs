@@ -95,6 +95,7 @@ impl<S: Store + 'static> CniServer<S> {
             pools: wanted.pools,
             namespace_labels: super::attach::namespace_labels(&subject),
             attributes,
+            keep: wanted.keep,
             excluded: gateways.iter().copied().map(IpNetwork::from).collect(),
             ..AssignRequest::new(&subject.handle_id, &self.config.node)
         };

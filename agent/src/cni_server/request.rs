@@ -9,14 +9,17 @@ use std::net::IpAddr;
 use calidris_cni::contract::{AddressManagement, Attachment};
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::{IpRange, NetConf, is_valid_ifname, is_valid_name};
-use calidris_ipam::AddressRequest;
+use calidris_ipam::{AddressRequest, Keep};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use crate::config::parse_duration;
 use crate::datastore::workload_endpoint::parse_mac;
 use crate::model::{EndpointId, HostPort, Protocol};
 use crate::pod_link::{container_mac, host_interface_name};
 
+/// Annotation of a pod whose addresses are kept for it: for how long.
+const KEEP_ADDRESS: &str = "calidris/keep-address";
 /// Longest part of a name in a datastore key, as Kubernetes has it (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
 
@@ -50,6 +53,8 @@ pub(super) struct Wanted {
     pub(super) allowed_sources: BTreeSet<IpNetwork>,
     /// Addresses that another plugin has given, instead of any from the pools.
     pub(super) given: Option<Vec<IpAddr>>,
+    /// For whom the addresses are kept after their release, and how long.
+    pub(super) keep: Option<Keep>,
 }
 
 impl Wanted {
@@ -128,7 +133,7 @@ pub(crate) fn handle_id(id: &EndpointId) -> String {
 }
 
 /// What an ADD asks for. In order of precedence: addresses named by the pod's annotation, by the capability `ips`, by
-/// `CNI_ARGS`; otherwise one address of each family that `ipam.assign_ipv4` (default true) and `ipam.assign_ipv6`
+/// `CNI_ARGS`; then what is kept for the pod; otherwise one address of each family that `ipam.assign_ipv4` (default true) and `ipam.assign_ipv6`
 /// (default false) name, from the pools of the pod's annotations or of `ipam.ipv4_pools` and `ipam.ipv6_pools`.
 ///
 /// # Errors
@@ -141,6 +146,7 @@ pub(super) fn wanted(
     let mac = requested_mac(config, attachment)?.unwrap_or_else(|| container_mac(&subject.id));
     let host_ports = host_ports(config)?;
     let allowed_sources = allowed_sources(config)?;
+    let keep = keep(config, subject)?;
     let requested = requested_addresses(config, attachment)?;
     if !requested.is_empty() {
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = requested.into_iter().partition(IpAddr::is_ipv4);
@@ -152,6 +158,7 @@ pub(super) fn wanted(
             host_ports,
             allowed_sources,
             given: None,
+            keep,
         });
     }
     let (v4, v6, pools) = automatic(config, &config.runtime_config.pod_annotations)?;
@@ -163,6 +170,7 @@ pub(super) fn wanted(
         host_ports,
         allowed_sources,
         given: None,
+        keep,
     })
 }
 
@@ -253,6 +261,35 @@ fn requested_addresses(config: &NetConf, attachment: &Attachment) -> Result<Vec<
         return Ok(ips);
     }
     Ok(vec![address("CNI_ARGS: IP", &attachment.args.ip)?])
+}
+
+/// The pod's annotation [`KEEP_ADDRESS`] or the key `ipam.keep_address`: how long the pod's addresses are kept for it after
+/// it is gone.
+fn keep(config: &NetConf, subject: &Subject) -> Result<Option<Keep>, CniError> {
+    let annotation = config.runtime_config.pod_annotations.get(KEEP_ADDRESS);
+    let (place, text) = match (
+        annotation,
+        config.other.get("ipam").and_then(|ipam| ipam.get("keep_address")),
+    ) {
+        (Some(text), _) => (format!("annotation {KEEP_ADDRESS}"), Some(text.as_str())),
+        (None, None) => return Ok(None),
+        (None, Some(value)) => ("ipam.keep_address".to_owned(), value.as_str()),
+    };
+    let time = text.and_then(parse_duration).map(|time| time.as_secs());
+    let seconds = time.and_then(|seconds| u32::try_from(seconds).ok());
+    let Some(seconds) = seconds.filter(|seconds| (1..=Keep::MAX_SECONDS).contains(seconds)) else {
+        return Err(invalid(&format!(
+            "{place}: expected a time from 1s to 8760h, such as 30m or 24h, found {}",
+            text.map_or("no text".to_owned(), |text| format!("{text:?}"))
+        )));
+    };
+    let Some((namespace, pod)) = &subject.pod else {
+        return Err(invalid(&format!(
+            "{place}: whom to keep the address for is not said: K8S_POD_NAMESPACE and K8S_POD_NAME are not in CNI_ARGS"
+        )));
+    };
+    let (network, ifname) = (&subject.id.network, &subject.id.ifname);
+    Ok(Some(Keep::for_pod(network, (namespace, pod), ifname, seconds)))
 }
 
 fn requested_mac(config: &NetConf, attachment: &Attachment) -> Result<Option<[u8; 6]>, CniError> {
@@ -540,6 +577,30 @@ mod tests {
             let error = want(&config(&more), &attachment("eth0", args)).unwrap_err();
             assert!(error.msg.contains(expected), "{more}: {}", error.msg);
         }
+    }
+
+    #[test]
+    fn a_pods_address_is_kept_for_as_long_as_its_annotation_or_the_network_says() {
+        let annotated = |text: &str| {
+            json!({ "runtimeConfig": { "io.kubernetes.cri.pod-annotations": { (KEEP_ADDRESS): text } },
+            "ipam": { "keep_address": "1h" } })
+        };
+        let keep = |more: &Value| {
+            want(&config(more), &attachment("eth0", pod_args("shop", "db-0"))).map(|wanted| wanted.keep)
+        };
+        let kept = |seconds| Some(Keep::for_pod("net", ("shop", "db-0"), "eth0", seconds));
+        assert_eq!(keep(&json!({})), Ok(None));
+        assert_eq!(keep(&annotated("24h")), Ok(kept(86_400)));
+        assert_eq!(keep(&json!({ "ipam": { "keep_address": "90s" } })), Ok(kept(90)));
+        for wrong in ["", "0s", "24", "8761h", "500ms"] {
+            let error = keep(&annotated(wrong)).unwrap_err();
+            assert!(error.msg.contains(KEEP_ADDRESS), "{wrong}: {}", error.msg);
+        }
+        let error = keep(&json!({ "ipam": { "keep_address": 60 } })).unwrap_err();
+        assert!(error.msg.contains("ipam.keep_address"), "{}", error.msg);
+        let nobody = attachment("eth0", CniArgs::default());
+        let error = want(&config(&annotated("24h")), &nobody).unwrap_err();
+        assert!(error.msg.contains("K8S_POD_NAME"), "{}", error.msg);
     }
 
     #[test]

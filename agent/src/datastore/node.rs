@@ -84,6 +84,7 @@ pub async fn register<S: Store>(
                 key: key.clone(),
                 value,
             }],
+            ..Txn::default()
         };
         if let CommitOutcome::Committed { .. } = store.commit(&txn).await? {
             return Ok(());

@@ -49,6 +49,7 @@ async fn create_missing(
                 key,
                 value: resource(pool, &new_uid(), now).to_string().into_bytes(),
             }],
+            ..Txn::default()
         };
         // On a conflict somebody else made it.
         if let CommitOutcome::Committed { .. } = store.commit(&txn).await? {

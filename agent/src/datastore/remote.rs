@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calidris_ipam::{CommitOutcome, Guard, KeyValue, Range, Snapshot, Store, StoreError, Txn, Write};
+use calidris_ipam::{
+    CommitOutcome, Guard, KeyValue, PrefixGuard, Range, Snapshot, Store, StoreError, Txn, Write,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,6 +29,8 @@ enum Request {
     Commit {
         /// Key and revision.
         guards: Vec<(String, i64)>,
+        /// Prefix and revision.
+        prefix_guards: Vec<(String, i64)>,
         /// Key and value; none deletes.
         writes: Vec<(String, Option<String>)>,
     },
@@ -120,6 +124,10 @@ impl Store for RemoteStore {
         let guards = guards
             .map(|guard| (guard.key.clone(), guard.mod_revision))
             .collect();
+        let prefix_guards = txn.prefix_guards.iter();
+        let prefix_guards = prefix_guards
+            .map(|guard| (guard.prefix.clone(), guard.revision))
+            .collect();
         let text = |value: &[u8]| String::from_utf8(value.to_vec());
         let writes = txn.writes.iter().map(|write| match write {
             Write::Put { key, value } => text(value).map(|value| (key.clone(), Some(value))),
@@ -128,7 +136,12 @@ impl Store for RemoteStore {
         let writes = writes
             .collect::<Result<_, _>>()
             .map_err(|error| StoreError::Rejected(error.to_string()))?;
-        match self.ask(&Request::Commit { guards, writes }).await {
+        let request = Request::Commit {
+            guards,
+            prefix_guards,
+            writes,
+        };
+        match self.ask(&request).await {
             Ok(Answer::Committed(revision)) => Ok(CommitOutcome::Committed { revision }),
             Ok(Answer::Conflict(contents)) => Ok(CommitOutcome::Conflict(contents.into())),
             Ok(Answer::Failed(failed)) => Err(failed.into()),
@@ -193,11 +206,19 @@ async fn carry_out(request: Request, store: &impl Store) -> Answer {
                 .await
                 .map(|snapshot| Answer::Snapshot(snapshot.into()))
         }
-        Request::Commit { guards, writes } => {
+        Request::Commit {
+            guards,
+            prefix_guards,
+            writes,
+        } => {
             let guards = guards.into_iter();
+            let prefix_guards = prefix_guards.into_iter();
             let txn = Txn {
                 guards: guards
                     .map(|(key, mod_revision)| Guard { key, mod_revision })
+                    .collect(),
+                prefix_guards: prefix_guards
+                    .map(|(prefix, revision)| PrefixGuard { prefix, revision })
                     .collect(),
                 writes: writes
                     .into_iter()

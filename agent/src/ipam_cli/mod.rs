@@ -43,6 +43,7 @@ Examples:
   calidris ipam show --ip 10.244.0.11         who has an address, and since when
   calidris ipam show --node node-a            blocks and addresses of a node
   calidris ipam show --borrowed -o json       addresses from blocks of other nodes
+  calidris ipam show --kept                   addresses kept for workloads that will come again
   calidris ipam show --configuration
 
 {DATASTORE}"))]
@@ -53,6 +54,10 @@ Examples:
   calidris ipam check
   calidris ipam check -o json > report.json   for calidris ipam release --from-report
   calidris ipam check --this-node node-a      and compare with what runs on this machine
+
+What runs on other nodes is known by their endpoints in the datastore: a node that is gone, an endpoint of a node that
+is gone, an address without an endpoint and an endpoint without an address are found from anywhere; an endpoint whose
+container is gone is found on its own node only (--this-node there, or that agent's collector).
 
 Nothing is changed. A container that is being started or stopped by Calico's own plugin can be a finding for a moment;
 calidris itself never leaves one.
@@ -69,7 +74,8 @@ Examples:
   calidris ipam release --node node-c --dry-run
   calidris ipam release --from-report report.json
 
-What is in use (an endpoint or a tunnel device has it) and nodes that exist are refused without --force. Of a report,
+What is in use (an endpoint or a tunnel device has it) and nodes that exist are refused without --force. An address kept
+for a workload is free after --ip or --handle; --node keeps it, since the workload may come again elsewhere. Of a report,
 only what is still found is repaired; an address only if it was allocated longer than --grace ago.
 
 Exit status: 0 done, 1 something was refused or failed, 2 wrong usage, 5 the datastore does not answer.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use calidris_ipam::{
-    Allocation, AllocationBlock, AllocationId, Finding, Inventory, Ipam, ReleaseError, ReleaseOnly,
-    ReleaseRequest, RemovalStep, Repair, RepairError, RepairRequest, Repaired, Running, UnixNanos, audit,
-    plan_node_removal,
+    Allocation, AllocationBlock, AllocationId, Finding, Inventory, Ipam, KeepOnRelease, ReleaseError,
+    ReleaseOnly, ReleaseRequest, RemovalStep, Repair, RepairError, RepairRequest, Repaired, Running,
+    UnixNanos, audit, plan_node_removal,
 };
 use clap::Args;
 use serde::Serialize;
@@ -105,17 +105,23 @@ enum Outcomes {
 pub(super) async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
     let report = args.subject.from_report.as_deref().map(read_report).transpose()?;
     let ipam = args.common.ipam()?;
-    let inventory = inventory(&ipam).await?;
+    let subject = &args.subject;
+    let mut inventory = inventory(&ipam).await?;
+    if let Some(node) = &subject.node {
+        may_go(&inventory, node, Force(args.force))?;
+        if !args.dry_run && !plan_node_removal(&inventory, node).is_empty() {
+            inventory = shut_out(&ipam, node).await?;
+        }
+    }
     let planner = Planner {
         inventory: &inventory,
         force: Force(args.force),
         grace: args.grace,
         now: clock::wall(),
     };
-    let subject = &args.subject;
     let steps = match (&subject.handle, &subject.node, &report) {
         (Some(handle_id), _, _) => planner.handle(handle_id),
-        (_, Some(node), _) => planner.node(node)?,
+        (_, Some(node), _) => planner.node(node),
         (_, _, Some(report)) => planner.report(report),
         (None, None, None) => subject.ip.iter().map(|&ip| planner.address(ip)).collect(),
     };
@@ -139,6 +145,29 @@ pub(super) async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
     } else {
         Exit::Done
     })
+}
+
+/// Refuses to remove a node that exists, unless the operator insists.
+fn may_go(inventory: &Inventory, node: &str, force: Force) -> Result<(), Failure> {
+    if inventory.nodes.contains_key(node) && !force.0 {
+        return Err(Failure::Failed(format!(
+            "node {node} exists, and what it has may be in use; delete its Node resource first, or say --force"
+        )));
+    }
+    Ok(())
+}
+
+/// Sees to it that nothing more comes of what `node` has under way, and returns what there is then.
+async fn shut_out(ipam: &Ipam<AnyStore>, node: &str) -> Result<Inventory, Failure> {
+    let request = RepairRequest::ShutOut {
+        node: node.to_owned(),
+        at: clock::wall(),
+    };
+    match ipam.repair(&request).await {
+        Ok(_) => inventory(ipam).await,
+        Err(RepairError::Store(error)) => Err(error.into()),
+        Err(error) => Err(Failure::Failed(error.to_string())),
+    }
 }
 
 /// Carries out one step. Only a datastore that does not answer stops everything.
@@ -228,6 +257,7 @@ impl Planner<'_> {
             let request = ReleaseRequest {
                 handle_id: handle_id.to_owned(),
                 only: its.iter().map(only).collect(),
+                keep: KeepOnRelease::Nothing,
                 ..ReleaseRequest::default()
             };
             steps.push(Step {
@@ -248,19 +278,14 @@ impl Planner<'_> {
                 .all(|allocation| handle.is_some_and(|handle| handle.count(allocation.block) > 0))
     }
 
-    fn node(&self, node: &str) -> Result<Vec<Step>, Failure> {
-        if self.inventory.nodes.contains_key(node) && !self.force.0 {
-            return Err(Failure::Failed(format!(
-                "node {node} exists, and what it has may be in use; delete its Node resource first, or say --force"
-            )));
-        }
+    fn node(&self, node: &str) -> Vec<Step> {
         let steps = plan_node_removal(self.inventory, node).into_iter();
-        Ok(steps
+        steps
             .map(|step| Step {
                 what: describe(&step),
                 how: Ok(step),
             })
-            .collect())
+            .collect()
     }
 
     /// What the report says and is still so.
@@ -327,7 +352,10 @@ fn release_of(allocation: &Allocation) -> RemovalStep {
             sequence_number: id.sequence_number,
         });
     }
-    RemovalStep::Release(release(&id))
+    RemovalStep::Release(ReleaseRequest {
+        keep: KeepOnRelease::Nothing,
+        ..release(&id)
+    })
 }
 
 fn release(id: &AllocationId) -> ReleaseRequest {

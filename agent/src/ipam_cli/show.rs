@@ -1,6 +1,7 @@
-//! `calidris ipam show`: pools, blocks, one address, one node, borrowed addresses, the configuration.
+//! `calidris ipam show`: pools, blocks, one address, one node, borrowed and kept addresses, the configuration.
 
 mod address;
+mod kept;
 mod node;
 mod usage;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 pub(super) use address::users;
 
 use crate::cli::Exit;
+use crate::clock;
 
 use super::table::{Table, or_dash};
 use super::{CommonArgs, Failure, inventory};
@@ -44,6 +46,9 @@ struct View {
     /// Addresses that nodes have from blocks of others
     #[arg(long)]
     borrowed: bool,
+    /// Addresses that are kept for workloads which are not there at present
+    #[arg(long)]
+    kept: bool,
     /// The cluster-wide configuration
     #[arg(long)]
     configuration: bool,
@@ -58,6 +63,8 @@ pub(super) async fn run(args: &ShowArgs) -> Result<Exit, Failure> {
         args.common.print(&node::NodeView::of(&inventory, node));
     } else if view.borrowed {
         args.common.print(&Borrowed::of(&inventory));
+    } else if view.kept {
+        args.common.print(&kept::Kept::of(&inventory, clock::wall()));
     } else if view.configuration {
         args.common.print(&Configuration::of(&inventory));
     } else if view.blocks {

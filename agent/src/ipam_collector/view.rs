@@ -73,14 +73,17 @@ async fn add(
     Ok(())
 }
 
-/// The handles with addresses for `node`, each with the notes of one of its allocations.
+/// The handles with addresses for `node`, and the keepers of addresses in its blocks, each with the notes of one of its
+/// allocations.
 fn handles_of(inventory: &Inventory, node: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let attributes = inventory
         .blocks
         .values()
         .flat_map(AllocationBlock::allocated_attributes);
-    let here =
-        attributes.filter(|attribute| attribute.secondary.get("node").map(String::as_str) == Some(node));
+    let here = attributes.filter(|attribute| {
+        let on = attribute.secondary.get("node").map(String::as_str);
+        on == Some(node) || attribute.kept_until().is_some()
+    });
     here.filter_map(|attribute| {
         let handle_id = attribute.handle().filter(|id| keys::is_key_part(id))?;
         Some((handle_id.to_owned(), attribute.secondary.clone()))

@@ -310,8 +310,8 @@ impl Bench<'_> {
                 .collect();
             store
                 .commit(&Txn {
-                    guards: Vec::new(),
                     writes,
+                    ..Txn::default()
                 })
                 .await?;
         }
@@ -336,8 +336,8 @@ impl Bench<'_> {
     async fn put(&self, store: &EtcdStore, key: String, value: Vec<u8>) -> anyhow::Result<()> {
         store
             .commit(&Txn {
-                guards: Vec::new(),
                 writes: vec![Write::Put { key, value }],
+                ..Txn::default()
             })
             .await?;
         Ok(())
@@ -439,8 +439,8 @@ fn like_an_allocation(number: usize) -> Txn {
         value: vec![b'x'; size],
     };
     Txn {
-        guards: Vec::new(),
         writes: vec![put("block", 1500), put("handle", 60), put("endpoint", 650)],
+        ..Txn::default()
     }
 }
 

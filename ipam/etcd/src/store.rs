@@ -1,15 +1,15 @@
 //! [`Store`] on etcd. A commit is one transaction: the guards compare modification revisions, and if one fails the same
-//! transaction brings the present values of all guarded keys, so that a conflict costs no further round trip.
+//! transaction brings the present state of all that is guarded, so that a conflict costs no further round trip.
 
 use std::future::Future;
 
 use calidris_ipam::{CommitOutcome, Range, Snapshot, Store, StoreError, Txn, Write};
-use etcd_client::{Client, Compare, CompareOp, KvClient, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, KvClient, TxnOp, TxnOpResponse};
 use tokio::sync::Mutex;
 
 use crate::config::EtcdConfig;
 use crate::failure::Failure;
-use crate::list::{MAX_MESSAGE, key_value, read_at_one_revision};
+use crate::list::{MAX_MESSAGE, key_value, prefix_end, read_at_one_revision};
 
 /// How often a read begins anew because its revision was compacted half way.
 const MAX_COMPACTED_READS: u32 = 3;
@@ -74,7 +74,9 @@ impl EtcdStore {
                 present.kvs.extend(get.kvs().iter().filter_map(key_value));
             }
         }
+        // A key may be guarded by itself and with its prefix.
         present.kvs.sort_by(|a, b| a.key.cmp(&b.key));
+        present.kvs.dedup_by(|a, b| a.key == b.key);
         Ok(CommitOutcome::Conflict(present))
     }
 
@@ -115,11 +117,16 @@ impl Store for EtcdStore {
 }
 
 fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
-    let compares: Vec<Compare> = txn
+    let of_keys = txn
         .guards
         .iter()
-        .map(|guard| Compare::mod_revision(guard.key.as_bytes(), CompareOp::Equal, guard.mod_revision))
-        .collect();
+        .map(|guard| Compare::mod_revision(guard.key.as_bytes(), CompareOp::Equal, guard.mod_revision));
+    // A comparison of a range holds if it does for every key in it.
+    let of_prefixes = txn.prefix_guards.iter().map(|guard| {
+        let (from, after) = (guard.prefix.as_bytes(), guard.revision.saturating_add(1));
+        Compare::mod_revision(from, CompareOp::Less, after).with_range(prefix_end(from))
+    });
+    let compares: Vec<Compare> = of_keys.chain(of_prefixes).collect();
     let writes: Vec<TxnOp> = txn
         .writes
         .iter()
@@ -129,9 +136,15 @@ fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
         })
         .collect();
     let reads: Vec<TxnOp> = txn
-        .guards
+        .guarded()
         .iter()
-        .map(|guard| TxnOp::get(guard.key.as_bytes(), None))
+        .map(|range| match range {
+            Range::Key(key) => TxnOp::get(key.as_bytes(), None),
+            Range::Prefix(prefix) => {
+                let options = GetOptions::new().with_range(prefix_end(prefix.as_bytes()));
+                TxnOp::get(prefix.as_bytes(), Some(options))
+            }
+        })
         .collect();
     etcd_client::Txn::new()
         .when(compares)

@@ -206,6 +206,7 @@ async fn a_commit_to_a_frozen_etcd_has_an_unknown_outcome_that_reading_back_reso
             key: "/a".to_owned(),
             value: b"3".to_vec(),
         }],
+        ..Txn::default()
     };
     match store.commit(&txn).await.unwrap() {
         CommitOutcome::Committed { .. } => {}
@@ -244,8 +245,8 @@ async fn a_transaction_that_is_too_large_is_rejected_and_not_tried_again() {
         .collect();
     let error = store
         .commit(&Txn {
-            guards: Vec::new(),
             writes,
+            ..Txn::default()
         })
         .await
         .unwrap_err();
@@ -330,8 +331,8 @@ async fn load_state(etcd: &TestEtcd, number: usize) {
     for batch in writes.chunks(100) {
         store
             .commit(&Txn {
-                guards: Vec::new(),
                 writes: batch.to_vec(),
+                ..Txn::default()
             })
             .await
             .unwrap();
@@ -361,8 +362,8 @@ async fn write(store: &EtcdStore, key: &str, value: &str) -> Result<(), StoreErr
     }];
     store
         .commit(&Txn {
-            guards: Vec::new(),
             writes,
+            ..Txn::default()
         })
         .await
         .map(|_| ())

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calidris_ipam::{Change, CommitOutcome, Guard, KeyValue, Range, Snapshot, StoreError, Txn, Write};
+use calidris_ipam::{
+    Change, CommitOutcome, Guard, KeyValue, PrefixGuard, Range, Snapshot, StoreError, Txn, Write,
+};
 use redb::{DatabaseError, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition};
 
 /// Key to revision of its last change and value.
@@ -125,19 +127,11 @@ fn apply(transaction: &redb::WriteTransaction, txn: &Txn) -> Result<Committed, r
     let mut keys = transaction.open_table(KEYS)?;
     let mut numbers = transaction.open_table(NUMBERS)?;
     let revision = number(&numbers, REVISION)?;
-    for Guard { key, mod_revision } in &txn.guards {
-        let present = keys.get(key.as_str())?.map_or(0, |stored| stored.value().0);
-        if present != *mod_revision {
-            let guarded: Vec<Range> = txn
-                .guards
-                .iter()
-                .map(|guard| Range::Key(guard.key.clone()))
-                .collect();
-            return Ok(Committed {
-                outcome: CommitOutcome::Conflict(read_ranges(&keys, revision, &guarded)?),
-                changes: Vec::new(),
-            });
-        }
+    if !guards_hold(&keys, txn)? {
+        return Ok(Committed {
+            outcome: CommitOutcome::Conflict(read_ranges(&keys, revision, &txn.guarded())?),
+            changes: Vec::new(),
+        });
     }
     let mod_revision = revision.saturating_add(1);
     let mut changes = Vec::new();
@@ -169,6 +163,30 @@ fn apply(transaction: &redb::WriteTransaction, txn: &Txn) -> Result<Committed, r
         outcome: CommitOutcome::Committed { revision },
         changes,
     })
+}
+
+fn guards_hold(
+    keys: &impl ReadableTable<&'static str, (i64, &'static [u8])>,
+    txn: &Txn,
+) -> Result<bool, redb::Error> {
+    for Guard { key, mod_revision } in &txn.guards {
+        let present = keys.get(key.as_str())?.map_or(0, |stored| stored.value().0);
+        if present != *mod_revision {
+            return Ok(false);
+        }
+    }
+    for PrefixGuard { prefix, revision } in &txn.prefix_guards {
+        for entry in keys.range(prefix.as_str()..)? {
+            let (key, stored) = entry?;
+            if !key.value().starts_with(prefix.as_str()) {
+                break;
+            }
+            if stored.value().0 > *revision {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn read_ranges(

@@ -73,8 +73,8 @@ async fn a_watch_sees_a_snapshot_and_then_the_changes_under_its_prefixes() {
         key: "/a/1".to_owned(),
     }];
     let txn = Txn {
-        guards: Vec::new(),
         writes,
+        ..Txn::default()
     };
     store.commit(&txn).await.unwrap();
     let deleted = Change::Delete {
@@ -178,8 +178,8 @@ async fn put(store: &RedbStore, pairs: &[(&str, &str)]) -> i64 {
         })
         .collect();
     let txn = Txn {
-        guards: Vec::new(),
         writes,
+        ..Txn::default()
     };
     match store.commit(&txn).await.unwrap() {
         CommitOutcome::Committed { revision } => revision,

@@ -33,7 +33,11 @@ impl Facts<'_> {
 
     fn allocation(&self, allocation: &Allocation, id: &AllocationId, findings: &mut Findings) {
         let notes = &allocation.attribute.secondary;
-        let Some(users) = self.users.get(&allocation.address) else {
+        let users = self.users.get(&allocation.address);
+        if users.is_none() && allocation.attribute.kept_until().is_some() {
+            return;
+        }
+        let Some(users) = users else {
             findings.insert(Finding::AllocatedNotInUse {
                 allocation: id.clone(),
                 node: notes.get("node").cloned(),

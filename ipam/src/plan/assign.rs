@@ -1,4 +1,5 @@
-//! Assignment: the request as a whole, and addresses asked for by name. Automatic addresses: `automatic.rs`.
+//! Assignment: the request as a whole, and addresses asked for by name. What was kept for the workload: `kept.rs`; automatic
+//! addresses: `automatic.rs`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,8 +18,8 @@ use crate::view::View;
 use super::draft::{Draft, stored_block};
 use super::pools;
 use super::{
-    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, IntendedUse, Stop, datastore_ready,
-    expected_revision, ipam_config, is_identifier,
+    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, IntendedUse, Stop,
+    datastore_ready, expected_revision, ipam_config, is_identifier,
 };
 
 /// Most addresses of one family in one request: keeps a transaction below etcd's 128 operations.
@@ -67,14 +68,23 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
     };
     assignment.draft.guard(ready_guard);
     assignment.draft.guard_stored(&keys::fence(&request.node));
-    assignment.family(Family::V4, &request.v4)?;
-    assignment.family(Family::V6, &request.v6)?;
+    assignment
+        .draft
+        .guard_stored(&keys::resource("nodes", &request.node));
+    let (v4, v6) = assignment.kept(&request.v4, &request.v6)?;
+    assignment.family(Family::V4, &v4)?;
+    assignment.family(Family::V6, &v6)?;
     let (txn, outcome) = assignment.finish(handle)?;
     Ok(Decision::Commit { txn, outcome })
 }
 
 fn validate(request: &AssignRequest) -> Result<(), String> {
-    for (what, id) in [("handle", &request.handle_id), ("node", &request.node)] {
+    let keeper = request.keep.iter().map(|keep| ("keeper", keep.keeper()));
+    let ids = [
+        ("handle", request.handle_id.as_str()),
+        ("node", request.node.as_str()),
+    ];
+    for (what, id) in ids.into_iter().chain(keeper) {
         if !is_identifier(id) {
             return Err(format!(
                 "{what} {id:?} is empty, too long, or has a slash or control character"
@@ -133,10 +143,15 @@ fn always_needed(request: &AssignRequest) -> Vec<Range> {
     }
     ranges.extend(
         request
-            .extra_writes
+            .keep
             .iter()
-            .map(|extra| Range::Key(extra.key.clone())),
+            .map(|keep| Range::Key(keys::handle(keep.keeper()))),
     );
+    let looked_at = request
+        .extra_writes
+        .iter()
+        .filter(|extra| extra.expect != Expect::Anything);
+    ranges.extend(looked_at.map(|extra| Range::Key(extra.key.clone())));
     ranges
 }
 
@@ -150,6 +165,9 @@ fn attribute(request: &AssignRequest, now: UnixNanos) -> AllocationAttribute {
         secondary
             .entry("timestamp".to_owned())
             .or_insert_with(|| now.go_string());
+    }
+    if let Some(keep) = &request.keep {
+        keep.note(&mut secondary);
     }
     AllocationAttribute {
         handle_id: Some(request.handle_id.clone()),

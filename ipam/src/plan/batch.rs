@@ -1,11 +1,12 @@
 //! Several plans, one transaction: each is made on the view as the ones before it leave it.
 //!
 //! A key that an earlier plan writes is as that plan wrote it, by construction, if the transaction commits at all: a guard
-//! on it is dropped. All other guards are on what is stored, and are kept.
+//! on it is dropped. All other guards are on what is stored, and are kept; and all that lasts of the view is guarded, so that
+//! it is known to be true after the transaction ([`View::lasting`]).
 
 use std::collections::BTreeMap;
 
-use crate::store::{Txn, Write};
+use crate::store::{PrefixGuard, Txn, Write};
 use crate::view::View;
 
 use super::draft::txn;
@@ -19,6 +20,7 @@ const MAX_BYTES: usize = 1 << 20;
 pub(crate) struct Batch {
     view: View,
     guards: BTreeMap<String, i64>,
+    prefix_guards: Vec<PrefixGuard>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
     bytes: usize,
 }
@@ -26,9 +28,12 @@ pub(crate) struct Batch {
 impl Batch {
     /// No plan yet, on what is stored.
     pub(crate) fn new(view: &View) -> Self {
+        let (guards, prefix_guards) = view.lasting().guards();
+        let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         Self {
             view: view.clone(),
-            guards: BTreeMap::new(),
+            guards: guards.collect(),
+            prefix_guards,
             writes: BTreeMap::new(),
             bytes: 0,
         }
@@ -64,7 +69,8 @@ impl Batch {
                 .iter()
                 .map(|write| size(write.key(), value_of(write)))
                 .sum::<usize>();
-        let fits = self.guards.len() + new_guards.count() <= MAX_OPERATIONS
+        let conditions = self.prefix_guards.len() + self.guards.len() + new_guards.count();
+        let fits = conditions <= MAX_OPERATIONS
             && self.writes.len() + new_writes.count() <= MAX_OPERATIONS
             && bytes <= MAX_BYTES;
         if !fits && !self.writes.is_empty() {
@@ -82,9 +88,23 @@ impl Batch {
         true
     }
 
-    /// The transaction of all plans, `None` if there is nothing to write.
-    pub(crate) fn into_txn(self) -> Option<Txn> {
-        (!self.writes.is_empty()).then(|| txn(self.guards, self.writes))
+    /// The transaction of all plans, and what will be known when it is committed; `None` if there is nothing to write.
+    pub(crate) fn into_txn(self) -> Option<(Txn, View)> {
+        if self.writes.is_empty() {
+            return None;
+        }
+        let txn = Txn {
+            prefix_guards: self.prefix_guards,
+            ..txn(self.guards, self.writes)
+        };
+        // Too much to depend on: then nothing of it is known afterwards.
+        let depends_on_the_view = !txn.prefix_guards.is_empty();
+        let known = if depends_on_the_view {
+            self.view
+        } else {
+            View::default()
+        };
+        Some((txn, known))
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub(super) assigned: Vec<AssignedAddress>,
     pub(super) claimed: Vec<IpNetwork>,
     blocks: BTreeMap<IpNetwork, AllocationBlock>,
+    /// The keeper that addresses are taken from, as it will be, with its ID.
+    keeper: Option<(String, Handle)>,
     guards: BTreeMap<String, i64>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
     stale_removals: usize,
@@ -52,6 +54,7 @@ impl<'a> Draft<'a> {
             assigned: Vec::new(),
             claimed: Vec::new(),
             blocks: BTreeMap::new(),
+            keeper: None,
             guards: BTreeMap::new(),
             writes: BTreeMap::new(),
             stale_removals: 0,
@@ -83,6 +86,28 @@ impl<'a> Draft<'a> {
             }));
         self.blocks.insert(next.cidr(), next);
         Ok(())
+    }
+
+    /// Gives `addresses` of `block`, which `keeper_id` keeps, to the request. `keeper` is the handle as it now is.
+    pub(super) fn take_over(
+        &mut self,
+        block: &AllocationBlock,
+        addresses: &[IpAddr],
+        (keeper_id, keeper): (&str, Handle),
+    ) -> Handle {
+        let next = block.hand_over(addresses, &self.attribute);
+        let left = next.allocations_of(keeper_id).count();
+        let keeper = keeper.with_count(block.cidr(), u64::try_from(left).unwrap_or(u64::MAX));
+        self.guard_stored(&keys::block(block.cidr()));
+        self.assigned
+            .extend(addresses.iter().map(|&address| AssignedAddress {
+                address,
+                block: block.cidr(),
+                sequence_number: block.sequence_number(),
+            }));
+        self.blocks.insert(next.cidr(), next);
+        self.keeper = Some((keeper_id.to_owned(), keeper.clone()));
+        keeper
     }
 
     /// Makes the node's affinity to `cidr` confirmed, if it is not, and makes the transaction depend on it.
@@ -149,6 +174,10 @@ impl<'a> Draft<'a> {
         self.guard_stored(&keys::handle(handle_id));
         self.writes
             .insert(keys::handle(handle_id), Some(handle.to_json()));
+        if let Some((keeper_id, keeper)) = self.keeper.take() {
+            let left = (!keeper.is_empty()).then(|| keeper.to_json());
+            self.writes.insert(keys::handle(&keeper_id), left);
+        }
         let blocks = std::mem::take(&mut self.blocks);
         self.writes.extend(
             blocks
@@ -191,6 +220,7 @@ pub(super) fn txn(guards: BTreeMap<String, i64>, writes: BTreeMap<String, Option
     };
     Txn {
         guards: guards.into_iter().map(guard).collect(),
+        prefix_guards: Vec::new(),
         writes: writes.into_iter().map(write).collect(),
     }
 }

@@ -7,6 +7,7 @@ mod assign;
 mod automatic;
 mod batch;
 mod draft;
+mod kept;
 mod pools;
 mod release;
 mod repair;
@@ -26,6 +27,7 @@ pub use release::plan_release;
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
 use crate::config::{ClusterInformation, IpamConfig};
+use crate::keep::Keep;
 use crate::keys;
 use crate::resource::ResourceError;
 use crate::store::{Guard, Range, Txn};
@@ -76,6 +78,8 @@ pub struct AssignRequest {
     /// Notes stored with the allocation (`pod`, `namespace`, `type`). `node` and `timestamp` are added if missing
     /// (no `timestamp` for a tunnel device).
     pub attributes: BTreeMap<String, String>,
+    /// Whom the addresses are kept for when they are released; what is kept for it now is what it gets.
+    pub keep: Option<Keep>,
     /// Other keys to write in the same transaction (the WorkloadEndpoint).
     pub extra_writes: Vec<ExtraWrite>,
 }
@@ -169,6 +173,8 @@ pub struct ReleaseRequest {
     pub handle_id: String,
     /// Only these of them; empty for all.
     pub only: Vec<ReleaseOnly>,
+    /// What becomes of addresses that are to be kept for their workload.
+    pub keep: KeepOnRelease,
     /// Keys to delete in the same transaction (the WorkloadEndpoint).
     pub extra_deletes: Vec<ExtraDelete>,
     /// Keys that must be as expected for anything to happen, at most 32.
@@ -176,6 +182,16 @@ pub struct ReleaseRequest {
     /// The node that assigned, if no assignment of it whose answer was lost may come through after this: what is released
     /// stays released. [`crate::Ipam`] does nothing for it where nothing can be outstanding.
     pub fence: Option<String>,
+}
+
+/// What becomes of an address that is to be kept for its workload ([`Keep`]) when it is released.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepOnRelease {
+    /// It is kept.
+    #[default]
+    AsNoted,
+    /// It is free, as an operator wants it.
+    Nothing,
 }
 
 /// One address to release.
@@ -209,8 +225,18 @@ impl AssignRequest {
             intended_use: IntendedUse::Workload,
             namespace_labels: BTreeMap::new(),
             attributes: BTreeMap::new(),
+            keep: None,
             extra_writes: Vec::new(),
         }
+    }
+
+    /// Keys that are new if nobody has made this request before. The transaction depends on what is under them.
+    pub(crate) fn new_keys(&self) -> Vec<String> {
+        let extras = self.extra_writes.iter();
+        let absent = extras.filter(|extra| extra.expect == Expect::Absent);
+        let mut new = vec![keys::handle(&self.handle_id)];
+        new.extend(absent.map(|extra| extra.key.clone()));
+        new
     }
 }
 

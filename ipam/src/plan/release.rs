@@ -1,7 +1,8 @@
 //! Release of what a handle has. The handle says where to look; the blocks say what there is.
 //!
 //! A handle that does not exist has nothing: releasing again is no error. What is allocated to another handle is never
-//! touched, and an address that was assigned anew since the caller looked (another sequence number) stays.
+//! touched, and an address that was assigned anew since the caller looked (another sequence number) stays. An address that is
+//! to be kept for its workload goes to the keeper (`keep.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use crate::block::{Allocation, AllocationBlock};
 use crate::error::ReleaseRefusal;
 use crate::fence;
 use crate::handle::Handle;
+use crate::keep::Keep;
 use crate::keys;
 use crate::store::{Guard, Range, Txn, Write};
 use crate::timestamp::UnixNanos;
@@ -19,8 +21,8 @@ use crate::view::View;
 
 use super::draft::{stored_block, txn};
 use super::{
-    AssignedAddress, Decision, ReleaseRequest, Released, Stop, datastore_ready, expected_revision,
-    ipam_config, is_identifier,
+    AssignedAddress, Decision, KeepOnRelease, ReleaseRequest, Released, Stop, datastore_ready,
+    expected_revision, ipam_config, is_identifier,
 };
 
 /// Blocks changed by one transaction at most: keeps it below etcd's 128 operations.
@@ -73,13 +75,18 @@ fn try_plan(
         return Err(Stop::Refuse(ReleaseRefusal::DatastoreLocked));
     }
     let stored = view.get(&handle_key)?;
-    let cooldown = ipam_config::<ReleaseRefusal>(view)?.cooldown_nanos() > 0;
-    let mut release = Release::new(view, ready_guard, cooldown.then_some(now));
+    let after = if ipam_config::<ReleaseRefusal>(view)?.cooldown_nanos() > 0 {
+        After::Rest
+    } else {
+        After::Free
+    };
+    let mut release = Release::new(view, ready_guard, now, after);
     release.extra_guards(request)?;
     if let Some(kv) = stored {
         let handle = Handle::parse(&handle_key, &kv.value)?;
         release.guards.insert(handle_key.clone(), kv.mod_revision);
         release.handle(&handle_key, &handle, request)?;
+        release.keepers()?;
     }
     release.extra_deletes(request)?;
     if let Some(node) = request.fence.as_ref().filter(|_| !release.released.more) {
@@ -128,19 +135,32 @@ struct Release<'a> {
     guards: BTreeMap<String, i64>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
     released: Released,
-    /// When the addresses begin to rest; `None` if they do not.
-    rest_from: Option<UnixNanos>,
+    now: UnixNanos,
+    after: After,
+    /// What keepers will have of the blocks that change, by their handle.
+    keepers: BTreeMap<String, BTreeMap<IpNetwork, u64>>,
+}
+
+/// What a released address does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// It is free.
+    Free,
+    /// It rests.
+    Rest,
 }
 
 impl<'a> Release<'a> {
-    fn new(view: &'a View, ready: Guard, rest_from: Option<UnixNanos>) -> Self {
+    fn new(view: &'a View, ready: Guard, now: UnixNanos, after: After) -> Self {
         let guards = BTreeMap::from([(ready.key, ready.mod_revision)]);
         Self {
             view,
             guards,
             writes: BTreeMap::new(),
             released: Released::default(),
-            rest_from,
+            now,
+            after,
+            keepers: BTreeMap::new(),
         }
     }
 
@@ -174,9 +194,14 @@ impl<'a> Release<'a> {
     fn block(&mut self, block: &AllocationBlock, handle: Handle, request: &ReleaseRequest) -> Plan<Handle> {
         let cidr = block.cidr();
         let mut addresses = Vec::new();
+        let mut kept: Vec<(Keep, Allocation)> = Vec::new();
         for allocation in block.allocations_of(&request.handle_id) {
             if is_meant(&allocation, request)? {
-                addresses.push(allocation.address);
+                let keep = Keep::noted(&allocation.attribute);
+                match keep.filter(|_| request.keep == KeepOnRelease::AsNoted) {
+                    Some(keep) => kept.push((keep, allocation.clone())),
+                    None => addresses.push(allocation.address),
+                }
                 self.released.addresses.push(AssignedAddress {
                     address: allocation.address,
                     block: cidr,
@@ -184,23 +209,51 @@ impl<'a> Release<'a> {
                 });
             }
         }
-        let next = match self.rest_from {
-            Some(now) => block.rest(&addresses, now),
-            None => block.release(&addresses),
+        let mut next = match self.after {
+            After::Rest => block.rest(&addresses, self.now),
+            After::Free => block.release(&addresses),
         };
+        for (keep, allocation) in &kept {
+            let keeper = keep.kept(&allocation.attribute, self.now);
+            next = next.hand_over(&[allocation.address], &keeper);
+            let its = next.allocations_of(keep.keeper()).count();
+            let counts = self.keepers.entry(keep.keeper().to_owned()).or_default();
+            counts.insert(cidr, its as u64);
+        }
         let left = next.allocations_of(&request.handle_id).count();
-        if addresses.is_empty() && handle.count(cidr) == left as u64 {
+        let is_same = addresses.is_empty() && kept.is_empty();
+        if is_same && handle.count(cidr) == left as u64 {
             return Ok(handle);
         }
         let key = keys::block(cidr);
         let revision = self.view.get(&key)?.map_or(0, |kv| kv.mod_revision);
         self.guards.insert(key.clone(), revision);
-        if !addresses.is_empty() {
+        if !is_same {
             // A block that belongs to nobody exists only for its allocations.
             let gone = next.is_ownerless() && next.is_empty();
             self.writes.insert(key, (!gone).then(|| next.to_json()));
         }
         Ok(handle.with_count(cidr, left as u64))
+    }
+
+    /// The handles of the keepers with what they have been given.
+    fn keepers(&mut self) -> Plan<()> {
+        self.view
+            .require(self.keepers.keys().map(|keeper| Range::Key(keys::handle(keeper))))?;
+        for (keeper, counts) in std::mem::take(&mut self.keepers) {
+            let key = keys::handle(&keeper);
+            let stored = self.view.get(&key)?;
+            let revision = stored.map_or(0, |kv| kv.mod_revision);
+            let handle = stored.map(|kv| Handle::parse(&key, &kv.value)).transpose()?;
+            let handle = counts
+                .into_iter()
+                .fold(handle.unwrap_or_default(), |handle, (cidr, count)| {
+                    handle.with_count(cidr, count)
+                });
+            self.guards.insert(key.clone(), revision);
+            self.writes.insert(key, Some(handle.to_json()));
+        }
+        Ok(())
     }
 
     fn extra_guards(&mut self, request: &ReleaseRequest) -> Plan<()> {

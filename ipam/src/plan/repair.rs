@@ -10,9 +10,11 @@ use ipnetwork::IpNetwork;
 use crate::affinity::{Affinity, AffinityState};
 use crate::block::AllocationBlock;
 use crate::error::RepairRefusal;
+use crate::fence;
 use crate::handle::Handle;
 use crate::keys;
-use crate::store::{Range, Txn};
+use crate::store::{Range, Txn, Write};
+use crate::timestamp::UnixNanos;
 use crate::view::View;
 
 use super::draft::{stored_block, txn};
@@ -72,6 +74,18 @@ pub enum RepairRequest {
         /// What must be true of it.
         expect: Expect,
     },
+    /// Shuts out whatever assignments a node that is gone may still have under way, by changing its fence.
+    ShutOut {
+        /// The node that is gone.
+        node: String,
+        /// When, for people.
+        at: UnixNanos,
+    },
+    /// Deletes the fence of a node that is gone, and has no Node resource.
+    ForgetFence {
+        /// The node that is gone.
+        node: String,
+    },
 }
 
 /// What a repair did.
@@ -120,6 +134,12 @@ fn try_plan(view: &View, request: &RepairRequest) -> Plan<Decision<Repaired, Rep
             sequence_number,
         } => repair.free(*block, *address, *sequence_number)?,
         RepairRequest::DeleteEndpoint { key, expect } => repair.delete_endpoint(key, *expect)?,
+        RepairRequest::ShutOut { node, at } => {
+            if let Write::Put { key, value } = fence::write(node, *at) {
+                repair.set(key, Some(value))?;
+            }
+        }
+        RepairRequest::ForgetFence { node } => repair.forget_fence(node)?,
     }
     Ok(repair.into_decision())
 }
@@ -128,7 +148,9 @@ fn validate(request: &RepairRequest) -> Result<(), String> {
     let (what, id) = match request {
         RepairRequest::GiveBackBlock { node, .. }
         | RepairRequest::TakeBlock { node, .. }
-        | RepairRequest::SettleAffinity { node, .. } => ("node", node),
+        | RepairRequest::SettleAffinity { node, .. }
+        | RepairRequest::ShutOut { node, .. }
+        | RepairRequest::ForgetFence { node } => ("node", node),
         RepairRequest::RecountHandle { handle_id, .. } => ("handle", handle_id),
         RepairRequest::FreeAddress { .. } => return Ok(()),
         RepairRequest::DeleteEndpoint { key, .. } if key.starts_with(keys::WORKLOAD_ENDPOINTS) => {
@@ -279,6 +301,15 @@ impl Change<'_> {
         self.set(key.to_owned(), None)
     }
 
+    fn forget_fence(&mut self, node: &str) -> Plan<()> {
+        let node_key = keys::resource("nodes", node);
+        if self.view.get(&node_key)?.is_some() || self.view.get(&keys::fence(node))?.is_none() {
+            return Ok(());
+        }
+        self.guard(&node_key)?;
+        self.set(keys::fence(node), None)
+    }
+
     fn remove_affinity(&mut self, node: &str, cidr: IpNetwork) -> Plan<()> {
         let key = keys::affinity(node, cidr);
         if self.view.get(&key)?.is_some() {
@@ -323,6 +354,8 @@ impl RepairRequest {
             Self::RecountHandle { handle_id, .. } => vec![keys::handle(handle_id)],
             Self::FreeAddress { block, .. } => vec![keys::block(*block)],
             Self::DeleteEndpoint { key, .. } => vec![key.clone()],
+            Self::ShutOut { node, .. } => vec![keys::fence(node)],
+            Self::ForgetFence { node } => vec![keys::fence(node), keys::resource("nodes", node)],
         }
     }
 }
@@ -338,6 +371,8 @@ impl fmt::Display for RepairRequest {
             }
             Self::RecountHandle { handle_id, .. } => write!(f, "count the addresses of {handle_id:?} anew"),
             Self::FreeAddress { address, .. } => write!(f, "free {address}"),
+            Self::ShutOut { node, .. } => write!(f, "shut out what {node} may have under way"),
+            Self::ForgetFence { node } => write!(f, "delete the fence of {node}"),
             Self::DeleteEndpoint { key, .. } => {
                 let name = key.strip_prefix(keys::WORKLOAD_ENDPOINTS).unwrap_or(key);
                 write!(f, "delete endpoint {name}")

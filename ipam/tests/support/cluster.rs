@@ -98,8 +98,8 @@ impl Cluster {
             None => Write::Delete { key },
         };
         let txn = Txn {
-            guards: Vec::new(),
             writes: vec![write],
+            ..Txn::default()
         };
         now_or_never(self.ipam.store().commit(&txn)).unwrap();
     }

@@ -1,25 +1,26 @@
 //! The contract of a store, checked on each implementation. Every case works under a prefix of its own.
 
-use calidris_ipam::{CommitOutcome, Guard, KeyValue, Range, Snapshot, Store, Txn, Write};
+use calidris_ipam::{CommitOutcome, Guard, KeyValue, PrefixGuard, Range, Snapshot, Store, Txn, Write};
 
 /// Every case, in turn.
 pub(crate) async fn all_cases(store: &impl Store) {
     what_is_written_is_read_back_in_order(store).await;
     a_guard_that_fails_stops_everything_and_shows_what_is_there(store).await;
     absence_can_be_guarded(store).await;
+    a_prefix_can_be_guarded_against_what_is_new_or_changed(store).await;
     deletes_and_puts_happen_together(store).await;
     a_read_is_of_one_revision_however_large(store).await;
 }
 
 async fn what_is_written_is_read_back_in_order(store: &impl Store) {
     let txn = Txn {
-        guards: Vec::new(),
         writes: vec![
             put("/order/b", "2"),
             put("/order/a/x", "1"),
             put("/orders", "other"),
             put("/order/c", ""),
         ],
+        ..Txn::default()
     };
     let revision = committed(store, &txn).await;
     let snapshot = read(store, &[prefix("/order/"), key("/order/b"), key("/order/absent")]).await;
@@ -41,20 +42,22 @@ async fn a_guard_that_fails_stops_everything_and_shows_what_is_there(store: &imp
     let first = committed(
         store,
         &Txn {
-            guards: Vec::new(),
             writes: vec![put("/guard/a", "1")],
+            ..Txn::default()
         },
     )
     .await;
     let update = Txn {
         guards: vec![guard("/guard/a", first)],
         writes: vec![put("/guard/a", "2")],
+        ..Txn::default()
     };
     let second = committed(store, &update).await;
     assert!(second > first);
     let late = Txn {
         guards: vec![guard("/guard/none", 0), guard("/guard/a", first)],
         writes: vec![put("/guard/a", "3"), put("/guard/b", "3")],
+        ..Txn::default()
     };
     let outcome = store.commit(&late).await.unwrap();
     let CommitOutcome::Conflict(present) = outcome else {
@@ -73,6 +76,7 @@ async fn absence_can_be_guarded(store: &impl Store) {
     let create = Txn {
         guards: vec![guard("/create/a", 0)],
         writes: vec![put("/create/a", "1")],
+        ..Txn::default()
     };
     committed(store, &create).await;
     assert!(matches!(
@@ -82,26 +86,66 @@ async fn absence_can_be_guarded(store: &impl Store) {
     committed(
         store,
         &Txn {
-            guards: Vec::new(),
             writes: vec![delete("/create/a")],
+            ..Txn::default()
         },
     )
     .await;
     committed(store, &create).await;
 }
 
+async fn a_prefix_can_be_guarded_against_what_is_new_or_changed(store: &impl Store) {
+    let write = |write| Txn {
+        writes: vec![write],
+        ..Txn::default()
+    };
+    let at = |revision, number: &str| Txn {
+        prefix_guards: vec![PrefixGuard {
+            prefix: "/prefix/".to_owned(),
+            revision,
+        }],
+        writes: vec![put("/prefixed", number)],
+        ..Txn::default()
+    };
+    // Nothing is under it yet.
+    let empty = read(store, &[prefix("/prefix/")]).await.revision;
+    committed(store, &at(empty, "1")).await;
+    committed(store, &write(put("/prefix0", "a neighbour"))).await;
+    committed(store, &at(empty, "2")).await;
+
+    let created = committed(store, &write(put("/prefix/a", "1"))).await;
+    let outcome = store.commit(&at(created - 1, "3")).await.unwrap();
+    let CommitOutcome::Conflict(present) = outcome else {
+        panic!("a new key went unnoticed: {outcome:?}")
+    };
+    let keys: Vec<&str> = present.kvs.iter().map(|kv| kv.key.as_str()).collect();
+    assert_eq!(keys, ["/prefix/a"]);
+    committed(store, &at(created, "3")).await;
+
+    let both = Txn {
+        guards: vec![guard("/prefix/a", created)],
+        ..at(created, "4")
+    };
+    committed(store, &both).await;
+    committed(store, &write(put("/prefix/a", "2"))).await;
+    let outcome = store.commit(&both).await.unwrap();
+    assert!(matches!(outcome, CommitOutcome::Conflict(present) if present.kvs.len() == 1));
+    committed(store, &write(delete("/prefix/a"))).await;
+    committed(store, &at(created, "5")).await;
+}
+
 async fn deletes_and_puts_happen_together(store: &impl Store) {
     committed(
         store,
         &Txn {
-            guards: Vec::new(),
             writes: vec![put("/move/a", "1")],
+            ..Txn::default()
         },
     )
     .await;
     let moving = Txn {
-        guards: Vec::new(),
         writes: vec![delete("/move/a"), put("/move/b", "1"), delete("/move/none")],
+        ..Txn::default()
     };
     let revision = committed(store, &moving).await;
     let snapshot = read(store, &[prefix("/move/")]).await;
@@ -125,8 +169,8 @@ async fn a_read_is_of_one_revision_however_large(store: &impl Store) {
         committed(
             store,
             &Txn {
-                guards: Vec::new(),
                 writes,
+                ..Txn::default()
             },
         )
         .await;

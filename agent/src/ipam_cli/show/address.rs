@@ -30,6 +30,8 @@ enum State {
     Allocated,
     /// Released; it will be free in a while.
     Resting,
+    /// Released; its workload has it back if it comes again in time.
+    Kept,
     /// It can be given.
     Free,
     /// It can be given to somebody who asks for it by name.
@@ -50,6 +52,7 @@ impl AddressView {
             .find_map(|cidr| inventory.blocks.get_key_value(cidr));
         let state = match &allocation {
             Some(allocation) if allocation.attribute.is_resting() => State::Resting,
+            Some(allocation) if allocation.attribute.kept_until().is_some() => State::Kept,
             Some(_) => State::Allocated,
             None if possible
                 .iter()
@@ -100,6 +103,7 @@ impl fmt::Display for AddressView {
         let state = match self.state {
             State::Allocated => "allocated",
             State::Resting => "resting after a release",
+            State::Kept => "kept for its workload",
             State::Free => "free",
             State::Reserved => "reserved",
             State::Unknown => "UNKNOWN: its block cannot be read",
