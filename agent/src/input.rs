@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Cluster, ClusterBlock, Endpoint, EndpointId, NextHop, NodeFacts, Pool, TunnelKind};
+use crate::model::{Cluster, ClusterBlock, Endpoint, EndpointId, Learned, NodeFacts, Pool, TunnelKind};
 
 /// One fact from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Input {
     /// The name that address detection is to reach (`can-reach=`) has these addresses.
     ReachTargets(Vec<IpAddr>),
     /// BGP's best routes changed: `None` withdraws.
-    Learned(BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>>),
+    Learned(BTreeMap<IpNetwork, Option<Learned>>),
     /// Every BGP peer sent its table, or its time to do so is over.
     BgpInSync,
     /// The kernel reports that something we may own changed: read that kind back.

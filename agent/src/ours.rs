@@ -105,6 +105,7 @@ mod tests {
         Link {
             index: 7,
             up: false,
+            running: false,
             mac: Some(HOST_MAC),
             mtu: 1500,
             alias: alias.map(str::to_owned),
@@ -135,6 +136,7 @@ mod tests {
             "cali123",
             &Link {
                 up: true,
+                running: true,
                 ..link(None)
             }
         ));

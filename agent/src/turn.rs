@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, ApplyReport, Dataplane};
-use crate::desired::{self, Desired, Published};
+use crate::desired::{self, Announcement, Desired, Published};
 use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, KernelError};
-use crate::model::{Affected, Endpoint, EndpointId, InSync, Model, TunnelKind};
+use crate::model::{Affected, Endpoint, EndpointId, InSync, Interface, Model, TunnelKind};
 use crate::plan::{AnsweredBy, PlanReport};
 use crate::pod_link::Created;
 use crate::report::DataplaneReport;
@@ -94,13 +94,15 @@ pub struct NodeStatus {
 /// What the node tells the tasks around it. Each has the last value only.
 pub struct Outputs {
     /// What BGP is to announce; `None` until that is known.
-    pub announcements: watch::Sender<Option<BTreeSet<IpNetwork>>>,
+    pub announcements: watch::Sender<Option<BTreeMap<IpNetwork, Announcement>>>,
     /// What the node says of itself in the datastore; `None` until the datastore is known.
     pub published: watch::Sender<Option<Published>>,
     /// The pools that need a tunnel of each kind; `None` until the datastore is known.
     pub tunnel_pools: watch::Sender<Option<TunnelPools>>,
     /// MTU of pods' interfaces in bytes.
     pub pod_mtu: watch::Sender<u32>,
+    /// The node's interfaces by name, without those of workloads.
+    pub interfaces: watch::Sender<BTreeMap<String, Interface>>,
 }
 
 /// The pools, by range, whose packets go through a tunnel of each kind.
@@ -331,6 +333,9 @@ impl<K: Kernel> Node<K> {
     fn observe(&mut self) -> Result<(), KernelError> {
         let (links, addresses) = self.dataplane.observed()?;
         let mut is_new = self.model.observe(links, addresses);
+        if is_new {
+            self.outputs.interfaces.send_replace(self.model.interfaces.clone());
+        }
         let mut sources = BTreeMap::new();
         for target in &self.model.hints.reach {
             if let Some(source) = self.dataplane.source_towards(*target)? {
@@ -365,21 +370,26 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Withdraws before the routes go.
-    fn announce_only_what_is_wanted(&self, wanted: &BTreeSet<IpNetwork>) {
+    fn announce_only_what_is_wanted(&self, wanted: &BTreeMap<IpNetwork, Announcement>) {
         self.outputs
             .announcements
             .send_if_modified(|current| match current {
                 Some(prefixes) => {
                     let before = prefixes.len();
-                    prefixes.retain(|prefix| wanted.contains(prefix));
+                    prefixes.retain(|prefix, _| wanted.contains_key(prefix));
                     prefixes.len() != before
                 }
                 None => false,
             });
     }
 
+    fn announced(&self) -> BTreeSet<IpNetwork> {
+        let announcements = self.outputs.announcements.borrow();
+        announcements.iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
     /// Announces after the routes are there.
-    fn announce(&self, wanted: BTreeSet<IpNetwork>) {
+    fn announce(&self, wanted: BTreeMap<IpNetwork, Announcement>) {
         if !self.model.in_sync.datastore {
             return;
         }
@@ -439,7 +449,7 @@ impl<K: Kernel> Node<K> {
         for answer in waiting.status {
             let _unheard = answer.send(NodeStatus {
                 model: self.model.clone(),
-                announced: self.outputs.announcements.borrow().clone().unwrap_or_default(),
+                announced: self.announced(),
                 dataplane: self.report.clone(),
             });
         }

@@ -111,15 +111,18 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         .routes()
         .context("cannot read the kernel's routes; is this root?")?
         .is_empty();
-    spawn_monitor(monitor, kernel.port_id(), inbox.clone());
+    let (foreign_changes, foreign_changed) = watch::channel(0);
+    spawn_monitor(monitor, kernel.port_id(), inbox.clone(), foreign_changes);
     spawn_nftables_monitor(&kernel, inbox.clone());
     let model = first_model(&config, &mut kernel).await?;
     let router_id = router_id(&config, &model)?;
+    let (interfaces, interfaces_seen) = watch::channel(model.interfaces.clone());
     let outputs = Outputs {
         announcements,
         published,
         tunnel_pools,
         pod_mtu,
+        interfaces,
     };
     let read_back = config.dataplane.read_back_interval;
     let node = Node::new(model, kernel, outputs, read_back, clock::now());
@@ -177,6 +180,13 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     };
     let restarting = predecessor_left_routes;
     let bgp = start_bgp(&config, router_id, restarting, (announcements, inbox.clone())).await?;
+    if let Some(bgp) = &bgp {
+        let watched = sources::underlay::Watched {
+            interfaces: interfaces_seen,
+            foreign_changes: foreign_changed,
+        };
+        tokio::spawn(sources::underlay::run(bgp.speaker.clone(), watched));
+    }
     let reload = bgp.as_ref().map(|bgp| {
         let (reload, reloads) = mpsc::channel(RELOADS);
         let reloader = Reloader::new(config.clone(), (file, router_id), bgp.speaker.clone(), routes);
@@ -353,9 +363,14 @@ fn spawn_node(
     Ok(gone)
 }
 
-fn spawn_monitor(monitor: Monitor, own_port: u32, inbox: mpsc::Sender<Message>) {
+fn spawn_monitor(
+    monitor: Monitor,
+    own_port: u32,
+    inbox: mpsc::Sender<Message>,
+    foreign_changes: watch::Sender<u64>,
+) {
     tokio::spawn(async move {
-        if let Err(error) = monitor.run(own_port, inbox).await {
+        if let Err(error) = monitor.run(own_port, inbox, foreign_changes).await {
             error!(%error, "the kernel's notifications have ended; changes are seen at the periodic read-back only");
         }
     });

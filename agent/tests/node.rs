@@ -4,6 +4,7 @@
 
 mod cluster;
 mod eventually;
+mod learned_routes;
 mod namespaces;
 mod plan_and_cleanup;
 

@@ -248,7 +248,8 @@ pub struct PeerConfig {
     /// The session will go down soon (RFC 8326): what we announce is marked GRACEFUL_SHUTDOWN (EBGP) or gets LOCAL_PREF 0 (IBGP), and what we
     /// take gets LOCAL_PREF 0.
     pub graceful_shutdown: bool,
-    /// BLACKHOLE is agreed on with this EBGP peer (RFC 7999 §3.3): routes that carry it get NO_EXPORT. Without it the community means nothing.
+    /// BLACKHOLE is agreed on with this peer (RFC 7999 §3.3): routes that carry it get NO_EXPORT, and packets to them are dropped
+    /// ([`crate::route::BestRoute::blackhole`]). Without it the community means nothing.
     pub blackhole: bool,
     /// How many prefixes the peer may announce; any number when `None`.
     pub prefix_limit_in: Option<PrefixLimit>,

@@ -48,6 +48,8 @@ pub struct BestRoute {
     pub source: SourceKind,
     /// Its attributes after import policy.
     pub attributes: AttributesSummary,
+    /// Packets are to be dropped: it carries BLACKHOLE, which is agreed on with the peer it is from (RFC 7999 §3.1).
+    pub blackhole: bool,
 }
 
 /// A neighbour to send packets to.

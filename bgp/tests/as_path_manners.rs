@@ -201,6 +201,12 @@ fn blackhole_stays_inside_where_it_is_agreed_on() {
         world.run_for(MINUTE);
         assert!(world.has_best(1, ROUTE));
         assert_eq!(world.has_best(2, ROUTE), !agreed);
+        let best = world.call(1, |speaker, _| speaker.best_routes());
+        let dropped: Vec<bool> = best
+            .iter()
+            .filter_map(|change| Some(change.best.as_ref()?.blackhole))
+            .collect();
+        assert_eq!(dropped, [agreed]);
     }
 }
 

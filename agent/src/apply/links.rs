@@ -15,7 +15,7 @@ pub(super) struct Links {
 
 /// What a read back found different.
 pub(super) struct LinksChanged {
-    /// Links that appeared, vanished, went up or down, or are other links of the same name.
+    /// Links that appeared, vanished, went up or down, or are other links of the same name; and uplinks that got or lost their carrier.
     pub(super) names: BTreeSet<String>,
     /// Whether there is one among them that is not a workload's.
     pub(super) uplinks: bool,
@@ -62,15 +62,20 @@ impl Links {
             return Ok(None);
         }
         let found = kernel.links()?;
-        let essence = |link: &Link| (link.index, link.up);
+        let is_uplink = |name: &str| !name.starts_with(LINK_PREFIX);
+        // Whether a pod takes its packets is the pod's matter.
+        let essence = |links: &BTreeMap<String, Link>, name: &str| {
+            let link = links.get(name)?;
+            Some((link.index, link.up, link.running && is_uplink(name)))
+        };
         let names: BTreeSet<String> = self
             .known
             .keys()
             .chain(found.keys())
-            .filter(|name| self.known.get(*name).map(essence) != found.get(*name).map(essence))
+            .filter(|name| essence(&self.known, name) != essence(&found, name))
             .cloned()
             .collect();
-        let uplinks = names.iter().any(|name| !name.starts_with(LINK_PREFIX));
+        let uplinks = names.iter().any(|name| is_uplink(name));
         self.known = found;
         self.dirty = false;
         Ok(Some(LinksChanged { names, uplinks }))

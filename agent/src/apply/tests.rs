@@ -9,7 +9,7 @@ use crate::clock;
 use crate::desired::{Gateway, Route, RouteOrigin, RoutePath, compute};
 use crate::kernel::ObservedRoute;
 use crate::kernel::fake::{FakeKernel, Fault};
-use crate::model::{Encapsulation, EndpointId, Model, NextHop, Pool};
+use crate::model::{Encapsulation, EndpointId, Learned, Model, NextHop, Pool};
 
 pub(super) const IN_SYNC: InSync = InSync {
     datastore: true,
@@ -57,7 +57,8 @@ pub(super) fn model() -> Model {
             address: next_hop.parse().unwrap(),
             interface: None,
         };
-        model.learned.insert(prefix(destination), [next_hop].into());
+        let learned = Learned::via([next_hop].into()).unwrap();
+        model.learned.insert(prefix(destination), learned);
     }
     model.links = ["cali2", "cali3", "up0"].map(str::to_owned).into();
     model
@@ -361,8 +362,8 @@ fn what_changed_behind_its_back_without_a_word_is_found_out() {
         },
     );
     let mut later = model;
-    let next_hops = later.learned.remove(&gone.destination).unwrap();
-    later.learned.insert(there.destination, next_hops);
+    let learned = later.learned.remove(&gone.destination).unwrap();
+    later.learned.insert(there.destination, learned);
     let desired = compute(&later);
     let report = dataplane.apply(&desired, IN_SYNC, clock::now());
     assert!(report.failures.is_empty(), "{:#?}", report.failures);

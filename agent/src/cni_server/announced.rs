@@ -4,7 +4,7 @@
 //! A reflector does that has it from another one; its copy carries our ORIGINATOR_ID (RFC 4456 §8), or our AS in its path,
 //! and is refused for that, which is what is looked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use calidris_bgp::family::Prefix;
@@ -22,6 +22,7 @@ use super::CniServer;
 use super::stages::{Stage, Stages};
 use crate::clock;
 use crate::config::NotHeardBack;
+use crate::desired::Announcement;
 
 /// How long the speaker may take to announce a block: it needs less than a millisecond.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub struct Announcements {
     /// What the node wants announced.
-    pub wanted: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+    pub wanted: watch::Receiver<Option<BTreeMap<IpNetwork, Announcement>>>,
     /// Who announces it.
     pub speaker: BgpHandle,
     /// How long ADD waits for the route to come back; zero: not at all.
@@ -83,7 +84,7 @@ impl Announcements {
     /// addresses of pools that are kept out of BGP.
     fn of(&self, assigned: &Assigned) -> BTreeSet<IpNetwork> {
         let wanted = self.wanted.borrow();
-        let is_wanted = |prefix: &IpNetwork| wanted.as_ref().is_some_and(|wanted| wanted.contains(prefix));
+        let is_wanted = |prefix: &IpNetwork| wanted.as_ref().is_some_and(|wanted| wanted.contains_key(prefix));
         let covering = assigned
             .addresses
             .iter()

@@ -38,7 +38,7 @@ pub use file::ConfigError;
 pub use ipam::{IpamSettings, PoolSettings};
 pub use node::{DataplaneConfig, NodeAddresses, kubernetes_addresses};
 pub use peer::{DynamicPeers, Peer};
-pub use policy::{Action, PrefixRule, RoutePolicy};
+pub use policy::RoutePolicy;
 pub use secret::SecretError;
 pub use standalone::SpeakerFile;
 

@@ -9,13 +9,11 @@ use calidris_bgp::config::{
     SpeakerConfig, StaleExport, TransportConfig,
 };
 use calidris_bgp::family::{AfiSafi, Prefix};
-use calidris_bgp::policy::{Condition, Policy, PrefixRange, SourceKind, Term, Verdict};
 use calidris_bgp::route::Origination;
 
 use super::secret::{SecretError, read_secret, secret_of_environment};
 use super::{
-    Action, AsNumbers, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, PrefixRule, RoutePolicy,
-    StaticRoute,
+    AsNumbers, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, RoutePolicy, StaticRoute,
 };
 
 impl Bgp {
@@ -219,47 +217,12 @@ impl PeerFamily {
     }
 }
 
-impl RoutePolicy {
-    fn to_policy(&self) -> Policy {
-        match self {
-            Self::Accept => Policy::accept_all(),
-            Self::Reject => Policy::reject_all(),
-            Self::OwnBlocks => Policy::reject_all().with(Term::accept(
-                "own-blocks",
-                vec![Condition::Source(vec![SourceKind::Originated])],
-            )),
-            Self::Rules(rules) => rules
-                .iter()
-                .enumerate()
-                .fold(Policy::reject_all(), |policy, (index, rule)| {
-                    policy.with(rule.to_term(index))
-                }),
-        }
-    }
-}
-
-impl PrefixRule {
-    fn to_term(&self, index: usize) -> Term {
-        Term {
-            name: format!("rule-{}", index.saturating_add(1)),
-            when: vec![Condition::Prefix(vec![PrefixRange {
-                within: Prefix::from(self.prefix),
-                min_length: self.min_length,
-                max_length: self.max_length,
-            }])],
-            set: Vec::new(),
-            then: Some(match self.action {
-                Action::Accept => Verdict::Accept,
-                Action::Reject => Verdict::Reject,
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
     use std::time::Duration;
+
+    use calidris_bgp::policy::{Policy, Verdict};
 
     use super::*;
     use crate::config::Config;

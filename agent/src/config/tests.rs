@@ -80,7 +80,7 @@ fn every_key_is_in_the_example() {
         keys_of::<Bgp>(),
         keys_of::<StaticRoute>(),
         keys_of::<peer::PeerKeys>(),
-        keys_of::<policy::PrefixRuleKeys>(),
+        keys_of::<policy::RuleKeys>(),
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
         keys_of::<PoolSettings>(),
@@ -102,7 +102,7 @@ fn every_key_of_a_speaker_is_in_its_example() {
         keys_of::<Bgp>(),
         keys_of::<StaticRoute>(),
         keys_of::<peer::PeerKeys>(),
-        keys_of::<policy::PrefixRuleKeys>(),
+        keys_of::<policy::RuleKeys>(),
         keys_of::<Control>(),
         keys_of::<Log>(),
     ] {
@@ -307,8 +307,43 @@ fn errors_name_file_line_and_what_was_expected() {
         (peer("export = \"everything\"\n"), "c.toml:11:10:", "own-blocks"),
         (
             peer("import = [{ prefix = \"10.0.0.1/8\", action = \"accept\" }]\n"),
-            "c.toml:11:10:",
+            "c.toml:11:23:",
             "expected 10.0.0.0/8",
+        ),
+        (
+            peer("[[bgp.peers.import]]\naction = \"accept\"\ncomunities = \"1:1\"\n"),
+            "c.toml:13:1:",
+            "unknown field `comunities`, expected one of",
+        ),
+        (
+            peer("[[bgp.peers.import]]\naction = \"accept\"\ncommunities = [\"1:1\", \"1\"]\n"),
+            "c.toml:13:",
+            "expected NUMBER:NUMBER",
+        ),
+        (
+            peer("[[bgp.peers.import]]\naction = \"accept\"\nsource = \"kernel\"\n"),
+            "c.toml:13:10:",
+            "expected one of `originated`, `ebgp`, `ibgp`",
+        ),
+        (
+            peer("[[bgp.peers.import]]\naction = \"accept\"\nnext_hop = []\n"),
+            "c.toml:13:12:",
+            "expected at least one",
+        ),
+        (
+            peer("import = [{ max_length = 24, action = \"accept\" }]\n"),
+            "c.toml:11:",
+            "prefix or not_prefix",
+        ),
+        (
+            peer("import = [{ action = \"reject\", set_med = 1 }]\n"),
+            "c.toml:11:",
+            "changes nothing",
+        ),
+        (
+            peer("import = [{ action = \"drop\" }]\n"),
+            "c.toml:11:22:",
+            "expected one of `accept`, `reject`, `next`",
         ),
         (
             peer("import = [{ prefix = \"10.0.0.0/8\", max_length = 4, action = \"accept\" }]\n"),

@@ -4,26 +4,44 @@
 //! covers a prefix decides whether it may leave (`disableBGPExport`); a block outside all pools is announced, since
 //! its pool was deleted while workloads still use it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
 
+use crate::desired::ROUTE_PRIORITY;
 use crate::desired::routes::contains;
 use crate::model::{Model, Pool};
 
-pub(super) fn announcements(model: &Model) -> BTreeSet<IpNetwork> {
+/// What is said of a prefix that is announced, for policies that ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The link of the workload, of a single address.
+    pub interface: Option<String>,
+    /// Metric of the route here.
+    pub priority: u32,
+}
+
+pub(super) fn announcements(model: &Model) -> BTreeMap<IpNetwork, Announcement> {
+    let announcement = |interface: Option<&str>| Announcement {
+        interface: interface.map(str::to_owned),
+        priority: ROUTE_PRIORITY,
+    };
     let blocks = model
         .own_blocks
         .iter()
-        .copied()
-        .filter(|block| covering_pool(model, *block).is_none_or(|pool| !pool.disable_bgp_export));
+        .filter(|block| covering_pool(model, **block).is_none_or(|pool| !pool.disable_bgp_export))
+        .map(|block| (*block, announcement(None)));
     let borrowed = model
         .endpoints
         .values()
         .filter(|endpoint| model.links.contains(&endpoint.host_interface))
-        .flat_map(|endpoint| endpoint.addresses.iter().copied().map(IpNetwork::from))
-        .filter(|address| !model.own_blocks.iter().any(|block| contains(*block, *address)))
-        .filter(|address| covering_pool(model, *address).is_some_and(|pool| !pool.disable_bgp_export));
+        .flat_map(|endpoint| {
+            let interface = endpoint.host_interface.as_str();
+            let addresses = endpoint.addresses.iter();
+            addresses.map(move |address| (IpNetwork::from(*address), announcement(Some(interface))))
+        })
+        .filter(|(address, _)| !model.own_blocks.iter().any(|block| contains(*block, *address)))
+        .filter(|(address, _)| covering_pool(model, *address).is_some_and(|pool| !pool.disable_bgp_export));
     blocks.chain(borrowed).collect()
 }
 

@@ -12,6 +12,7 @@ fn way(mode: Encapsulation, node: &NodeFacts, change: impl Fn(&mut Model)) -> St
     let interface = Interface {
         index: 2,
         up: true,
+        running: true,
         mtu: 1500,
         addresses: vec!["192.0.2.11/24".parse().unwrap()],
     };
@@ -126,6 +127,7 @@ fn what_the_datastore_says_comes_before_bgp_and_after_workloads() {
     let interface = Interface {
         index: 2,
         up: true,
+        running: true,
         mtu: 1500,
         addresses: vec!["192.0.2.11/24".parse().unwrap()],
     };

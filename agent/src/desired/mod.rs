@@ -21,6 +21,7 @@ use ipnetwork::IpNetwork;
 
 use crate::model::{Model, TunnelKind};
 
+pub use bgp::Announcement;
 pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
@@ -54,7 +55,7 @@ pub struct Desired {
     /// Ports of the node that lead to workloads.
     pub host_ports: BTreeMap<HostPortKey, HostPortTarget>,
     /// Prefixes to announce by BGP.
-    pub announcements: BTreeSet<IpNetwork>,
+    pub announcements: BTreeMap<IpNetwork, Announcement>,
     /// Tunnel devices by name.
     pub tunnels: BTreeMap<String, Tunnel>,
     /// Addresses of the tunnel devices.
@@ -97,7 +98,7 @@ pub fn compute(model: &Model) -> Desired {
 
 /// Prefixes to announce by BGP.
 #[must_use]
-pub fn announcements(model: &Model) -> BTreeSet<IpNetwork> {
+pub fn announcements(model: &Model) -> BTreeMap<IpNetwork, Announcement> {
     bgp::announcements(model)
 }
 

@@ -1,7 +1,8 @@
 //! Routes: workloads, blackholes of own blocks, blocks of other nodes, and what BGP learned.
 //!
 //! Where two want the same destination, one wins: workload, then blackhole, then what the datastore says of another node's
-//! block, then BGP. (Felix has the same order; its blackholes come last, but never meet the others.)
+//! block, then BGP. (Felix has the same order; its blackholes come last, but never meet the others.) A priority that a policy
+//! gives to a learned route is its metric, and counts against routes of others only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,21 +10,15 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::desired::tunnels::Tunnel;
-use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath, cluster};
-use crate::model::{Endpoint, Model, NextHop, TunnelKind};
+use crate::desired::{Gateway, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster};
+use crate::model::{Endpoint, Interface, Learned, LearnedPath, Model, TunnelKind};
 
 /// Gateways of one route, at most; the lowest addresses are taken. More than any peer count in use, and few enough for
 /// one netlink attribute of 64 KiB.
 const MAX_GATEWAYS: usize = 128;
 
 pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
-    let mut routes = BTreeMap::new();
-    for (destination, next_hops) in &model.learned {
-        if !next_hops.is_empty() && may_be_learned(*destination, &model.own_blocks) {
-            routes.insert(RouteKey::main(*destination), learned(next_hops));
-        }
-    }
-    routes.extend(cluster::routes(model, tunnels));
+    let mut routes = cluster::routes(model, tunnels);
     for block in model.own_blocks.iter().filter(|block| !is_host(**block)) {
         routes.insert(
             RouteKey::main(*block),
@@ -34,6 +29,20 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
         );
     }
     routes.extend(of_workloads(model, model.endpoints.values()));
+    for (destination, learned) in &model.learned {
+        // Whatever its metric, it does not take packets from what else leads there.
+        if !routes.contains_key(&RouteKey::main(*destination))
+            && may_be_learned(*destination, &model.own_blocks)
+            && let Some(path) = path(learned, &model.interfaces)
+        {
+            let key = RouteKey {
+                priority: learned.priority.unwrap_or(ROUTE_PRIORITY),
+                ..RouteKey::main(*destination)
+            };
+            let origin = RouteOrigin::Bgp;
+            routes.insert(key, Route { origin, path });
+        }
+    }
     routes
 }
 
@@ -90,17 +99,20 @@ pub(super) fn contains(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
-fn learned(next_hops: &BTreeSet<NextHop>) -> Route {
-    let gateways = next_hops
+/// Where a learned route leads; `None` when all its next hops are on links that pass nothing.
+fn path(learned: &Learned, interfaces: &BTreeMap<String, Interface>) -> Option<RoutePath> {
+    let LearnedPath::Via(next_hops) = &learned.path else {
+        return Some(RoutePath::Blackhole);
+    };
+    let is_dead = |name: &String| interfaces.get(name).is_some_and(|link| !link.running);
+    let gateways: BTreeSet<Gateway> = next_hops
         .iter()
+        .filter(|next_hop| !next_hop.interface.as_ref().is_some_and(is_dead))
         .take(MAX_GATEWAYS)
         .map(|next_hop| Gateway {
             address: next_hop.address,
             interface: next_hop.interface.clone(),
         })
         .collect();
-    Route {
-        origin: RouteOrigin::Bgp,
-        path: RoutePath::Via { gateways },
-    }
+    (!gateways.is_empty()).then_some(RoutePath::Via { gateways })
 }

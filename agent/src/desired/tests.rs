@@ -1,7 +1,7 @@
 //! What is wanted, as tables: facts of the model on the left, what follows on the right.
 
 use super::*;
-use crate::model::{Encapsulation, Endpoint, EndpointId, NextHop, Pool};
+use crate::model::{Encapsulation, Endpoint, EndpointId, Interface, Learned, LearnedPath, NextHop, Pool};
 
 fn prefix(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -50,7 +50,8 @@ pub(super) fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Mo
             address: address.parse().unwrap(),
             interface: None,
         };
-        model.learned.insert(destination, words.map(hop).collect());
+        let learned = Learned::via(words.map(hop).collect());
+        model.learned.extend(learned.map(|learned| (destination, learned)));
     }
     model
 }
@@ -132,6 +133,59 @@ fn a_learned_route_without_next_hop_is_none() {
 }
 
 #[test]
+fn a_learned_route_has_the_metric_of_its_policy_and_may_drop() {
+    let mut model = model(&[], &["cali1 10.65.0.2"], &["10.65.1.0/26 192.0.2.2", "10.65.0.2/32 192.0.2.2"]);
+    let learned = |model: &mut Model, destination: &str, path, priority| {
+        model.learned.insert(prefix(destination), Learned { path, priority });
+    };
+    learned(&mut model, "10.65.2.0/26", LearnedPath::Blackhole, None);
+    let via = model.learned[&prefix("10.65.1.0/26")].path.clone();
+    learned(&mut model, "10.65.1.0/26", via.clone(), Some(512));
+    learned(&mut model, "10.65.0.2/32", via, Some(512));
+    let routes = compute(&model).routes;
+    let lines: Vec<String> = routes.iter().map(|(key, route)| format!("{key} {route}")).collect();
+    assert_eq!(
+        lines,
+        [
+            "10.65.0.2/32 metric 1024 dev cali1 (local)",
+            "10.65.1.0/26 metric 512 via 192.0.2.2 (bgp)",
+            "10.65.2.0/26 metric 1024 blackhole (bgp)",
+        ]
+    );
+}
+
+#[test]
+fn next_hops_on_links_that_pass_nothing_are_left_out() {
+    let mut model = model(&[], &[], &[]);
+    let hop = |interface: &str| NextHop {
+        address: "fe80::1".parse().unwrap(),
+        interface: Some(interface.to_owned()),
+    };
+    let both = Learned::via([hop("eth0"), hop("eth1")].into()).unwrap();
+    model.learned.insert(prefix("10.65.1.0/26"), both);
+    let state = |model: &mut Model, name: &str, running| {
+        let interface = Interface {
+            index: 1,
+            up: true,
+            running,
+            mtu: 1500,
+            addresses: Vec::new(),
+        };
+        model.interfaces.insert(name.to_owned(), interface);
+        route_lines(model)
+    };
+    assert_eq!(
+        state(&mut model, "eth0", true),
+        ["10.65.1.0/26 via fe80::1 dev eth0 via fe80::1 dev eth1 (bgp)"]
+    );
+    assert_eq!(
+        state(&mut model, "eth0", false),
+        ["10.65.1.0/26 via fe80::1 dev eth1 (bgp)"]
+    );
+    assert!(state(&mut model, "eth1", false).is_empty());
+}
+
+#[test]
 fn a_route_has_a_bounded_number_of_gateways() {
     let hops: Vec<String> = (0..1000)
         .map(|n| format!("10.9.{}.{}", n / 250, n % 250))
@@ -159,13 +213,14 @@ fn announced_are_blocks_and_borrowed_addresses_unless_their_pool_forbids() {
             ..pool("10.66.0.0/16")
         },
     );
-    let announced: Vec<String> = compute(&model)
-        .announcements
+    let announcements = compute(&model).announcements;
+    let announced: Vec<String> = announcements
         .iter()
-        .map(ToString::to_string)
+        .map(|(prefix, how)| format!("{prefix} {}", how.interface.as_deref().unwrap_or("-")))
         .collect();
     // 10.66.0.0/26: the more specific pool forbids. 10.77.0.0/26: its pool is gone. 10.99.0.1: in no pool at all.
-    assert_eq!(announced, ["10.65.0.0/26", "10.65.3.3/32", "10.77.0.0/26"]);
+    assert_eq!(announced, ["10.65.0.0/26 -", "10.65.3.3/32 cali2", "10.77.0.0/26 -"]);
+    assert!(announcements.values().all(|how| how.priority == ROUTE_PRIORITY));
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl FakeKernel {
         let link = Link {
             index,
             up: true,
+            running: true,
             mac,
             mtu: 1500,
             alias: None,
@@ -107,6 +108,7 @@ impl FakeKernel {
         let link = Link {
             index,
             up: true,
+            running: true,
             mac: tunnel.mac,
             mtu: tunnel.mtu,
             alias: Some(TUNNEL_ALIAS.to_owned()),

@@ -47,6 +47,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 const LINK_HEADER_BYTES: usize = 16;
 
 // linux/if_addr.h
@@ -327,9 +328,11 @@ pub(crate) fn parse_link(payload: &[u8]) -> Result<(String, Link), String> {
     let header: &[u8; LINK_HEADER_BYTES] = payload.first_chunk().ok_or("link header cut short")?;
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *header;
     let mut name = String::new();
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let mut link = Link {
         index: u32::from_ne_bytes([i0, i1, i2, i3]),
-        up: u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0,
+        up: flags & IFF_UP != 0,
+        running: flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
         mac: None,
         mtu: 0,
         alias: None,

@@ -172,6 +172,8 @@ pub struct Link {
     pub index: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it passes packets as well: it has a carrier, or is of a kind that needs none (`IFF_RUNNING`).
+    pub running: bool,
     /// MAC address, if it has one of six bytes.
     pub mac: Option<[u8; 6]>,
     /// MTU in bytes.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
-use super::{Endpoint, EndpointId, Model, NextHop};
+use super::{Endpoint, EndpointId, Learned, Model};
 use crate::input::{DatastoreSnapshot, Input};
 
 /// Writes of this agent that the datastore's watch has not repeated yet. Bounded by the writes of one watch delay,
@@ -242,16 +242,12 @@ impl Model {
             .any(|newer| newer.host_interface == endpoint.host_interface)
     }
 
-    fn learn(&mut self, changes: BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>>) {
+    fn learn(&mut self, changes: BTreeMap<IpNetwork, Option<Learned>>) {
         for (prefix, best) in changes {
             match best {
-                Some(next_hops) if !next_hops.is_empty() => {
-                    self.learned.insert(prefix, next_hops);
-                }
-                Some(_) | None => {
-                    self.learned.remove(&prefix);
-                }
-            }
+                Some(best) => self.learned.insert(prefix, best),
+                None => self.learned.remove(&prefix),
+            };
         }
     }
 }

@@ -217,6 +217,7 @@ mod tests {
                 let interface = Interface {
                     index,
                     up,
+                    running: up,
                     mtu: 1500,
                     addresses,
                 };

@@ -9,6 +9,8 @@ pub struct Interface {
     pub index: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it passes packets: it is up, and so is what lies below it.
+    pub running: bool,
     /// MTU in bytes.
     pub mtu: u32,
     /// Addresses that others can reach, in the kernel's order, with the prefix length of their subnet.

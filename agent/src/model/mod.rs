@@ -42,7 +42,7 @@ pub struct Model {
     /// Workloads on this node.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Best routes that BGP selected, to be installed.
-    pub learned: BTreeMap<IpNetwork, BTreeSet<NextHop>>,
+    pub learned: BTreeMap<IpNetwork, Learned>,
     /// Names of the links the kernel has on this node.
     pub links: BTreeSet<String>,
     /// What the operator decided.
@@ -74,6 +74,35 @@ pub enum SourceSpoofing {
     Disabled,
     /// `cni.projectcalico.org/allowedSourcePrefixes` is honoured: whoever may make pods may send from anywhere.
     Any,
+}
+
+/// A route that BGP selected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// Where packets go.
+    pub path: LearnedPath,
+    /// Its metric in the kernel, if a policy set one; not 0.
+    pub priority: Option<u32>,
+}
+
+impl Learned {
+    /// Through these neighbours, with the usual metric; `None` when there is none.
+    #[must_use]
+    pub fn via(next_hops: BTreeSet<NextHop>) -> Option<Self> {
+        (!next_hops.is_empty()).then_some(Self {
+            path: LearnedPath::Via(next_hops),
+            priority: None,
+        })
+    }
+}
+
+/// Where packets of a learned route go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LearnedPath {
+    /// To these neighbours, at least one.
+    Via(BTreeSet<NextHop>),
+    /// Nowhere: they are dropped, as the peer asked (RFC 7999).
+    Blackhole,
 }
 
 /// One next hop of a learned route.
@@ -165,6 +194,7 @@ impl Model {
                 let interface = Interface {
                     index: link.index,
                     up: link.up,
+                    running: link.running,
                     mtu: link.mtu,
                     addresses: addresses.get(name).cloned().unwrap_or_default(),
                 };

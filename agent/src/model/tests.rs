@@ -168,23 +168,20 @@ fn a_new_container_of_the_same_pod_takes_the_host_interface_over() {
 fn learned_routes_follow_the_latest_word() {
     let prefix = block("10.1.0.0/26");
     let hop = |address: &str| {
-        BTreeSet::from([NextHop {
+        Learned::via(BTreeSet::from([NextHop {
             address: address.parse().unwrap(),
             interface: None,
-        }])
+        }]))
     };
     let learned = |best| Input::Learned(BTreeMap::from([(prefix, best)]));
-    let model = after([learned(Some(hop("192.0.2.1"))), learned(Some(hop("192.0.2.2")))]);
-    assert_eq!(model.learned.get(&prefix), Some(&hop("192.0.2.2")));
+    let model = after([learned(hop("192.0.2.1")), learned(hop("192.0.2.2"))]);
+    assert_eq!(model.learned.get(&prefix), hop("192.0.2.2").as_ref());
     assert!(
-        after([learned(Some(hop("192.0.2.1"))), learned(None)])
+        after([learned(hop("192.0.2.1")), learned(None)])
             .learned
             .is_empty()
     );
-    assert!(
-        after([learned(Some(BTreeSet::new()))]).learned.is_empty(),
-        "a route without next hop is none"
-    );
+    assert_eq!(Learned::via(BTreeSet::new()), None, "a route without next hop is none");
 }
 
 #[test]

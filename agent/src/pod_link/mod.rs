@@ -242,6 +242,7 @@ impl Prepared {
             host: Link {
                 index: *host_index,
                 up: true,
+                running: true,
                 mac: Some(ours::HOST_MAC),
                 mtu: link.mtu,
                 alias: Some(ours::alias(&link.id)),

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use super::{
     BgpReport, BlockReport, CniReport, DatastoreReport, EndpointReport, PeerReport, PoolReport, StatusReport,
 };
-use crate::model::{Encapsulation, Model, NextHop};
+use crate::model::{Encapsulation, Learned, LearnedPath, Model};
 use crate::turn::NodeStatus;
 
 /// What the parts of the agent say at one moment.
@@ -149,13 +149,12 @@ fn endpoints(model: &Model) -> Vec<EndpointReport> {
 }
 
 fn learned_routes(model: &Model) -> BTreeMap<IpNetwork, Vec<IpAddr>> {
-    let addresses =
-        |next_hops: &std::collections::BTreeSet<NextHop>| next_hops.iter().map(|hop| hop.address).collect();
-    model
-        .learned
-        .iter()
-        .map(|(&prefix, next_hops)| (prefix, addresses(next_hops)))
-        .collect()
+    let next_hops = |learned: &Learned| match &learned.path {
+        LearnedPath::Via(next_hops) => next_hops.iter().map(|hop| hop.address).collect(),
+        LearnedPath::Blackhole => Vec::new(),
+    };
+    let learned = model.learned.iter();
+    learned.map(|(&prefix, route)| (prefix, next_hops(route))).collect()
 }
 
 fn peer(status: PeerStatus) -> PeerReport {

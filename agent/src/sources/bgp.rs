@@ -2,7 +2,7 @@
 //!
 //! Invariant: the node hears that BGP is in sync only after it was given every route known at that moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use calidris_bgp::family::Prefix;
 use calidris_bgp::route::{BestRoute, Origination, RouteChange};
@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
 use crate::input::Input;
-use crate::model::NextHop;
+use crate::desired::Announcement;
+use crate::model::{Learned, LearnedPath, NextHop};
 use crate::sources::interface_name;
 use crate::turn::Message;
 
@@ -22,7 +23,7 @@ pub struct Announcements {
     /// Routes of the configuration.
     pub configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
     /// What the node wants announced; `None` until it knows.
-    pub wanted: watch::Receiver<Option<BTreeSet<IpNetwork>>>,
+    pub wanted: watch::Receiver<Option<BTreeMap<IpNetwork, Announcement>>>,
 }
 
 /// Runs until the speaker or the node's thread is gone.
@@ -46,7 +47,7 @@ async fn announce(
             info!(prefixes = prefixes.len(), "announcing");
             let mut routes: BTreeMap<Prefix, Origination> = prefixes
                 .into_iter()
-                .map(|prefix| (Prefix::from(prefix), Origination::default()))
+                .map(|(prefix, announcement)| (Prefix::from(prefix), origination(announcement)))
                 .collect();
             routes.extend(configured.borrow_and_update().clone());
             speaker.originate(routes).await?;
@@ -58,6 +59,14 @@ async fn announce(
         if changed.is_err() {
             return Ok(());
         }
+    }
+}
+
+fn origination(announcement: Announcement) -> Origination {
+    Origination {
+        interface: announcement.interface,
+        priority: Some(announcement.priority),
+        ..Origination::default()
     }
 }
 
@@ -92,12 +101,22 @@ async fn learn(speaker: BgpHandle, inbox: mpsc::Sender<Message>) -> Result<(), S
     }
 }
 
-fn learned(changes: Vec<RouteChange>) -> BTreeMap<IpNetwork, Option<BTreeSet<NextHop>>> {
-    let next_hops = |best: BestRoute| best.next_hops.into_iter().filter_map(next_hop).collect();
+fn learned(changes: Vec<RouteChange>) -> BTreeMap<IpNetwork, Option<Learned>> {
+    let changes = changes.into_iter();
     changes
-        .into_iter()
-        .map(|change| (IpNetwork::from(change.prefix), change.best.map(next_hops)))
+        .map(|change| (IpNetwork::from(change.prefix), change.best.and_then(route)))
         .collect()
+}
+
+/// `None` when no packet could go anywhere.
+fn route(best: BestRoute) -> Option<Learned> {
+    let priority = best.attributes.priority;
+    if best.blackhole {
+        let path = LearnedPath::Blackhole;
+        return Some(Learned { path, priority });
+    }
+    let learned = Learned::via(best.next_hops.into_iter().filter_map(next_hop).collect())?;
+    Some(Learned { priority, ..learned })
 }
 
 /// `None` for a link-local next hop on an interface that is gone.

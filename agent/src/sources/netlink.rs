@@ -1,4 +1,4 @@
-//! The kernel's notifications (rtnetlink(7)): links, and routes with a protocol of ours.
+//! The kernel's notifications (rtnetlink(7)): links, addresses, and routes: ours, and those of others that BGP's next hops may lie behind.
 //!
 //! They only say *that* something changed; the dataplane reads back what. Bursts are taken together. When the kernel drops
 //! notifications because we are too slow (`ENOBUFS`), everything is read back. Notifications of our own writes carry the
@@ -10,14 +10,14 @@ use std::time::Duration;
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
-use crate::desired::ROUTE_PRIORITY;
+use crate::desired::MAIN_TABLE;
 use crate::input::{Input, KernelChange};
 use crate::kernel::message;
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
-use crate::sources::interface_name;
+use crate::sources::{interface_name, underlay};
 use crate::turn::Message;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR` and `RTMGRP_IPV6_ROUTE`
@@ -53,6 +53,7 @@ struct Changes {
     addresses: bool,
     neighbors: bool,
     routes: bool,
+    foreign_routes: bool,
     lost: bool,
 }
 
@@ -68,17 +69,26 @@ impl Monitor {
         Ok(Self { socket })
     }
 
-    /// Tells the node until its thread is gone. `own_port` is the netlink port whose writes need not be told.
+    /// Tells the node until its thread is gone. `own_port` is the netlink port whose writes need not be told; changes of routes and
+    /// addresses of others are counted in `foreign_changes`.
     ///
     /// # Errors
     /// When the socket fails for good.
-    pub async fn run(self, own_port: u32, inbox: mpsc::Sender<Message>) -> io::Result<()> {
+    pub async fn run(
+        self,
+        own_port: u32,
+        inbox: mpsc::Sender<Message>,
+        foreign_changes: watch::Sender<u64>,
+    ) -> io::Result<()> {
         loop {
             let mut changes = Changes::default();
             changes.take_in(self.socket.recv_from_full().await, own_port)?;
             // What belongs together comes together: a pod's link makes several notifications.
             tokio::time::sleep(GATHERING).await;
             self.read_what_is_there(&mut changes, own_port)?;
+            if changes.foreign_routes || changes.addresses || changes.lost {
+                foreign_changes.send_modify(|count| *count = count.wrapping_add(1));
+            }
             for change in changes.to_tell() {
                 debug!(?change, "the kernel changed");
                 if inbox
@@ -129,8 +139,11 @@ impl Changes {
                 RTM_NEWNEIGH | RTM_DELNEIGH if !is_own => self.neighbors |= is_on_tunnel(message.payload()),
                 RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
                     let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
-                    self.routes |= ROUTE_PROTOCOLS.contains(&protocol)
-                        || may_have_replaced_ours(message.flags(), message.payload());
+                    if ROUTE_PROTOCOLS.contains(&protocol) {
+                        self.routes = true;
+                    } else {
+                        self.read_foreign_route(message.flags(), message.payload());
+                    }
                 }
                 _ => {}
             }
@@ -141,6 +154,15 @@ impl Changes {
                 .and_then(|next| rest.get(next..))
                 .unwrap_or_default();
         }
+    }
+
+    fn read_foreign_route(&mut self, flags: u16, payload: &[u8]) {
+        let Ok(Some(route)) = message::parse_route(payload, &mut |_| String::new()) else {
+            return;
+        };
+        self.foreign_routes |= underlay::concerns(&route.key, route.protocol);
+        // It may have taken the place of one of ours: the kernel does not say that the replaced one is gone.
+        self.routes |= flags & NLM_F_REPLACE != 0 && route.key.table == MAIN_TABLE;
     }
 
     fn to_tell(self) -> Vec<KernelChange> {
@@ -173,14 +195,6 @@ fn is_of_the_node(payload: &[u8]) -> bool {
 fn interface_of(payload: &[u8]) -> Option<String> {
     let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
     interface_name(index)
-}
-
-/// Whether a route of somebody else took the place of another one, and that may have been ours: the kernel does not say
-/// that the replaced one is gone. Ours all have one metric.
-fn may_have_replaced_ours(flags: u16, payload: &[u8]) -> bool {
-    flags & NLM_F_REPLACE != 0
-        && message::parse_route(payload, &mut |_| String::new())
-            .is_ok_and(|route| route.is_some_and(|route| route.key.priority == ROUTE_PRIORITY))
 }
 
 #[cfg(test)]
@@ -232,7 +246,13 @@ mod tests {
                 },
             ),
             (vec![message(RTM_NEWROUTE, 77, ours)], Changes::default()),
-            (vec![message(RTM_NEWROUTE, 5, 4)], Changes::default()),
+            (
+                vec![message(RTM_NEWROUTE, 5, 4)],
+                Changes {
+                    foreign_routes: true,
+                    ..Changes::default()
+                },
+            ),
             (vec![message(72, 0, 0)], Changes::default()),
             (
                 vec![message(RTM_DELADDR, 0, 0)],
@@ -250,6 +270,7 @@ mod tests {
                 Changes {
                     links: true,
                     routes: true,
+                    foreign_routes: true,
                     ..Changes::default()
                 },
             ),
@@ -261,19 +282,15 @@ mod tests {
 
     #[test]
     fn a_foreign_route_that_takes_the_place_of_one_of_ours_counts() {
-        let replacing = |priority: u32, flags: u16| {
+        let replacing = |table: u8, flags: u16| {
             let mut bytes = message(RTM_NEWROUTE, 5, 4);
-            // RTA_PRIORITY.
-            bytes.extend(8_u16.to_ne_bytes());
-            bytes.extend(6_u16.to_ne_bytes());
-            bytes.extend(priority.to_ne_bytes());
-            bytes[0..4].copy_from_slice(&36_u32.to_ne_bytes());
+            bytes[20] = table;
             bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
             bytes
         };
-        assert!(changes(&[replacing(ROUTE_PRIORITY, NLM_F_REPLACE)]).routes);
-        assert!(!changes(&[replacing(20, NLM_F_REPLACE)]).routes);
-        assert!(!changes(&[replacing(ROUTE_PRIORITY, 0)]).routes);
+        assert!(changes(&[replacing(254, NLM_F_REPLACE)]).routes);
+        assert!(!changes(&[replacing(255, NLM_F_REPLACE)]).routes);
+        assert!(!changes(&[replacing(254, 0)]).routes);
     }
 
     #[test]

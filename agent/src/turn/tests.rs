@@ -14,9 +14,10 @@ use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
     ObservedRoute, RouteChange, TunnelChange,
 };
-use crate::model::{Encapsulation, NextHop, Pool};
+use crate::desired::Announcement;
+use crate::model::{Encapsulation, Learned, NextHop, Pool};
 
-type Announced = Option<BTreeSet<IpNetwork>>;
+type Announced = Option<BTreeMap<IpNetwork, Announcement>>;
 
 /// A kernel that outlives its node, and sees what is announced while routes change.
 #[derive(Clone)]
@@ -88,7 +89,7 @@ impl Kernel for Shared {
                 Change::Delete { .. } => "delete",
             };
             let destination = change.key().destination;
-            let is_announced = announced.contains(&destination);
+            let is_announced = announced.contains_key(&destination);
             self.changes
                 .borrow_mut()
                 .push((format!("{verb} {destination}"), is_announced));
@@ -164,6 +165,7 @@ impl World {
             published: watch::channel(None).0,
             tunnel_pools: watch::channel(None).0,
             pod_mtu: watch::channel(0).0,
+            interfaces: watch::channel(BTreeMap::new()).0,
         };
         let node = Node::new(Model::new("n".into()), shared.clone(), outputs, READ_BACK, now);
         Self {
@@ -200,7 +202,7 @@ impl World {
         self.announced
             .borrow()
             .as_ref()
-            .map(|prefixes| prefixes.iter().map(ToString::to_string).collect())
+            .map(|prefixes| prefixes.keys().map(ToString::to_string).collect())
     }
 
     fn routes(&self) -> Vec<String> {
@@ -276,7 +278,7 @@ fn learned() -> Input {
     };
     Input::Learned(BTreeMap::from([(
         "10.9.0.0/26".parse().unwrap(),
-        Some(BTreeSet::from([next_hop])),
+        Learned::via(BTreeSet::from([next_hop])),
     )]))
 }
 

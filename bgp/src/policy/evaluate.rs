@@ -112,6 +112,7 @@ fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) 
         Condition::Priority(priority) => attributes.local.priority == Some(*priority),
         Condition::Community(community) => attributes.communities.contains(*community),
         Condition::LargeCommunity(community) => attributes.large_communities.contains(*community),
+        Condition::ExtendedCommunity(community) => attributes.extended_communities.contains(*community),
         Condition::NextHop(networks) => attributes.next_hop.is_some_and(|next_hop| {
             networks
                 .iter()
@@ -132,6 +133,15 @@ fn apply(change: &Change, attributes: &mut Attributes) {
         Change::AddLargeCommunity(community) => attributes.large_communities.insert(*community),
         Change::RemoveLargeCommunity(community) => {
             attributes.large_communities.retain(|other| other != community);
+        }
+        Change::AddExtendedCommunity(community) => attributes.extended_communities.insert(*community),
+        Change::RemoveExtendedCommunity(community) => {
+            attributes.extended_communities.retain(|other| other != community);
+        }
+        Change::SetCommunities(all) => attributes.communities = all.iter().copied().collect(),
+        Change::SetLargeCommunities(all) => attributes.large_communities = all.iter().copied().collect(),
+        Change::SetExtendedCommunities(all) => {
+            attributes.extended_communities = all.iter().copied().collect();
         }
         Change::Prepend { asn, times } => {
             attributes.as_path = attributes.as_path.prepend(*asn, (*times).min(MAX_PREPEND));

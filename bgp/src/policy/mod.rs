@@ -18,7 +18,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::family::Prefix;
-use crate::wire::attr::{Community, LargeCommunity};
+use crate::wire::attr::{Community, ExtendedCommunity, LargeCommunity};
 
 pub(crate) use evaluate::{Outcome, RouteView, evaluate, matching_terms};
 
@@ -136,6 +136,8 @@ pub enum Condition {
     Community(Community),
     /// The route carries this large community (RFC 8092).
     LargeCommunity(LargeCommunity),
+    /// The route carries this extended community (RFC 4360).
+    ExtendedCommunity(ExtendedCommunity),
     /// The next hop lies in one of these networks.
     NextHop(Vec<IpNetwork>),
     /// The peer on the other side of this policy has one of these names.
@@ -230,6 +232,16 @@ pub enum Change {
     AddLargeCommunity(LargeCommunity),
     /// Removes a large community.
     RemoveLargeCommunity(LargeCommunity),
+    /// Adds an extended community.
+    AddExtendedCommunity(ExtendedCommunity),
+    /// Removes an extended community.
+    RemoveExtendedCommunity(ExtendedCommunity),
+    /// Makes the communities exactly these.
+    SetCommunities(Vec<Community>),
+    /// Makes the large communities exactly these.
+    SetLargeCommunities(Vec<LargeCommunity>),
+    /// Makes the extended communities exactly these.
+    SetExtendedCommunities(Vec<ExtendedCommunity>),
     /// Puts `asn` in front of the AS_PATH `times` times.
     Prepend {
         /// The AS, usually our own.

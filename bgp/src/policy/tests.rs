@@ -24,12 +24,17 @@ fn attributes() -> Attributes {
         as_path: AsPath::from_sequence(&[65001, 65002]),
         next_hop: Some(IpAddr::from([192, 0, 2, 1]).into()),
         communities: [Community::new(65001, 7)].into_iter().collect(),
+        extended_communities: [extended("rt:65001:7")].into_iter().collect(),
         local: LocalFacts {
             priority: Some(512),
             interface: None,
         },
         ..Attributes::default()
     }
+}
+
+fn extended(text: &str) -> ExtendedCommunity {
+    text.parse().expect("extended community")
 }
 
 fn accepts(condition: Condition, view: &RouteView<'_>) -> bool {
@@ -95,6 +100,8 @@ fn every_condition_can_hold_and_fail() {
         (Condition::Community(Community::new(65001, 7)), true),
         (Condition::Community(Community::new(65001, 8)), false),
         (Condition::LargeCommunity(large), false),
+        (Condition::ExtendedCommunity(extended("rt:65001:7")), true),
+        (Condition::ExtendedCommunity(extended("soo:65001:7")), false),
         (Condition::NextHop(vec![network("192.0.2.0/24")]), true),
         (
             Condition::NextHop(vec![network("198.51.100.0/24"), network("2001:db8::/32")]),
@@ -196,6 +203,20 @@ fn every_change_changes() {
         Change::RemoveLargeCommunity(large),
     ]);
     assert!(removed.large_communities.is_empty());
+    let (target, origin) = (extended("rt:65001:7"), extended("soo:1:1"));
+    let extended = after(vec![
+        Change::AddExtendedCommunity(origin),
+        Change::RemoveExtendedCommunity(target),
+    ]);
+    assert_eq!(extended.extended_communities.as_slice(), [origin]);
+    let exactly = after(vec![
+        Change::SetCommunities(vec![Community::NO_EXPORT]),
+        Change::SetLargeCommunities(vec![large]),
+        Change::SetExtendedCommunities(vec![origin]),
+    ]);
+    assert_eq!(exactly.communities.as_slice(), [Community::NO_EXPORT]);
+    assert_eq!(exactly.large_communities.as_slice(), [large]);
+    assert_eq!(exactly.extended_communities.as_slice(), [origin]);
     let prepended = after(vec![Change::Prepend { asn: 65000, times: 2 }]).as_path;
     assert_eq!(prepended.to_string(), "65000 65000 65001 65002");
     assert_eq!(

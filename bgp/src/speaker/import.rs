@@ -99,10 +99,10 @@ impl<'a> Importer<'a> {
             attributes.to_mut().as_path = path;
         }
         let ebgp = self.kind == PeerKind::Ebgp;
-        let has = |community| ebgp && attributes.communities.contains(community);
+        let has = |community| attributes.communities.contains(community);
         let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);
         // RFC 8326 §4.1, and §4.2 for the side that goes away.
-        if self.peer.graceful_shutdown || has(Community::GRACEFUL_SHUTDOWN) {
+        if self.peer.graceful_shutdown || (ebgp && has(Community::GRACEFUL_SHUTDOWN)) {
             attributes.to_mut().local_pref = Some(0);
         }
         // RFC 9234 §5, ingress 3.

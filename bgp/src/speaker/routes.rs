@@ -5,7 +5,7 @@ use crate::family::Family;
 use crate::rib::{DestId, Destination, LocRib};
 use crate::route::{BestRoute, NextHop, RouteChange};
 use crate::status::AttributesSummary;
-use crate::wire::attr::{Attributes, Origin};
+use crate::wire::attr::{Attributes, Community, Origin};
 
 /// How far best routes were taken.
 #[derive(Debug)]
@@ -87,11 +87,13 @@ impl Speaker {
             .collect();
         next_hops.sort_unstable();
         next_hops.dedup();
+        let (config, attributes) = (entry.peer.config(), self.attrs.get(best.accepted()?));
         Some(BestRoute {
             next_hops,
-            from: entry.peer.config().name.clone(),
+            from: config.name.clone(),
             source: entry.peer.kind().into(),
-            attributes: AttributesSummary::of(self.attrs.get(best.accepted()?)),
+            attributes: AttributesSummary::of(attributes),
+            blackhole: config.blackhole && attributes.communities.contains(Community::BLACKHOLE),
         })
     }
 }

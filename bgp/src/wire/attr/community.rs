@@ -88,6 +88,17 @@ impl Community {
     }
 }
 
+/// The communities that have names, by their registered ones in lower case (IANA "Well-Known Communities").
+const WELL_KNOWN: [(&str, Community); 7] = [
+    ("graceful-shutdown", Community::GRACEFUL_SHUTDOWN),
+    ("llgr-stale", Community::LLGR_STALE),
+    ("no-llgr", Community::NO_LLGR),
+    ("blackhole", Community::BLACKHOLE),
+    ("no-export", Community::NO_EXPORT),
+    ("no-advertise", Community::NO_ADVERTISE),
+    ("no-export-subconfed", Community::NO_EXPORT_SUBCONFED),
+];
+
 impl fmt::Display for Community {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
@@ -107,10 +118,13 @@ impl FromStr for Community {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
+            if let Some((_, known)) = WELL_KNOWN.iter().find(|(name, _)| *name == text) {
+                return Some(*known);
+            }
             let (high, low) = text.split_once(':')?;
             Some(Self::new(high.parse().ok()?, low.parse().ok()?))
         };
-        let expected = "community: expected NUMBER:NUMBER, both 0 to 65535";
+        let expected = "community: expected NUMBER:NUMBER, both 0 to 65535, or a name such as no-export";
         parse().ok_or_else(|| CommunityParseError {
             text: text.to_owned(),
             expected,
@@ -127,6 +141,43 @@ impl ExtendedCommunity {
     pub fn is_transitive(self) -> bool {
         let [first, ..] = self.0;
         first & 0x40 == 0
+    }
+}
+
+impl FromStr for ExtendedCommunity {
+    type Err = CommunityParseError;
+
+    /// From the form it is displayed in; an administrator up to 65535 takes two octets.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let octets = |kind: u8, low: u8, front: &[u8], back: &[u8]| {
+            let all: Vec<u8> = [&[kind, low], front, back].concat();
+            all.try_into().ok().map(Self)
+        };
+        let parse = || {
+            if let Some(digits) = text.strip_prefix("0x") {
+                let value = u64::from_str_radix(digits, 16).ok()?;
+                return (digits.len() == 16).then(|| Self(value.to_be_bytes()));
+            }
+            let (name, rest) = text.split_once(':')?;
+            let low = match name {
+                "rt" => 2,
+                "soo" => 3,
+                _ => return None,
+            };
+            let (administrator, number) = rest.rsplit_once(':')?;
+            if let Ok(address) = administrator.parse::<Ipv4Addr>() {
+                return octets(1, low, &address.octets(), &number.parse::<u16>().ok()?.to_be_bytes());
+            }
+            match administrator.parse::<u32>().ok()?.to_be_bytes() {
+                [0, 0, a, b] => octets(0, low, &[a, b], &number.parse::<u32>().ok()?.to_be_bytes()),
+                four => octets(2, low, &four, &number.parse::<u16>().ok()?.to_be_bytes()),
+            }
+        };
+        let expected = "extended community: expected rt:ADMINISTRATOR:NUMBER, soo:ADMINISTRATOR:NUMBER, or 0x and sixteen digits";
+        parse().ok_or_else(|| CommunityParseError {
+            text: text.to_owned(),
+            expected,
+        })
     }
 }
 
@@ -245,21 +296,18 @@ serialized_as_text!(
     LargeCommunity
 );
 
-impl<'de> Deserialize<'de> for Community {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
+/// Serde from the text form.
+macro_rules! deserialized_from_text {
+    ($($community:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $community {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
 }
 
-impl<'de> Deserialize<'de> for LargeCommunity {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+deserialized_from_text!(Community, ExtendedCommunity, LargeCommunity);
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use super::*;
 #[test]
 fn communities_have_text_forms() {
     assert_eq!("65000:1".parse(), Ok(Community::new(65000, 1)));
+    assert_eq!("no-export".parse(), Ok(Community::NO_EXPORT));
     assert_eq!(Community::NO_EXPORT.to_string(), "65535:65281");
     assert_eq!(Community::BLACKHOLE.to_string(), "65535:666");
     for bad in ["", "1", "65536:1", "1:65536", "1:2:3", "-1:2"] {
@@ -35,6 +36,10 @@ fn extended_communities_show_targets_and_origins() {
             (community.to_string().as_str(), community.is_transitive()),
             (text, transitive)
         );
+        assert_eq!(text.parse(), Ok(community));
+    }
+    for bad in ["rt:1", "rt:1:4294967296", "rt:65536:65536", "xx:1:1", "0x1", "rt:10.0.0.1:65536"] {
+        assert!(bad.parse::<ExtendedCommunity>().is_err(), "{bad:?} was accepted");
     }
     let mut octets = [0; 20];
     (octets[1], octets[2], octets[3], octets[19]) = (2, 0x20, 1, 7);
