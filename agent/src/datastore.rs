@@ -2,6 +2,7 @@
 //! and IPPool).
 
 pub mod node;
+pub mod peering;
 pub mod pool;
 pub mod remote;
 pub mod store;

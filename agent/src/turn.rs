@@ -334,7 +334,9 @@ impl<K: Kernel> Node<K> {
         let (links, addresses) = self.dataplane.observed()?;
         let mut is_new = self.model.observe(links, addresses);
         if is_new {
-            self.outputs.interfaces.send_replace(self.model.interfaces.clone());
+            self.outputs
+                .interfaces
+                .send_replace(self.model.interfaces.clone());
         }
         let mut sources = BTreeMap::new();
         for target in &self.model.hints.reach {

@@ -14,7 +14,7 @@ use calidris_agent::desired::{Desired, compute};
 use calidris_agent::input::KernelChange;
 use calidris_agent::kernel::Linux;
 use calidris_agent::model::{
-    Encapsulation, Endpoint, EndpointId, HostPort, InSync, Model, NextHop, Pool, Protocol,
+    Encapsulation, Endpoint, EndpointId, HostPort, InSync, Learned, Model, NextHop, Pool, Protocol,
 };
 use namespaces::{Namespace, possible};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -89,30 +89,34 @@ fn model(node: &Namespace) -> Model {
         address: address.parse().unwrap(),
         interface: None,
     };
-    model
-        .learned
-        .insert("10.65.1.0/26".parse().unwrap(), [hop("192.0.2.2")].into());
+    model.learned.insert(
+        "10.65.1.0/26".parse().unwrap(),
+        Learned::via([hop("192.0.2.2")].into()).unwrap(),
+    );
     model.learned.insert(
         "10.65.2.0/26".parse().unwrap(),
-        [hop("192.0.2.2"), hop("192.0.2.3")].into(),
+        Learned::via([hop("192.0.2.2"), hop("192.0.2.3")].into()).unwrap(),
     );
-    model
-        .learned
-        .insert("10.65.3.0/26".parse().unwrap(), [hop("2001:db8::2")].into());
-    model
-        .learned
-        .insert("0.0.0.0/0".parse().unwrap(), [hop("192.0.2.254")].into());
+    model.learned.insert(
+        "10.65.3.0/26".parse().unwrap(),
+        Learned::via([hop("2001:db8::2")].into()).unwrap(),
+    );
+    model.learned.insert(
+        "0.0.0.0/0".parse().unwrap(),
+        Learned::via([hop("192.0.2.254")].into()).unwrap(),
+    );
     model.learned.insert(
         "fd00:10:66::/64".parse().unwrap(),
-        [hop("2001:db8::2"), hop("2001:db8::3")].into(),
+        Learned::via([hop("2001:db8::2"), hop("2001:db8::3")].into()).unwrap(),
     );
     let link_local = NextHop {
         address: "fe80::2".parse().unwrap(),
         interface: Some("up0".into()),
     };
-    model
-        .learned
-        .insert("fd00:10:67::/64".parse().unwrap(), [link_local].into());
+    model.learned.insert(
+        "fd00:10:67::/64".parse().unwrap(),
+        Learned::via([link_local].into()).unwrap(),
+    );
     model
 }
 
@@ -351,9 +355,10 @@ fn nothing_is_deleted_or_changed_before_its_source_is_in_sync() {
             address: "192.0.2.3".parse().unwrap(),
             interface: None,
         };
-        known
-            .learned
-            .insert("10.65.2.0/26".parse().unwrap(), [half].into());
+        known.learned.insert(
+            "10.65.2.0/26".parse().unwrap(),
+            Learned::via([half].into()).unwrap(),
+        );
         turn(&mut restarted, &mut known);
         assert_eq!(picture(), before);
 

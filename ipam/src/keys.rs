@@ -33,6 +33,12 @@ pub const IP_POOLS: &str = "/calico/resources/v3/projectcalico.org/ippools/";
 pub const IP_RESERVATIONS: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
 /// Prefix of the nodes.
 pub const NODES: &str = "/calico/resources/v3/projectcalico.org/nodes/";
+/// Prefix of the BGP peers.
+pub const BGP_PEERS: &str = "/calico/resources/v3/projectcalico.org/bgppeers/";
+/// Prefix of the BGP filters.
+pub const BGP_FILTERS: &str = "/calico/resources/v3/projectcalico.org/bgpfilters/";
+/// Prefix of the BGP configurations: `default`, and `node.NAME` for what one node has otherwise.
+pub const BGP_CONFIGURATIONS: &str = "/calico/resources/v3/projectcalico.org/bgpconfigurations/";
 /// Prefix of the workload endpoints.
 pub const WORKLOAD_ENDPOINTS: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
 /// The one ClusterInformation, which says whether the datastore may be used.

@@ -84,7 +84,8 @@ impl Announcements {
     /// addresses of pools that are kept out of BGP.
     fn of(&self, assigned: &Assigned) -> BTreeSet<IpNetwork> {
         let wanted = self.wanted.borrow();
-        let is_wanted = |prefix: &IpNetwork| wanted.as_ref().is_some_and(|wanted| wanted.contains_key(prefix));
+        let is_wanted =
+            |prefix: &IpNetwork| wanted.as_ref().is_some_and(|wanted| wanted.contains_key(prefix));
         let covering = assigned
             .addresses
             .iter()

@@ -227,12 +227,30 @@ impl RuleKeys {
         set.extend(self.prepend.iter().rev().map(prepend));
         set.extend(self.set_communities.clone().map(Change::SetCommunities));
         set.extend(self.add_communities.iter().copied().map(Change::AddCommunity));
-        set.extend(self.remove_communities.iter().copied().map(Change::RemoveCommunity));
-        set.extend(self.set_large_communities.clone().map(Change::SetLargeCommunities));
-        set.extend(self.add_large_communities.iter().copied().map(Change::AddLargeCommunity));
+        set.extend(
+            self.remove_communities
+                .iter()
+                .copied()
+                .map(Change::RemoveCommunity),
+        );
+        set.extend(
+            self.set_large_communities
+                .clone()
+                .map(Change::SetLargeCommunities),
+        );
+        set.extend(
+            self.add_large_communities
+                .iter()
+                .copied()
+                .map(Change::AddLargeCommunity),
+        );
         let removed = self.remove_large_communities.iter().copied();
         set.extend(removed.map(Change::RemoveLargeCommunity));
-        set.extend(self.set_extended_communities.clone().map(Change::SetExtendedCommunities));
+        set.extend(
+            self.set_extended_communities
+                .clone()
+                .map(Change::SetExtendedCommunities),
+        );
         let added = self.add_extended_communities.iter().copied();
         set.extend(added.map(Change::AddExtendedCommunity));
         let removed = self.remove_extended_communities.iter().copied();
@@ -301,8 +319,12 @@ pub(super) fn without_host_bits(prefix: IpNetwork) -> Result<IpNetwork, String> 
 }
 
 /// Reads one value, or a list of at least one.
-fn several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
-    deserializer.deserialize_any(SeveralVisitor(PhantomData)).map(Some)
+fn several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    deserializer
+        .deserialize_any(SeveralVisitor(PhantomData))
+        .map(Some)
 }
 
 /// As [`several`], for prefixes without host bits.

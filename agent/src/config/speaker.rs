@@ -12,9 +12,7 @@ use calidris_bgp::family::{AfiSafi, Prefix};
 use calidris_bgp::route::Origination;
 
 use super::secret::{SecretError, read_secret, secret_of_environment};
-use super::{
-    AsNumbers, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, RoutePolicy, StaticRoute,
-};
+use super::{AsNumbers, BeyondMaxPrefixes, Bgp, NextHop, Peer, PeerFamily, RoutePolicy, StaticRoute};
 
 impl Bgp {
     /// The speaker's configuration. Reads the passwords; a peer whose password cannot be had is held down.

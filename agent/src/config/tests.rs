@@ -307,7 +307,7 @@ fn errors_name_file_line_and_what_was_expected() {
         (peer("export = \"everything\"\n"), "c.toml:11:10:", "own-blocks"),
         (
             peer("import = [{ prefix = \"10.0.0.1/8\", action = \"accept\" }]\n"),
-            "c.toml:11:23:",
+            "c.toml:11:22:",
             "expected 10.0.0.0/8",
         ),
         (

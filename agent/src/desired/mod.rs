@@ -8,6 +8,7 @@ mod neighbors;
 mod nft;
 mod node;
 mod part;
+pub mod peering;
 mod routes;
 pub(crate) mod sysctl;
 mod tunnels;

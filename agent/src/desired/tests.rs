@@ -51,7 +51,9 @@ pub(super) fn model(blocks: &[&str], workloads: &[&str], learned: &[&str]) -> Mo
             interface: None,
         };
         let learned = Learned::via(words.map(hop).collect());
-        model.learned.extend(learned.map(|learned| (destination, learned)));
+        model
+            .learned
+            .extend(learned.map(|learned| (destination, learned)));
     }
     model
 }
@@ -134,16 +136,25 @@ fn a_learned_route_without_next_hop_is_none() {
 
 #[test]
 fn a_learned_route_has_the_metric_of_its_policy_and_may_drop() {
-    let mut model = model(&[], &["cali1 10.65.0.2"], &["10.65.1.0/26 192.0.2.2", "10.65.0.2/32 192.0.2.2"]);
+    let mut model = model(
+        &[],
+        &["cali1 10.65.0.2"],
+        &["10.65.1.0/26 192.0.2.2", "10.65.0.2/32 192.0.2.2"],
+    );
     let learned = |model: &mut Model, destination: &str, path, priority| {
-        model.learned.insert(prefix(destination), Learned { path, priority });
+        model
+            .learned
+            .insert(prefix(destination), Learned { path, priority });
     };
     learned(&mut model, "10.65.2.0/26", LearnedPath::Blackhole, None);
     let via = model.learned[&prefix("10.65.1.0/26")].path.clone();
     learned(&mut model, "10.65.1.0/26", via.clone(), Some(512));
     learned(&mut model, "10.65.0.2/32", via, Some(512));
     let routes = compute(&model).routes;
-    let lines: Vec<String> = routes.iter().map(|(key, route)| format!("{key} {route}")).collect();
+    let lines: Vec<String> = routes
+        .iter()
+        .map(|(key, route)| format!("{key} {route}"))
+        .collect();
     assert_eq!(
         lines,
         [
@@ -219,7 +230,10 @@ fn announced_are_blocks_and_borrowed_addresses_unless_their_pool_forbids() {
         .map(|(prefix, how)| format!("{prefix} {}", how.interface.as_deref().unwrap_or("-")))
         .collect();
     // 10.66.0.0/26: the more specific pool forbids. 10.77.0.0/26: its pool is gone. 10.99.0.1: in no pool at all.
-    assert_eq!(announced, ["10.65.0.0/26 -", "10.65.3.3/32 cali2", "10.77.0.0/26 -"]);
+    assert_eq!(
+        announced,
+        ["10.65.0.0/26 -", "10.65.3.3/32 cali2", "10.77.0.0/26 -"]
+    );
     assert!(announcements.values().all(|how| how.priority == ROUTE_PRIORITY));
 }
 

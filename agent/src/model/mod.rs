@@ -8,6 +8,7 @@ pub mod detection;
 mod endpoint;
 mod interface;
 mod node;
+pub mod peering;
 mod pool;
 mod settings;
 #[cfg(test)]

@@ -181,7 +181,11 @@ fn learned_routes_follow_the_latest_word() {
             .learned
             .is_empty()
     );
-    assert_eq!(Learned::via(BTreeSet::new()), None, "a route without next hop is none");
+    assert_eq!(
+        Learned::via(BTreeSet::new()),
+        None,
+        "a route without next hop is none"
+    );
 }
 
 #[test]

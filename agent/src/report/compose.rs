@@ -154,7 +154,9 @@ fn learned_routes(model: &Model) -> BTreeMap<IpNetwork, Vec<IpAddr>> {
         LearnedPath::Blackhole => Vec::new(),
     };
     let learned = model.learned.iter();
-    learned.map(|(&prefix, route)| (prefix, next_hops(route))).collect()
+    learned
+        .map(|(&prefix, route)| (prefix, next_hops(route)))
+        .collect()
 }
 
 fn peer(status: PeerStatus) -> PeerReport {

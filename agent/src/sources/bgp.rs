@@ -11,8 +11,8 @@ use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
-use crate::input::Input;
 use crate::desired::Announcement;
+use crate::input::Input;
 use crate::model::{Learned, LearnedPath, NextHop};
 use crate::sources::interface_name;
 use crate::turn::Message;

@@ -46,7 +46,9 @@ pub async fn run(speaker: BgpHandle, mut watched: Watched) {
         if is_to_read {
             match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(read)) => routes = read,
-                Ok(Err(error)) => warn!(%error, "cannot read the routes of others; BGP goes on with those it knows"),
+                Ok(Err(error)) => {
+                    warn!(%error, "cannot read the routes of others; BGP goes on with those it knows")
+                }
                 Err(error) => warn!(%error, "reading the routes of others has failed"),
             }
         }
@@ -107,7 +109,12 @@ fn underlay(routes: &[SeenRoute], interfaces: &Interfaces) -> Underlay {
 
 /// The neighbours that packets go to, none when the destination itself is on the link; `None` when nothing gets through.
 fn via(path: &RoutePath, interfaces: &Interfaces) -> Option<Vec<NextHop>> {
-    let index = |name: &str| interfaces.get(name).filter(|link| link.running).map(|link| link.index);
+    let index = |name: &str| {
+        interfaces
+            .get(name)
+            .filter(|link| link.running)
+            .map(|link| link.index)
+    };
     let next_hop = |address: IpAddr, interface: &str| {
         let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         let index = index(interface)?;
@@ -189,7 +196,11 @@ mod tests {
             route("192.0.2.0/24", 0, &[("", "eth0")]),
             route("0.0.0.0/0", 200, &[("198.51.100.1", "eth1")]),
             route("0.0.0.0/0", 100, &[("192.0.2.1", "eth0")]),
-            route("10.0.0.0/8", 20, &[("192.0.2.2", "eth0"), ("198.51.100.2", "eth1")]),
+            route(
+                "10.0.0.0/8",
+                20,
+                &[("192.0.2.2", "eth0"), ("198.51.100.2", "eth1")],
+            ),
             route("2001:db8::/32", 1024, &[("fe80::1", "eth1")]),
             route("203.0.113.0/24", 0, &[("", "gone0")]),
         ];
@@ -228,7 +239,11 @@ mod tests {
             ("ff00::/8", MAIN_TABLE, 2, false),
             ("::/0", MAIN_TABLE, 9, true),
         ] {
-            assert_eq!(concerns(&key(destination, table), protocol), expected, "{destination}");
+            assert_eq!(
+                concerns(&key(destination, table), protocol),
+                expected,
+                "{destination}"
+            );
         }
     }
 }

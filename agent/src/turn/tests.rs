@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::delta::Change;
+use crate::desired::Announcement;
 use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
 use crate::input::DatastoreSnapshot;
 use crate::kernel::fake::{FakeKernel, Fault};
@@ -14,7 +15,6 @@ use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
     ObservedRoute, RouteChange, TunnelChange,
 };
-use crate::desired::Announcement;
 use crate::model::{Encapsulation, Learned, NextHop, Pool};
 
 type Announced = Option<BTreeMap<IpNetwork, Announcement>>;

@@ -41,7 +41,11 @@ impl Router {
             cluster.folder().join(format!("{name}.sock")).display(),
         );
         fs::write(&config, text).unwrap();
-        let command = format!("{} speaker --config {}", env!("CARGO_BIN_EXE_calidris"), config.display());
+        let command = format!(
+            "{} speaker --config {}",
+            env!("CARGO_BIN_EXE_calidris"),
+            config.display()
+        );
         Self {
             _speaker: Process::start(name, &namespace, &command),
             namespace,
@@ -64,7 +68,12 @@ fn node_config() -> String {
     let peers: String = [1, 2]
         .into_iter()
         .map(|number| {
-            let six = peer(number, "v6", format!("fd00:{number}::2"), "extended_next_hop = true");
+            let six = peer(
+                number,
+                "v6",
+                format!("fd00:{number}::2"),
+                "extended_next_hop = true",
+            );
             peer(number, "v4", format!("10.0.{number}.2"), "") + &six
         })
         .collect();
@@ -122,7 +131,11 @@ fn what_routers_announce_is_in_the_kernel_while_there_is_a_way_to_it() {
     let _agent = cluster.start_agent_with(&node_config());
     all_established(&cluster);
 
-    kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2 dev r1", "via 10.0.2.2 dev r2"]);
+    kernel_has(
+        &cluster,
+        "10.99.0.0/24",
+        &["via 10.0.1.2 dev r1", "via 10.0.2.2 dev r2"],
+    );
     kernel_has(&cluster, "10.98.0.0/24", &["via 10.0.1.2", "metric 512"]);
     kernel_has(&cluster, "10.97.0.7", &["blackhole"]);
     kernel_has(&cluster, "10.94.0.0/24", &["via inet6 fd00:2::2"]);

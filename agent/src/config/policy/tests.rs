@@ -24,10 +24,16 @@ fn every_condition_of_a_rule_becomes_the_cores() {
     };
     let text = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let rows = [
-        ("prefix = \"10.0.0.0/8\"", vec![Condition::Prefix(vec![range("10.0.0.0/8", 8, 8)])]),
+        (
+            "prefix = \"10.0.0.0/8\"",
+            vec![Condition::Prefix(vec![range("10.0.0.0/8", 8, 8)])],
+        ),
         (
             "prefix = [\"10.0.0.0/8\", \"fd00::/8\"], min_length = 16",
-            vec![Condition::Prefix(vec![range("10.0.0.0/8", 16, 32), range("fd00::/8", 16, 128)])],
+            vec![Condition::Prefix(vec![
+                range("10.0.0.0/8", 16, 32),
+                range("fd00::/8", 16, 128),
+            ])],
         ),
         (
             "not_prefix = \"10.0.0.0/8\", max_length = 24",
@@ -39,12 +45,18 @@ fn every_condition_of_a_rule_becomes_the_cores() {
         ),
         ("peer_kind = \"ebgp\"", vec![Condition::PeerKind(PeerKind::Ebgp)]),
         ("peer = \"tor\"", vec![Condition::Peer(text(&["tor"]))]),
-        ("interface = [\"eth*\", \"lo\"]", vec![Condition::Interface(text(&["eth*", "lo"]))]),
+        (
+            "interface = [\"eth*\", \"lo\"]",
+            vec![Condition::Interface(text(&["eth*", "lo"]))],
+        ),
         (
             "next_hop = \"192.0.2.0/24\"",
             vec![Condition::NextHop(vec!["192.0.2.0/24".parse().unwrap()])],
         ),
-        ("as_path_prefix = [1, 2]", vec![Condition::AsPathPrefix(vec![1, 2])]),
+        (
+            "as_path_prefix = [1, 2]",
+            vec![Condition::AsPathPrefix(vec![1, 2])],
+        ),
         (
             "communities = [\"1:2\", \"no-export\"]",
             vec![
@@ -62,8 +74,14 @@ fn every_condition_of_a_rule_becomes_the_cores() {
         ),
     ];
     for (keys, expected) in rows {
-        let [term] = terms(&format!("{{ {keys}, action = \"reject\" }}")).try_into().unwrap();
-        assert_eq!((term.when, term.then), (expected, Some(Verdict::Reject)), "{keys}");
+        let [term] = terms(&format!("{{ {keys}, action = \"reject\" }}"))
+            .try_into()
+            .unwrap();
+        assert_eq!(
+            (term.when, term.then),
+            (expected, Some(Verdict::Reject)),
+            "{keys}"
+        );
     }
 }
 
@@ -77,10 +95,16 @@ fn every_change_of_a_rule_becomes_the_cores() {
         ("set_med = 7, remove_med = false", vec![Change::Med(7)]),
         ("remove_med = true", vec![Change::RemoveMed]),
         ("set_priority = 512", vec![Change::Priority(512)]),
-        ("set_next_hop = \"::1\"", vec![Change::NextHop("::1".parse().unwrap())]),
+        (
+            "set_next_hop = \"::1\"",
+            vec![Change::NextHop("::1".parse().unwrap())],
+        ),
         (
             "prepend = [1, 2]",
-            vec![Change::Prepend { asn: 2, times: 1 }, Change::Prepend { asn: 1, times: 1 }],
+            vec![
+                Change::Prepend { asn: 2, times: 1 },
+                Change::Prepend { asn: 1, times: 1 },
+            ],
         ),
         (
             "add_communities = [\"1:2\"], remove_communities = [\"1:2\"], set_communities = []",
@@ -108,16 +132,19 @@ fn every_change_of_a_rule_becomes_the_cores() {
         ),
     ];
     for (keys, expected) in rows {
-        let [term] = terms(&format!("{{ {keys}, action = \"next\" }}")).try_into().unwrap();
+        let [term] = terms(&format!("{{ {keys}, action = \"next\" }}"))
+            .try_into()
+            .unwrap();
         assert_eq!((term.set, term.then), (expected, None), "{keys}");
     }
 }
 
 #[test]
 fn rules_have_names_in_order_unless_they_bring_their_own() {
-    let names: Vec<String> = terms("{ action = \"next\" }, { name = \"mine\", action = \"next\" }, { action = \"accept\" }")
-        .into_iter()
-        .map(|term| term.name)
-        .collect();
+    let names: Vec<String> =
+        terms("{ action = \"next\" }, { name = \"mine\", action = \"next\" }, { action = \"accept\" }")
+            .into_iter()
+            .map(|term| term.name)
+            .collect();
     assert_eq!(names, ["rule-1", "mine", "rule-3"]);
 }

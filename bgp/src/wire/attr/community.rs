@@ -166,7 +166,12 @@ impl FromStr for ExtendedCommunity {
             };
             let (administrator, number) = rest.rsplit_once(':')?;
             if let Ok(address) = administrator.parse::<Ipv4Addr>() {
-                return octets(1, low, &address.octets(), &number.parse::<u16>().ok()?.to_be_bytes());
+                return octets(
+                    1,
+                    low,
+                    &address.octets(),
+                    &number.parse::<u16>().ok()?.to_be_bytes(),
+                );
             }
             match administrator.parse::<u32>().ok()?.to_be_bytes() {
                 [0, 0, a, b] => octets(0, low, &[a, b], &number.parse::<u32>().ok()?.to_be_bytes()),

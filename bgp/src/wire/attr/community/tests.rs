@@ -38,7 +38,14 @@ fn extended_communities_show_targets_and_origins() {
         );
         assert_eq!(text.parse(), Ok(community));
     }
-    for bad in ["rt:1", "rt:1:4294967296", "rt:65536:65536", "xx:1:1", "0x1", "rt:10.0.0.1:65536"] {
+    for bad in [
+        "rt:1",
+        "rt:1:4294967296",
+        "rt:65536:65536",
+        "xx:1:1",
+        "0x1",
+        "rt:10.0.0.1:65536",
+    ] {
         assert!(bad.parse::<ExtendedCommunity>().is_err(), "{bad:?} was accepted");
     }
     let mut octets = [0; 20];
