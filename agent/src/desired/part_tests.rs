@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::input::Input;
-use crate::model::{Affected, Endpoint, EndpointId, HostPort, NextHop, Protocol};
+use crate::model::{Affected, Endpoint, EndpointId, HostPort, Learned, LearnedPath, NextHop, Protocol};
 
 fn id(number: u8) -> EndpointId {
     EndpointId {
@@ -84,7 +84,10 @@ fn model() -> impl Strategy<Value = Model> {
             };
             model.learned = learned
                 .into_iter()
-                .map(|number| (IpNetwork::from(address(number)), BTreeSet::from([hop.clone()])))
+                .filter_map(|number| {
+                    let learned = Learned::via(BTreeSet::from([hop.clone()]))?;
+                    Some((IpNetwork::from(address(number)), learned))
+                })
                 .collect();
             model
         })
@@ -179,7 +182,11 @@ fn what_somebody_else_claims_too_makes_everything_be_looked_at() {
     let touched = [plain("cali1", 1)];
     assert!(part(&model(|_| {}), &touched).is_some());
     let learned = model(|model| {
-        model.learned.insert(IpNetwork::from(address(1)), BTreeSet::new());
+        let learned = Learned {
+            path: LearnedPath::Blackhole,
+            priority: None,
+        };
+        model.learned.insert(IpNetwork::from(address(1)), learned);
     });
     assert_eq!(part(&learned, &touched), None);
     let block = model(|model| {
