@@ -47,7 +47,7 @@ pub async fn run(speaker: BgpHandle, mut watched: Watched) {
             match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(read)) => routes = read,
                 Ok(Err(error)) => {
-                    warn!(%error, "cannot read the routes of others; BGP goes on with those it knows")
+                    warn!(%error, "cannot read the routes of others; BGP goes on with those it knows");
                 }
                 Err(error) => warn!(%error, "reading the routes of others has failed"),
             }
