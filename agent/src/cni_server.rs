@@ -41,6 +41,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::config::Config;
 use crate::input::Input;
+use crate::listen::attend_clients;
 use crate::metrics::Exposition;
 use crate::model::EndpointId;
 use crate::pod_link::Created;
@@ -143,26 +144,16 @@ impl<S: Store + 'static> CniServer<S> {
     /// Serves until the task is dropped; requests being worked on then go on to their end.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
         let allowed = self.config.max_concurrent.saturating_add(self.config.max_waiting);
-        let connections = Arc::new(Semaphore::new(allowed.saturating_mul(2).max(1)));
-        loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await.and_then(|(stream, _)| blocking(stream)) {
-                Ok(stream) => {
-                    let server = Arc::clone(&self);
-                    tokio::spawn(async move {
-                        server.converse(stream).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors, as a rule: some will be free in a moment.
-                    warn!(%error, "CNI socket: cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+        attend_clients("CNI", listener, allowed.saturating_mul(2).max(1), |stream| {
+            let server = Arc::clone(&self);
+            async move {
+                match blocking(stream) {
+                    Ok(stream) => server.converse(stream).await,
+                    Err(error) => warn!(%error, "CNI: a connection cannot be used"),
                 }
             }
-        }
+        })
+        .await;
     }
 
     /// What the status says of the server.

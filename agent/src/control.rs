@@ -10,7 +10,6 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use calidris_bgp::family::AfiSafi;
@@ -19,9 +18,10 @@ use calidris_bgp_driver::BgpHandle;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::{debug, warn};
+use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
 
+use crate::listen::attend_clients;
 use crate::plan::PlanReport;
 use crate::reload::ReloadReport;
 use crate::turn::Message;
@@ -168,29 +168,16 @@ pub fn ask(path: &Path, request: &Request, mut take: impl FnMut(Answer)) -> Resu
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, controlled: Controlled) {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-    loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, as a rule: some will be free in a moment.
-                warn!(%error, "control socket: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    attend_clients("control", listener, MAX_CLIENTS, |stream| {
         let controlled = controlled.clone();
-        tokio::spawn(async move {
+        async move {
             let client = Client { stream };
             if let Err(error) = client.attend(&controlled).await {
                 debug!(%error, "control socket: the client did not take its answer");
             }
-            drop(permit);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 struct Client {

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::listen::attend_clients;
 use crate::report::StatusReport;
 
 /// Clients served at a time.
@@ -83,33 +83,18 @@ where
     Report: Fn() -> Answer + Send + Sync + 'static,
     Answer: Future<Output = StatusReport> + Send,
 {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     let report = Arc::new(report);
-    loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, as a rule: some will be free in a moment.
-                warn!(%error, "status socket: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    attend_clients("status", listener, MAX_CLIENTS, |stream| {
         let report = Arc::clone(&report);
-        tokio::spawn(async move {
+        async move {
             let report = report().await;
-            if let Err(error) = tokio::time::timeout(SEND_TIMEOUT, send(stream, &report))
-                .await
-                .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
-            {
+            let sent = tokio::time::timeout(SEND_TIMEOUT, send(stream, &report)).await;
+            if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 debug!(%error, "status socket: the client did not take its answer");
             }
-            drop(permit);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn send(mut stream: UnixStream, report: &StatusReport) -> io::Result<()> {

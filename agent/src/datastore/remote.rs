@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use calidris_ipam::{
@@ -15,8 +14,9 @@ use calidris_ipam::{
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tracing::warn;
+
+use crate::listen::attend_clients;
 
 const MAX_CLIENTS: usize = 4;
 const MAX_REQUEST: u64 = 4 << 20;
@@ -155,27 +155,15 @@ impl Store for RemoteStore {
 
 /// Serves `store` until the task is dropped.
 pub async fn serve<S: Store + Clone + 'static>(listener: UnixListener, store: S) {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-    loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let store = store.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &store).await {
-                        warn!(%error, "datastore socket: a request was not answered");
-                    }
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                warn!(%error, "datastore socket: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    attend_clients("datastore", listener, MAX_CLIENTS, |stream| {
+        let store = store.clone();
+        async move {
+            if let Err(error) = answer(stream, &store).await {
+                warn!(%error, "datastore socket: a request was not answered");
             }
         }
-    }
+    })
+    .await;
 }
 
 async fn answer(mut stream: UnixStream, store: &impl Store) -> io::Result<()> {

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
+
+use crate::listen::attend_clients;
 
 pub use exposition::{Exposition, of_status};
 pub use histogram::Histogram;
@@ -33,30 +34,17 @@ where
     Text: Fn() -> Answer + Send + Sync + 'static,
     Answer: Future<Output = String> + Send,
 {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     let text = Arc::new(text);
-    loop {
-        let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, as a rule: some will be free in a moment.
-                warn!(%error, "metrics: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    attend_clients("metrics", listener, MAX_CLIENTS, |stream| {
         let text = Arc::clone(&text);
-        tokio::spawn(async move {
+        async move {
             let answered = tokio::time::timeout(CLIENT_TIMEOUT, answer(stream, &*text)).await;
             if let Err(error) = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 debug!(%error, "metrics: the client did not take its answer");
             }
-            drop(permit);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn answer<Answer>(mut stream: TcpStream, text: &impl Fn() -> Answer) -> io::Result<()>
