@@ -15,6 +15,7 @@ mod detach;
 mod given;
 mod ipam_face;
 mod lock;
+mod orphans;
 mod refusal;
 mod request;
 mod stages;

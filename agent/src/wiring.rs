@@ -163,7 +163,8 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         read_back,
     ));
 
-    if let Some(settings) = ipam_collector::Settings::of(&config) {
+    let collected = ipam_collector::Settings::of(&config);
+    if let Some(settings) = collected.clone() {
         tokio::spawn(ipam_collector::run(
             settings,
             Arc::clone(&ipam),
@@ -214,6 +215,10 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         }),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
+    if let Some(settings) = collected {
+        let (interval, grace) = (settings.interval, settings.collector.grace);
+        tokio::spawn(Arc::clone(&server).free_orphans(interval, grace));
+    }
     let report = {
         let (server, speaker) = (Arc::clone(&server), bgp.as_ref().map(|bgp| bgp.speaker.clone()));
         move || {

@@ -73,6 +73,32 @@ fn what_is_dead_is_released_with_its_proof_and_what_lives_stays() {
 }
 
 #[test]
+fn an_attachment_that_nobody_calls_del_for_is_freed() {
+    require!("an_attachment_that_nobody");
+    let cluster = Cluster::new(POOL);
+    let mut agent = cluster.start_agent_with(SOON);
+    let (living, forgotten) = (Pod::new("web-1", "c0ffee01"), Pod::new("web-2", "c0ffee02"));
+    let reachable = agent.add(&living).unwrap().ips[0].address.ip();
+    agent.add(&forgotten).unwrap();
+    assert_eq!(cluster.keys_of_pods().len(), 4, "{:?}", cluster.keys_of_pods());
+    // Its network namespace goes, and its link with it.
+    drop(forgotten);
+    let line = agent.wait_for("nobody called DEL");
+    assert!(line.contains("c0ffee02"), "{line}");
+    let keys = cluster.keys_of_pods();
+    assert!(
+        keys.len() == 2
+            && !keys
+                .iter()
+                .any(|key| key.contains("web--2") || key.contains("c0ffee02")),
+        "{keys:?}"
+    );
+    cluster.node.sh(&format!("ping -c1 -W5 {reachable}"));
+    agent.del(&living).unwrap();
+    assert!(!cluster.node.sh("ip link; ip route").contains("cali"));
+}
+
+#[test]
 fn blocks_that_are_not_used_are_given_back_and_no_longer_routed() {
     require!("blocks_that_are_not_used");
     let cluster = Cluster::new(POOL);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod capabilities;
 mod cluster;
 mod eventually;
 mod learned_routes;
@@ -385,6 +386,28 @@ fn after_a_reboot_del_frees_what_the_kernel_has_forgotten() {
 }
 
 #[test]
+fn a_container_that_is_started_again_after_a_reboot_is_attached_anew() {
+    require!("a_container_that_is_started_again");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    agent.add(&pod).unwrap();
+    agent.kill();
+    // Runtimes that keep containers over a reboot call no DEL, and then ADD for the same container (podman).
+    let again = pod.started_again();
+    drop(pod);
+    cluster
+        .node
+        .sh("ip link del cali751425ce827; ip route flush proto 202; nft flush ruleset");
+    let agent = cluster.start_agent();
+    let result = agent.add(&again).unwrap();
+    cluster.node.sh(&format!("ping -c1 -W5 {}", address(&result)));
+    agent.check(&again, &result).unwrap();
+    assert_eq!(cluster.keys_of_pods().len(), 2, "{:?}", cluster.keys_of_pods());
+    assert_eq!(agent.add(&again).unwrap_err().code, ErrorCode::ALREADY_ATTACHED);
+}
+
+#[test]
 fn check_names_what_is_damaged_and_the_nodes_side_is_mended() {
     require!("check_names_what_is_damaged");
     let cluster = Cluster::new(POOL);
@@ -441,6 +464,17 @@ fn check_names_what_is_damaged_and_the_nodes_side_is_mended() {
     pod.namespace
         .sh("ip neigh replace 169.254.1.1 dev eth0 lladdr ee:ee:ee:ee:ee:ee nud permanent");
     agent.check(&pod, &result).unwrap();
+    let address = address(&result);
+    pod.namespace.sh(&format!(
+        "ip addr add 198.51.100.9/32 dev eth0; ip addr del {address}/32 dev eth0"
+    ));
+    let error = agent.check(&pod, &result).unwrap_err();
+    assert!(
+        error.details.contains(&format!("lacks the address {address}")),
+        "{error:?}"
+    );
+    pod.namespace.sh(&format!("ip addr add {address}/32 dev eth0"));
+    agent.check(&pod, &result).unwrap();
     // The address is no longer the pod's.
     cluster.delete("/calico/ipam/v2/handle/net.c0ffee01");
     let error = agent.check(&pod, &result).unwrap_err();
@@ -479,6 +513,48 @@ fn status_fails_when_add_could_not_be_served() {
     cluster.delete("/calico/resources/v3/projectcalico.org/ippools/");
     // The watch tells it; until then an address is looked for in vain.
     unavailable(&agent, "pool");
+}
+
+#[test]
+fn status_tells_when_in_addition_pods_may_be_hard_to_reach() {
+    require!("status_tells_when_in_addition");
+    let cluster = Cluster::new(r#"{"cidr":"10.65.0.0/32","blockSize":32}"#);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    let address = address(&agent.add(&pod).unwrap());
+    assert_eq!(agent.could_add().unwrap_err().code, ErrorCode::UNAVAILABLE);
+    // A route of somebody else's in the place of the pod's.
+    cluster.node.sh(&format!(
+        "ip route replace unreachable {address} metric 1024 proto static"
+    ));
+    eventually("the kernel does not follow", || {
+        let error = agent.could_add().unwrap_err();
+        (error.code == ErrorCode::UNAVAILABLE_LIMITED).then_some(())
+    });
+    cluster.node.sh(&format!("ip route del unreachable {address}"));
+    eventually("the kernel follows again", || {
+        let error = agent.could_add().unwrap_err();
+        (error.code == ErrorCode::UNAVAILABLE).then_some(())
+    });
+}
+
+#[test]
+fn status_is_about_what_the_network_asks_for() {
+    require!("status_is_about");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    for (keys, code) in [
+        (r#""ipam":{}"#, None),
+        (r#""ipam":{"assign_ipv6":"true"}"#, Some(ErrorCode::UNAVAILABLE)),
+        (r#""ipam":{"ipv4_pools":["pool"]}"#, None),
+        (
+            r#""ipam":{"ipv4_pools":["elsewhere"]}"#,
+            Some(ErrorCode::UNAVAILABLE),
+        ),
+    ] {
+        let error = agent.could_add_with(keys).err();
+        assert_eq!(error.as_ref().map(|error| error.code), code, "{keys}: {error:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{CniServer, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint::{self, Written, mac_text};
 use crate::input::Input;
-use crate::model::Endpoint;
+use crate::model::{Endpoint, EndpointId};
 use crate::ours::HOST_MAC;
 use crate::pod_link::{self, Earlier, Families, NewLink, PodLinkError};
 
@@ -54,14 +54,22 @@ impl<S: Store + 'static> CniServer<S> {
                 "the agent has just started and is reading the datastore",
             ));
         }
-        if found.endpoint.is_some() {
-            return Err(CniError::new(
-                ErrorCode::ALREADY_ATTACHED,
-                format!(
-                    "container {} already has {}; DEL comes before another ADD",
-                    subject.id.container_id, subject.id.ifname
-                ),
-            ));
+        if let Some(known) = &found.endpoint {
+            if self.has_link(known).await? {
+                return Err(CniError::new(
+                    ErrorCode::ALREADY_ATTACHED,
+                    format!(
+                        "container {} already has {}; DEL comes before another ADD",
+                        subject.id.container_id, subject.id.ifname
+                    ),
+                ));
+            }
+            // Its namespace has gone without a DEL, as at a reboot; now the container is started again.
+            warn!(
+                container = subject.id.container_id,
+                "added before, and never deleted: what is left of it goes first"
+            );
+            self.tear_down(&subject, Some(known), stages).await?;
         }
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
             Ok((endpoint, gateways, mtu)) => Ok(result(
@@ -77,6 +85,13 @@ impl<S: Store + 'static> CniServer<S> {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the attachment has its link still.
+    pub(super) async fn has_link(&self, (id, endpoint): &(EndpointId, Endpoint)) -> Result<bool, CniError> {
+        let (id, host_interface) = (id.clone(), endpoint.host_interface.clone());
+        let is_there = in_thread(move || pod_link::is_there(&host_interface, &id)).await?;
+        is_there.map_err(|error| of_link(&error))
     }
 
     async fn attach(

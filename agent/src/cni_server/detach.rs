@@ -14,18 +14,27 @@ use calidris_ipam::{Expect, ExtraDelete, Range, ReleaseError, ReleaseRefusal, Re
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use super::lock::Held;
 use super::request::{self, Subject};
 use super::stages::{Stage, Stages, timed};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint;
 use crate::input::Input;
-use crate::model::{Endpoint, EndpointId};
+use crate::model::{Endpoint, EndpointId, Model};
 use crate::pod_link::{self, PodLinkError};
-use crate::turn::Message;
+use crate::turn::{Found, Message};
 
 /// How often the WorkloadEndpoint may change under our hands.
 const MAX_ATTEMPTS: u32 = 5;
+
+/// An attachment that no other request is about, as long as this is kept.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// What the node knows of it.
+    pub(super) found: Found,
+    _held: (Held, Option<Held>),
+}
 
 impl<S: Store + 'static> CniServer<S> {
     /// Detaches the container; nothing to do if it is not attached.
@@ -36,19 +45,8 @@ impl<S: Store + 'static> CniServer<S> {
         stages: &mut Stages,
     ) -> Result<(), CniError> {
         let subject = request::subject(config, attachment)?;
-        let since = clock::now();
-        let _held = self.locks.hold(&subject.host_interface).await;
-        stages.over(Stage::Wait, since);
-        let found = self.find(&subject.id).await?;
-        // A runtime may call DEL without CNI_ARGS: then the host interface is known only from what was stored.
-        let other_name = found
-            .endpoint
-            .as_ref()
-            .map(|(_, endpoint)| endpoint.host_interface.as_str());
-        let _also_held = match other_name.filter(|name| *name != subject.host_interface) {
-            Some(name) => Some(self.locks.hold(name).await),
-            None => None,
-        };
+        let claimed = self.claim(&subject, stages).await?;
+        let found = &claimed.found;
         let is_read = found.in_sync.datastore;
         self.tear_down(&subject, found.endpoint.as_ref(), stages).await?;
         if is_read {
@@ -59,6 +57,27 @@ impl<S: Store + 'static> CniServer<S> {
                 "the agent has just started and is reading the datastore",
             ))
         }
+    }
+
+    /// Waits until no other request is about the attachment, and looks it up.
+    pub(super) async fn claim(&self, subject: &Subject, stages: &mut Stages) -> Result<Claimed, CniError> {
+        let since = clock::now();
+        let held = self.locks.hold(&subject.host_interface).await;
+        stages.over(Stage::Wait, since);
+        let found = self.find(&subject.id).await?;
+        // A runtime may call DEL without CNI_ARGS: then the host interface is known only from what was stored.
+        let other_name = found
+            .endpoint
+            .as_ref()
+            .map(|(_, endpoint)| endpoint.host_interface.as_str());
+        let also_held = match other_name.filter(|name| *name != subject.host_interface) {
+            Some(name) => Some(self.locks.hold(name).await),
+            None => None,
+        };
+        Ok(Claimed {
+            found,
+            _held: (held, also_held),
+        })
     }
 
     /// Removes route, link, WorkloadEndpoint and addresses. The caller holds the locks.
@@ -168,32 +187,14 @@ impl<S: Store + 'static> CniServer<S> {
     /// GC: detaches every container of the network that is not listed. Goes on after a failure and tells them all.
     pub(super) async fn collect(&self, config: &NetConf, valid: &[AttachmentId]) -> Result<(), CniError> {
         self.require_datastore()?;
-        let (answer, status) = oneshot::channel();
-        self.inbox
-            .send(Message::Status(answer))
-            .await
-            .map_err(|_| ending())?;
-        let model = status.await.map_err(|_| ending())?.model;
+        let model = self.model().await?;
         let valid: BTreeSet<&AttachmentId> = valid.iter().collect();
         let mut failures = Vec::new();
         for (id, endpoint) in model.endpoints.iter().filter(|(id, _)| id.network == config.name) {
-            let attachment_id = AttachmentId {
-                container_id: id.container_id.clone(),
-                ifname: id.ifname.clone(),
-            };
-            if valid.contains(&attachment_id) {
+            let attachment = attachment_of(id, endpoint);
+            if valid.contains(&attachment.id) {
                 continue;
             }
-            let (pod_namespace, pod_name) = endpoint.kubernetes_pod().unwrap_or_default();
-            let attachment = Attachment {
-                id: attachment_id,
-                netns_path: String::new(),
-                args: CniArgs {
-                    pod_namespace: pod_namespace.to_owned(),
-                    pod_name: pod_name.to_owned(),
-                    ..CniArgs::default()
-                },
-            };
             match self.detach(config, &attachment, &mut Stages::default()).await {
                 Ok(()) => debug!(container = id.container_id, "GC: detached"),
                 Err(error) => failures.push(format!("{}/{}: {error}", id.container_id, id.ifname)),
@@ -208,5 +209,32 @@ impl<S: Store + 'static> CniServer<S> {
             )
             .with_details(failures.join("; ")))
         }
+    }
+
+    /// What the node's thread knows.
+    pub(super) async fn model(&self) -> Result<Model, CniError> {
+        let (answer, status) = oneshot::channel();
+        self.inbox
+            .send(Message::Status(answer))
+            .await
+            .map_err(|_| ending())?;
+        Ok(status.await.map_err(|_| ending())?.model)
+    }
+}
+
+/// The attachment as a runtime would name it in a DEL.
+pub(super) fn attachment_of(id: &EndpointId, endpoint: &Endpoint) -> Attachment {
+    let (pod_namespace, pod_name) = endpoint.kubernetes_pod().unwrap_or_default();
+    Attachment {
+        id: AttachmentId {
+            container_id: id.container_id.clone(),
+            ifname: id.ifname.clone(),
+        },
+        netns_path: String::new(),
+        args: CniArgs {
+            pod_namespace: pod_namespace.to_owned(),
+            pod_name: pod_name.to_owned(),
+            ..CniArgs::default()
+        },
     }
 }

@@ -75,8 +75,16 @@ impl Wanted {
 /// # Errors
 /// Codes 4 and 7 for names that cannot be.
 pub(super) fn subject(config: &NetConf, attachment: &Attachment) -> Result<Subject, CniError> {
+    subject_in(&config.name, attachment)
+}
+
+/// Whom a request would be about that concerns the network of this name.
+///
+/// # Errors
+/// As [`subject`].
+pub(super) fn subject_in(network: &str, attachment: &Attachment) -> Result<Subject, CniError> {
     let id = EndpointId {
-        network: config.name.clone(),
+        network: network.to_owned(),
         container_id: attachment.id.container_id.clone(),
         ifname: attachment.id.ifname.clone(),
     };

@@ -264,6 +264,16 @@ pub fn remove(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkErro
     host_end::remove_of(&mut NetlinkSocket::open()?, host_interface, id)
 }
 
+/// Whether the host end of the attachment `id` is there. One of another attachment under its name is not it.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_there(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
+    let link = linux::link(&mut NetlinkSocket::open()?, host_interface)?;
+    Ok(link
+        .is_some_and(|link| !ours::is_our_link(host_interface, &link) || link.alias == Some(ours::alias(id))))
+}
+
 fn in_pod<T: Send>(
     pod_namespace: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<T, KernelError> + Send,

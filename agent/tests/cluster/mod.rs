@@ -108,11 +108,16 @@ impl Cluster {
             etcd: None,
         };
         cluster.start_etcd();
-        cluster.put(
-            "/calico/resources/v3/projectcalico.org/ippools/pool",
-            &format!(r#"{{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{{"name":"pool"}},"spec":{pool_spec}}}"#),
-        );
+        cluster.put_pool("pool", pool_spec);
         cluster
+    }
+
+    /// A pool of the given JSON spec.
+    pub(crate) fn put_pool(&self, name: &str, spec: &str) {
+        self.put(
+            &format!("/calico/resources/v3/projectcalico.org/ippools/{name}"),
+            &format!(r#"{{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{{"name":"{name}"}},"spec":{spec}}}"#),
+        );
     }
 
     pub(crate) fn start_etcd(&mut self) {
@@ -341,16 +346,24 @@ impl Runtime {
     }
 
     pub(crate) fn del(&self, pod: &Pod) -> Result<(), CniError> {
-        done(self.call(pod, &Operation::Del(pod.attachment()), None))
+        done(self.call(pod, &Operation::Del(pod.attachment())))
     }
 
     pub(crate) fn check(&self, pod: &Pod, previous: &AddResult) -> Result<(), CniError> {
-        done(self.call(pod, &Operation::Check(pod.attachment()), Some(previous)))
+        self.check_with(pod, previous, "")
+    }
+
+    /// CHECK with more keys in the network configuration.
+    pub(crate) fn check_with(&self, pod: &Pod, previous: &AddResult, keys: &str) -> Result<(), CniError> {
+        let mut request = request(&Operation::Check(pod.attachment()), keys);
+        request.config.prev_result = Some(previous.clone());
+        let namespace = pod.namespace.open();
+        done(self.send(&request, Some(namespace.as_fd())))
     }
 
     pub(crate) fn collect(&self, pod: &Pod, valid: &[&Pod]) -> Result<(), CniError> {
         let valid_attachments = valid.iter().map(|pod| pod.attachment().id).collect();
-        done(self.call(pod, &Operation::Gc { valid_attachments }, None))
+        done(self.call(pod, &Operation::Gc { valid_attachments }))
     }
 
     /// ADD with more keys in the network configuration, such as `"runtimeConfig":{…}`.
@@ -377,7 +390,12 @@ impl Runtime {
 
     /// STATUS
     pub(crate) fn could_add(&self) -> Result<(), CniError> {
-        done(self.send(&request(&Operation::Status, ""), None))
+        self.could_add_with("")
+    }
+
+    /// STATUS with more keys in the network configuration.
+    pub(crate) fn could_add_with(&self, keys: &str) -> Result<(), CniError> {
+        done(self.send(&request(&Operation::Status, keys), None))
     }
 
     /// STATUS with a trace context.
@@ -387,12 +405,10 @@ impl Runtime {
         done(self.send(&request, None))
     }
 
-    fn call(&self, pod: &Pod, operation: &Operation, previous: Option<&AddResult>) -> Reply {
-        let mut request = request(operation, "");
-        request.config.prev_result = previous.cloned();
+    fn call(&self, pod: &Pod, operation: &Operation) -> Reply {
         let namespace = pod.namespace.open();
         let netns = operation.attachment().is_some().then_some(namespace.as_fd());
-        self.send(&request, netns)
+        self.send(&request(operation, ""), netns)
     }
 
     fn send(&self, request: &Request, netns: Option<BorrowedFd<'_>>) -> Reply {
@@ -407,6 +423,11 @@ impl Pod {
             container_id: container_id.to_owned(),
             name: name.to_owned(),
         }
+    }
+
+    /// The same container with a network namespace of its own again, as after a reboot.
+    pub(crate) fn started_again(&self) -> Self {
+        Self::new(&self.name, &self.container_id)
     }
 
     fn attachment(&self) -> Attachment {
