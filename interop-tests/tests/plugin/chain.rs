@@ -1,5 +1,5 @@
-//! In a list with Debian's bandwidth, tuning and portmap: each does its work, CHECK is content with all of them, and
-//! nothing of any is left.
+//! In a list with Debian's bandwidth, tuning and portmap, before and behind ours: each does its work, CHECK is content with
+//! all of them, and nothing of any is left.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -84,23 +84,83 @@ fn with_bandwidth_tuning_and_portmap_after_it() -> anyhow::Result<()> {
     cluster.lab.take_down()
 }
 
-/// The node's runtime with these other plugins behind ours, and arguments for all capabilities.
-fn chained(cluster: &Cluster, runtime: &Runtime, others: &[&str]) -> anyhow::Result<Runtime> {
+#[test]
+fn with_loopback_tuning_and_portmap_before_it() -> anyhow::Result<()> {
+    require!(LAB);
+    require!(NEEDS);
+    let cluster = Cluster::for_test("behind", 1)?;
+    let node = cluster.node("node1")?;
+    let plugins = json!([
+        { "type": "loopback" },
+        { "type": "tuning", "sysctl": { "net.core.somaxconn": "777" } },
+        { "type": "portmap", "capabilities": { "portMappings": true } },
+        ours(&node.runtime)?,
+        { "type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000 },
+    ]);
+    let runtime = listed(&cluster, &node.runtime, &plugins)?;
+    let namespace = cluster.lab.namespace("behind")?;
+    start_server(&cluster.lab, &Binaries::find()?, "behind", &namespace)?;
+    let attachment = attachment("behind", &namespace)?;
+    let added = runtime.add(&attachment)?;
+    // What was there before ours is kept, in its place.
+    let text = |pointer: &str| added.result.pointer(pointer).and_then(Value::as_str);
+    ensure!(
+        text("/interfaces/0/name") == Some("lo") && text("/ips/0/address") == Some("127.0.0.1/8"),
+        "{}",
+        added.result
+    );
+    let ips = added.result["ips"].as_array().context("there are addresses")?;
+    let ours = ips.iter().filter_map(|ip| ip["address"].as_str());
+    let ours: Vec<&str> = ours.filter(|address| address.starts_with("10.244.")).collect();
+    ensure!(ours.len() == 1, "{}", added.result);
+    let rates = node.namespace.run(Command::new("tc").args(["qdisc", "show"]))?;
+    ensure!(rates.contains("tbf"), "no rate is held to: {rates}");
+    runtime.check(&attachment, &added.result)?;
+    let address = ours.concat().trim_end_matches("/32").parse()?;
+    ensure!(calidris_interop::pod::ask(&node.namespace, address)?.host == "behind");
+    runtime.del(&attachment, Some(&added.result))?;
+    let left = kernel::links(&node.namespace)?;
+    ensure!(!left.iter().any(|link| link.starts_with("cali")), "{left:?}");
+    ensure!(calico::addresses(&cluster.etcd)?.is_empty());
+    cluster.lab.take_down()
+}
+
+/// Our plugin's part of the node's configuration, with capabilities.
+fn ours(runtime: &Runtime) -> anyhow::Result<Value> {
     let list = runtime.configuration()?;
     let mut ours = list.plugins.first().context("the node has a plugin")?.clone();
     ours.insert("capabilities".to_owned(), json!({ "ips": true, "mac": true }));
     ensure!(ours["type"] == PLUGIN, "{ours:?}");
+    Ok(Value::Object(ours))
+}
+
+/// The node's runtime with a list of these plugins.
+fn listed(cluster: &Cluster, runtime: &Runtime, plugins: &Value) -> anyhow::Result<Runtime> {
+    let list = runtime.configuration()?;
+    let types = plugins.as_array().into_iter().flatten();
+    let types: Vec<&str> = types.filter_map(|plugin| plugin["type"].as_str()).collect();
+    let folder = cluster.lab.folder(&types.join("-"))?;
+    let text = json!({ "cniVersion": "1.0.0", "name": list.name, "plugins": plugins }).to_string();
+    std::fs::write(folder.join("10-listed.conflist"), text)?;
+    let mut plugins = runtime.plugins.clone();
+    plugins.push("/usr/lib/cni".into());
+    Ok(Runtime {
+        configurations: folder,
+        plugins,
+        ..runtime.clone()
+    })
+}
+
+/// The node's runtime with these other plugins behind ours, and arguments for all capabilities.
+fn chained(cluster: &Cluster, runtime: &Runtime, others: &[&str]) -> anyhow::Result<Runtime> {
     let known = json!([
         { "type": "bandwidth", "capabilities": { "bandwidth": true } },
         { "type": "tuning", "mac": TUNED_MAC, "sysctl": { "net.core.somaxconn": "777" } },
         { "type": "portmap", "snat": true, "capabilities": { "portMappings": true } },
     ]);
-    let mut plugins = vec![Value::Object(ours)];
+    let mut plugins = vec![ours(runtime)?];
     let is_wanted = |plugin: &&Value| others.iter().any(|other| plugin["type"] == *other);
     plugins.extend(known.as_array().into_iter().flatten().filter(is_wanted).cloned());
-    let folder = cluster.lab.folder(&format!("behind-{}", others.join("-")))?;
-    let text = json!({ "cniVersion": "1.0.0", "name": list.name, "plugins": plugins }).to_string();
-    std::fs::write(folder.join("10-chained.conflist"), text)?;
     let arguments: Value = json!({
         "ips": ["10.244.77.7/32"],
         "mac": ASKED_MAC,
@@ -108,12 +168,8 @@ fn chained(cluster: &Cluster, runtime: &Runtime, others: &[&str]) -> anyhow::Res
         "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
     });
     let arguments = arguments.as_object().context("an object")?.clone();
-    let mut plugins = runtime.plugins.clone();
-    plugins.push("/usr/lib/cni".into());
     Ok(Runtime {
-        configurations: folder,
-        plugins,
         capability_arguments: arguments,
-        ..runtime.clone()
+        ..listed(cluster, runtime, &json!(plugins))?
     })
 }
