@@ -64,10 +64,10 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 	$(CARGO) test -q --locked --workspace --test tidy
 
 .PHONY: test-containers
-test-containers: ## Prove Calidris under containerd, spoken to as kubelet does (installs containerd and runc)
+test-containers: ## Prove Calidris under containerd, spoken to as kubelet does, and under podman (installs both)
 	@interop-tests/setup-debian.sh containers
 	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
-	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked -p calidris-interop --test containerd
+	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked -p calidris-interop --test containers
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namespaces (needs Go; the first time takes ten minutes more)

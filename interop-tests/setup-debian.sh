@@ -31,10 +31,10 @@ tcpdump
 xz-utils
 "
 if [ "${1:-}" = containers ]; then
-    PACKAGES="$PACKAGES containerd runc"
+    PACKAGES="$PACKAGES conmon containerd podman runc"
 fi
 # The services that packages start, on a machine with systemd: PACKAGE:SERVICE.
-SERVICES="bird2:bird containerd:containerd etcd-server:etcd exabgp:exabgp frr:frr gobgpd:gobgpd openbgpd:openbgpd"
+SERVICES="bird2:bird containerd:containerd etcd-server:etcd exabgp:exabgp frr:frr gobgpd:gobgpd openbgpd:openbgpd podman:podman.socket"
 
 installed() {
     dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed

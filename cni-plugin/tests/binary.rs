@@ -609,28 +609,29 @@ fn an_agent_that_answers_rubbish_is_reported_and_never_a_crash() {
 }
 
 #[test]
-fn the_example_network_configuration_is_one_the_plugin_accepts() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/cni/10-calidris.conflist");
-    let list: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+fn the_example_network_configurations_are_some_the_plugin_accepts() {
+    let examples = [
+        include_str!("../../deploy/cni/10-calidris.conflist"),
+        include_str!("../../deploy/cni/10-calidris-chained.conflist"),
+    ];
     let scratch = Scratch::new();
-    let mut request = list["plugins"][0].clone();
-    assert_eq!(request["type"], "calidris-cni");
-    request["name"] = list["name"].clone();
-    request["socket"] = json!(scratch.socket());
-    for version in list["cniVersions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .chain([&list["cniVersion"]])
-    {
-        request["cniVersion"] = version.clone();
-        let error = Plugin::add("")
-            .env(&[("CNI_COMMAND", "DEL")])
-            .run(&request)
-            .failure();
-        assert_eq!(
-            error["code"], 11,
-            "valid, so it gets as far as the absent agent: {error}"
-        );
+    for example in examples {
+        let list: Value = serde_json::from_str(example).unwrap();
+        let mut request = list["plugins"][0].clone();
+        assert_eq!(request["type"], "calidris-cni");
+        request["name"] = list["name"].clone();
+        request["socket"] = json!(scratch.socket());
+        let versions = list["cniVersions"].as_array().unwrap().iter();
+        for version in versions.chain([&list["cniVersion"]]) {
+            request["cniVersion"] = version.clone();
+            let error = Plugin::add("")
+                .env(&[("CNI_COMMAND", "DEL")])
+                .run(&request)
+                .failure();
+            assert_eq!(
+                error["code"], 11,
+                "valid, so it gets as far as the absent agent: {error}"
+            );
+        }
     }
 }

@@ -69,6 +69,15 @@ pub struct Racks {
     fabric: Fabric,
 }
 
+/// How an agent knows its node's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnAddress {
+    /// It is in its configuration.
+    Configured,
+    /// Kubernetes tells it.
+    OfKubernetes,
+}
+
 /// Where a node is to be.
 #[derive(Clone, Debug)]
 pub struct NodeSite {
@@ -85,11 +94,12 @@ pub struct NodeSite {
 }
 
 impl Racks {
-    /// Makes networks and namespaces, starts etcd and the router.
+    /// Makes networks and namespaces, starts etcd and the router. The agents' configuration says how they know their node's
+    /// address.
     ///
     /// # Errors
     /// The first step that failed.
-    pub fn lay(lab: &Lab) -> anyhow::Result<Self> {
+    pub fn lay(lab: &Lab, own_address: OwnAddress) -> anyhow::Result<Self> {
         let fabric = Fabric::create(lab)?;
         for subnet in [MANAGEMENT]
             .into_iter()
@@ -110,7 +120,7 @@ impl Racks {
         let router = Bird::start(lab, &namespace, &router_config()?)?;
         let nodes = NODES
             .iter()
-            .map(|node| node.site(lab, &fabric))
+            .map(|node| node.site(lab, &fabric, own_address))
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
             etcd,
@@ -135,7 +145,7 @@ impl Racks {
 }
 
 impl NodePlan {
-    fn site(&self, lab: &Lab, fabric: &Fabric) -> anyhow::Result<NodeSite> {
+    fn site(&self, lab: &Lab, fabric: &Fabric, own_address: OwnAddress) -> anyhow::Result<NodeSite> {
         let namespace = lab.namespace(self.name)?;
         fabric.plug((self.name, &namespace), MANAGEMENT, address(self.management)?)?;
         fabric.plug((self.name, &namespace), self.subnet, address(self.address)?)?;
@@ -144,18 +154,22 @@ impl NodePlan {
             namespace,
             address: address(self.address)?.ip(),
             management: address(self.management)?.ip(),
-            agent_config: self.agent_config()?,
+            agent_config: self.agent_config(own_address)?,
         })
     }
 
-    /// As deploy/kubernetes/config.yaml has it.
-    fn agent_config(&self) -> anyhow::Result<String> {
+    /// As deploy/kubernetes/config.yaml has it, but for times that a test has to wait for.
+    fn agent_config(&self, own_address: OwnAddress) -> anyhow::Result<String> {
+        let own_address = match own_address {
+            OwnAddress::Configured => format!("ipv4_address = {:?}", self.address),
+            OwnAddress::OfKubernetes => "ipv4_detection = \"kubernetes-internal-ip\"".to_owned(),
+        };
         Ok(format!(
             r#"node_name = "{name}"
 [datastore]
 endpoints = ["http://{etcd}:2379"]
 [node]
-ipv4_address = "{address}"
+{own_address}
 [bgp]
 as_number = {as_number}
 [[bgp.peers]]
@@ -167,10 +181,12 @@ connect_retry = "1s"
 families = ["ipv4"]
 import = "accept"
 export = "own-blocks"
+[ipam]
+collect_interval = "1s"
+collect_grace = "5s"
 "#,
             name = self.name,
             etcd = address(ETCD)?.ip(),
-            address = self.address,
             as_number = self.as_number,
             router = address(self.router)?.ip(),
         ))

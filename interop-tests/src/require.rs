@@ -32,9 +32,13 @@ pub enum Need {
     ReferencePlugins,
     /// containerd with runc, and busybox for the images of containers.
     Containerd,
+    /// podman 4, the last one with a CNI backend.
+    Podman,
     /// The right to make machines: mount, process and host name namespaces.
     Machines,
-    /// The reference plugins that Kubernetes cannot do without, and what they run.
+    /// The reference plugin that container runtimes cannot do without.
+    Loopback,
+    /// The reference plugin portmap, and what it runs.
     Portmap,
     /// `tcpdump`, for captures.
     Tcpdump,
@@ -75,7 +79,13 @@ impl Need {
             Self::Etcd => &["etcd", "etcdctl"],
             Self::Nftables => &["nft"],
             Self::Containerd => &["containerd", "ctr", "runc", "/bin/busybox", "unshare"],
-            Self::Portmap => &["/usr/lib/cni/loopback", "/usr/lib/cni/portmap", "iptables"],
+            Self::Podman => {
+                let version = netns::run(Command::new("podman").arg("--version")).unwrap_or_default();
+                let has_backend = version.contains(" 4.");
+                return (!has_backend).then(|| format!("podman 4 (found {:?})", version.trim()));
+            }
+            Self::Loopback => &["/usr/lib/cni/loopback"],
+            Self::Portmap => &["/usr/lib/cni/portmap", "iptables"],
             Self::Openssl => &["openssl"],
             Self::ReferencePlugins => &["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"],
         };
@@ -114,7 +124,7 @@ pub const KUBERNETES: &[Need] = &[
     Need::Nftables,
     Need::Containerd,
     Need::Machines,
-    Need::Portmap,
+    Need::Loopback,
     Need::Openssl,
 ];
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::cluster::Kubernetes;
+use super::cluster::{Kubernetes, PLUGINS};
 use super::control_plane::items;
 use super::pods::{Pod, WITHIN, deployment, single};
 use crate::calico;
@@ -24,6 +24,10 @@ pub type Case = (&'static str, fn(&mut Kubernetes<'_>) -> anyhow::Result<()>);
 
 /// All of them.
 pub const CASES: &[Case] = &[
+    (
+        "the plugin is installed under both names, the network configuration alone",
+        installed,
+    ),
     (
         "a Deployment of 20 pods comes up, addresses in etcd are theirs",
         comes_up,
@@ -71,6 +75,21 @@ pub const CASES: &[Case] = &[
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(30);
 /// How many pods most cases work with.
 const PODS: usize = 6;
+
+fn installed(kubernetes: &mut Kubernetes<'_>) -> anyhow::Result<()> {
+    for node in &kubernetes.nodes {
+        for plugin in PLUGINS {
+            let version = node
+                .machine
+                .run(Command::new(format!("/opt/cni/bin/{plugin}")).env("CNI_COMMAND", "VERSION"))?;
+            ensure!(version.contains("1.1.0"), "{plugin}: {version}");
+        }
+        let folder = node.machine.path("/etc/cni/net.d");
+        let files = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+        ensure!(files.len() == 1, "network configurations: {files:?}");
+    }
+    Ok(())
+}
 
 fn comes_up(kubernetes: &mut Kubernetes<'_>) -> anyhow::Result<()> {
     kubernetes.control.apply(&deployment(20))?;
@@ -224,10 +243,8 @@ fn host_port(kubernetes: &mut Kubernetes<'_>) -> anyhow::Result<()> {
     );
     kubernetes.control.kubectl(&["delete", "pod", "hostport"])?;
     ensure!(ask()?.trim().is_empty(), "port 8080 of {name} still answers");
-    let rules = node
-        .machine
-        .run(Command::new("iptables-save").args(["-t", "nat"]))?;
-    let left: Vec<&str> = rules.lines().filter(|line| line.contains("CNI-DN")).collect();
+    let rules = node.machine.run(Command::new("nft").args(["list", "ruleset"]))?;
+    let left: Vec<&str> = rules.lines().filter(|line| line.contains("8080")).collect();
     ensure!(left.is_empty(), "rules are left: {left:?}");
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::image::{self, Image};
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::progress::Progress;
-use crate::racks::Racks;
+use crate::racks::{OwnAddress, Racks};
 
 /// How long the agents and then the nodes may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -30,15 +30,18 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 const SESSIONS_WITHIN: Duration = Duration::from_secs(60);
 /// What users apply.
 const MANIFEST: &str = include_str!("../../../deploy/kubernetes/calidris.yaml");
-/// What users have in the image.
 /// What the agents' configuration has in addition: they install the network configuration.
 const INSTALL: &str = r#"[cni]
 conflist_source = "/usr/local/lib/calidris/10-calidris.conflist"
 conflist = "/etc/cni/net.d/10-calidris.conflist"
 "#;
+/// What users have in the image.
 const CONFLIST: &str = include_str!("../../../deploy/cni/10-calidris.conflist");
 /// The image's name in [`MANIFEST`], as containerd completes it.
 const IMAGE: &str = "docker.io/library/calidris:0.1.0";
+
+/// The names under which the plugin is installed on a node.
+pub const PLUGINS: [&str; 2] = [PLUGIN, "calidris-ipam"];
 
 /// The API server's address.
 const CONTROL: &str = "172.31.0.2/24";
@@ -80,7 +83,7 @@ impl<'a> Kubernetes<'a> {
         programs: &Programs,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
-        let racks = Racks::lay(lab)?;
+        let racks = Racks::lay(lab, OwnAddress::OfKubernetes)?;
         progress.step("network, etcd for Calidris, router");
         let images = [
             image::busybox(&lab.folder("busybox-image")?)?,
@@ -94,10 +97,7 @@ impl<'a> Kubernetes<'a> {
         let mut nodes = Vec::new();
         for site in &racks.nodes {
             let machine = Machine::boot(lab, &site.name, &site.namespace)?;
-            for plugin in ["loopback", "portmap"] {
-                let from = Path::new("/usr/lib/cni").join(plugin);
-                machine.install(&from, &format!("/opt/cni/bin/{plugin}"))?;
-            }
+            machine.install(Path::new("/usr/lib/cni/loopback"), "/opt/cni/bin/loopback")?;
             let containerd = Containerd::start(lab, &machine, &images)?;
             let kubelet = Kubelet::start(lab, &machine, (&control, programs), site.address)?;
             progress.step(format_args!("{}: machine, containerd, kubelet", site.name));
@@ -212,7 +212,9 @@ fn calidris_image(folder: &Path, binaries: &Binaries) -> anyhow::Result<PathBuf>
     image.add_program(Path::new("/usr/sbin/nft"), "/usr/sbin/nft")?;
     let library = "/usr/local/lib/calidris";
     // On the node itself, where it runs, its shared libraries are at hand.
-    image.add_file(&binaries.folder.join(PLUGIN), &format!("{library}/{PLUGIN}"))?;
+    for name in PLUGINS {
+        image.add_file(&binaries.folder.join(PLUGIN), &format!("{library}/{name}"))?;
+    }
     let conflist = folder.join("conflist");
     std::fs::write(&conflist, CONFLIST)?;
     image.add_file(&conflist, &format!("{library}/10-calidris.conflist"))?;

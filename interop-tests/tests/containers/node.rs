@@ -2,7 +2,7 @@
 //! what kubelet does with a pod.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,13 +17,17 @@ use calidris_interop::kernel;
 use calidris_interop::lab::Lab;
 use calidris_interop::machine::Machine;
 use calidris_interop::process::Process;
-use calidris_interop::racks::{NodeSite, Racks};
+use calidris_interop::racks::{NodeSite, OwnAddress, Racks};
+use calidris_interop::require;
+use calidris_interop::require::Need;
 
 use crate::cri::{ContainerConfig, ContainerMetadata, Cri, ImageSpec, LinuxPodSandboxConfig};
 use crate::cri::{PodSandboxConfig, PodSandboxMetadata};
 
 const CONFLIST: &str = include_str!("../../../deploy/cni/10-calidris.conflist");
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How many lines of each log are shown when something fails.
+const LOG_LINES: usize = 80;
 /// How long etcd and the kernels may take to be as before.
 const CLEAN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -32,6 +36,8 @@ pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     pub(crate) racks: Racks,
     pub(crate) nodes: Vec<Node>,
+    /// The archive of the image that containers run.
+    pub(crate) image: PathBuf,
 }
 
 /// A node.
@@ -52,23 +58,52 @@ pub(crate) struct Pod {
     container: String,
 }
 
+/// Proves something on a cluster of its own, and that nothing of any container is left afterwards. When it does not hold, the
+/// ends of all logs are shown.
+pub(crate) fn prove(
+    test: &str,
+    needs: &[Need],
+    body: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    require!(needs);
+    let mut cluster = Cluster::start(test)?;
+    let held = body(&mut cluster)
+        .and_then(|()| cluster.remove_all())
+        .and_then(|()| cluster.nothing_is_left());
+    if held.is_err() {
+        println!("{}", cluster.lab.log_tails(LOG_LINES));
+    }
+    held?;
+    cluster.lab.take_down()
+}
+
 impl Cluster {
     /// Brings both nodes up; returns when their agents are ready and have sessions with the router.
-    pub(crate) fn start(test: &str) -> anyhow::Result<Self> {
+    fn start(test: &str) -> anyhow::Result<Self> {
         let lab = Lab::create(&format!("{test}-{}", std::process::id()))?;
-        let racks = Racks::lay(&lab)?;
+        let started = Self::start_in(&lab).inspect_err(|_| println!("{}", lab.log_tails(LOG_LINES)));
+        let (racks, nodes, image) = started?;
+        Ok(Self {
+            lab,
+            racks,
+            nodes,
+            image,
+        })
+    }
+
+    fn start_in(lab: &Lab) -> anyhow::Result<(Racks, Vec<Node>, PathBuf)> {
+        let racks = Racks::lay(lab, OwnAddress::Configured)?;
         let binaries = Binaries::find()?;
         let image = image::busybox(&lab.folder("busybox-image")?)?;
         let mut nodes = Vec::new();
         for site in &racks.nodes {
-            nodes.push(Node::start(&lab, site, &binaries, &image)?);
+            nodes.push(Node::start(lab, site, &binaries, &image)?);
         }
-        let cluster = Self { lab, racks, nodes };
         eventually(
             "BGP sessions with the router are established",
             READY_WITHIN,
             || {
-                let sessions = cluster.racks.router.sessions()?;
+                let sessions = racks.router.sessions()?;
                 ensure!(
                     sessions.values().all(|state| state == ESTABLISHED),
                     "{sessions:?}"
@@ -76,7 +111,7 @@ impl Cluster {
                 Ok(())
             },
         )?;
-        Ok(cluster)
+        Ok((racks, nodes, image))
     }
 
     /// Does with a pod what kubelet does: sandbox, address, container.
@@ -172,10 +207,7 @@ impl Cluster {
 impl Node {
     fn start(lab: &Lab, site: &NodeSite, binaries: &Binaries, image: &Path) -> anyhow::Result<Self> {
         let machine = Machine::boot(lab, &site.name, &site.namespace)?;
-        for plugin in ["loopback", "portmap"] {
-            let from = Path::new("/usr/lib/cni").join(plugin);
-            machine.install(&from, &format!("/opt/cni/bin/{plugin}"))?;
-        }
+        machine.install(Path::new("/usr/lib/cni/loopback"), "/opt/cni/bin/loopback")?;
         machine.install(&binaries.folder.join(PLUGIN), &format!("/opt/cni/bin/{PLUGIN}"))?;
         machine.write("/etc/calidris/calidris.toml", &site.agent_config)?;
         machine.write("/etc/cni/net.d/10-calidris.conflist", CONFLIST)?;
