@@ -1,6 +1,8 @@
-//! Our BGP codec against two others, written by other people: what we encode they must read as we meant it, and of
-//! messages with one broken attribute they must think the same.
+//! Our BGP codec against others, written by other people: what we encode they must read as we meant it, and of
+//! messages with one broken attribute the one that knows RFC 7606 must think the same.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+mod by_bgp_rs;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -404,22 +406,35 @@ impl Sample {
     }
 
     fn message(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        if matches!(self.attributes.next_hop, Some(NextHop::V4(_))) {
-            self.encode::<Ipv4Unicast>(&mut out);
-        } else {
-            self.encode::<Ipv6Unicast>(&mut out);
-        }
-        out
+        self.message_in(&self.context.encode())
     }
 
-    fn encode<F: Family>(&self, out: &mut Vec<u8>) {
-        let template = UpdateTemplate::<F>::announce(&self.attributes, &self.context.encode()).unwrap();
+    fn message_in(&self, context: &EncodeContext) -> Vec<u8> {
+        if matches!(self.attributes.next_hop, Some(NextHop::V4(_))) {
+            let template = UpdateTemplate::<Ipv4Unicast>::announce(&self.attributes, context);
+            self.encode(&template.unwrap())
+        } else {
+            let template = UpdateTemplate::<Ipv6Unicast>::announce(&self.attributes, context);
+            self.encode(&template.unwrap())
+        }
+    }
+
+    fn withdrawal(&self) -> Vec<u8> {
+        if matches!(self.attributes.next_hop, Some(NextHop::V4(_))) {
+            self.encode(&UpdateTemplate::<Ipv4Unicast>::withdraw(&self.context.encode()))
+        } else {
+            self.encode(&UpdateTemplate::<Ipv6Unicast>::withdraw(&self.context.encode()))
+        }
+    }
+
+    fn encode<F: Family>(&self, template: &UpdateTemplate<F>) -> Vec<u8> {
         let nlri = self.prefixes.iter().map(|(prefix, path_id)| Nlri {
             prefix: F::Prefix::from_prefix(*prefix).unwrap(),
             path_id: *path_id,
         });
-        assert_eq!(template.encode_all(nlri, out), 1);
+        let mut out = Vec::new();
+        assert_eq!(template.encode_all(nlri, &mut out), 1);
+        out
     }
 
     fn routes(&self) -> Routes {
