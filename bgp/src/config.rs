@@ -204,6 +204,8 @@ pub struct PeerConfig {
     pub families: BTreeSet<AfiSafi>,
     /// Offer IPv4 routes with IPv6 next hops (RFC 8950); for sessions over IPv6.
     pub extended_next_hop: bool,
+    /// Offer enhanced route refresh (RFC 7313). Off for a peer that offers it too and fails when it comes to it.
+    pub enhanced_refresh: bool,
     /// Hold time we propose, in seconds: 0 (never expires) or at least 3 (RFC 4271 §4.2).
     pub hold_time: u16,
     /// How long between attempts to connect, before jitter.
@@ -278,6 +280,7 @@ impl PeerConfig {
             connect: ConnectMode::Active,
             families: BTreeSet::from([AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST]),
             extended_next_hop: false,
+            enhanced_refresh: true,
             hold_time: 90,
             connect_retry: Duration::from_secs(10),
             delay_open: None,

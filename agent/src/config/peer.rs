@@ -98,6 +98,7 @@ peer_keys! {
         #[serde(default, deserialize_with = "duration::deserialize_optional")]
         idle_hold_max: Duration = Duration::from_secs(60);
         families: BTreeSet<PeerFamily> = BTreeSet::from([PeerFamily::Ipv4, PeerFamily::Ipv6]);
+        enhanced_refresh: bool = true;
         add_path_receive: bool = false;
         route_server_client: bool = false;
         next_hop: NextHop = NextHop::Auto;

@@ -81,6 +81,7 @@ impl Peer {
             idle_hold_max: self.idle_hold_max.max(self.idle_hold),
             send_hold_time: self.send_hold_time,
             extended_next_hop: self.extended_next_hop.unwrap_or(self.interface.is_some()),
+            enhanced_refresh: self.enhanced_refresh,
             port: self.port,
             local_address: self.local_address,
             connect: if self.passive {

@@ -245,6 +245,7 @@ fn of_session(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         families,
         add_path,
         extended_next_hop,
+        enhanced_refresh,
         hold_time,
         connect_retry,
         delay_open,
@@ -304,6 +305,11 @@ fn of_session(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         ),
         ("families", Effect::NextSession, *families != after.families),
         ("IPv6 next hops of IPv4 routes", Effect::NextSession, next_hops),
+        (
+            "enhanced route refresh",
+            Effect::NextSession,
+            *enhanced_refresh != after.enhanced_refresh,
+        ),
         (
             "graceful restart",
             Effect::NextSession,

@@ -554,7 +554,9 @@ impl Peer {
             }]));
         }
         capabilities.push(Capability::RouteRefresh);
-        capabilities.push(Capability::EnhancedRouteRefresh);
+        if self.config.enhanced_refresh {
+            capabilities.push(Capability::EnhancedRouteRefresh);
+        }
         capabilities.push(Capability::ExtendedMessage);
         capabilities.push(Capability::FourOctetAs(self.local_as()));
         if let Some(direction) = self.config.add_path.direction() {

@@ -22,7 +22,7 @@ pub mod openbgpd;
 pub mod seat;
 
 /// How long a daemon may take until it answers.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The routing daemons that a lab can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -112,17 +112,10 @@ impl Config {
             if let Some(hop) = next_hop {
                 let _ = writeln!(text, "next_hop = \"{hop}\"");
             }
-            let standard: Vec<_> = announced
-                .communities
-                .iter()
-                .map(|(high, low)| format!("{high}:{low}"))
-                .collect();
-            let large: Vec<_> = announced
-                .large_communities
-                .iter()
-                .map(|(a, b, c)| format!("{a}:{b}:{c}"))
-                .collect();
-            for (key, list) in [("communities", standard), ("large_communities", large)] {
+            for (key, list) in [
+                ("communities", announced.community_words()),
+                ("large_communities", announced.large_community_words()),
+            ] {
                 if !list.is_empty() {
                     let _ = writeln!(text, "{key} = {list:?}");
                 }

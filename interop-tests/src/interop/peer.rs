@@ -89,6 +89,22 @@ pub struct SessionView {
 }
 
 impl SessionView {
+    /// Of a session that the daemon knows nothing of, with what there is to say about it.
+    #[must_use]
+    pub fn unknown(why: impl fmt::Display) -> Self {
+        Self {
+            state: format!("{why:#}"),
+            ..Self::default()
+        }
+    }
+
+    /// The capabilities that the neighbour's OPEN offered.
+    #[must_use]
+    pub fn came(&self) -> Vec<Capability> {
+        let came = self.received.iter().filter(|(_, came)| **came);
+        came.map(|(capability, _)| *capability).collect()
+    }
+
     /// Notes the capabilities that the daemon shows, and which of them came.
     pub fn note(&mut self, shown: &[Capability], came: impl Fn(Capability) -> bool) {
         self.received

@@ -1,7 +1,9 @@
 //! What a peer is to do in a case, in no daemon's language.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use anyhow::Context;
 use ipnetwork::IpNetwork;
 
 /// A speaker of the case that is not ours.
@@ -80,6 +82,16 @@ pub enum Remote {
     Interface(&'static str),
 }
 
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Range(range) => range.fmt(f),
+            Self::Interface(interface) => f.write_str(interface),
+        }
+    }
+}
+
 /// Who opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -151,6 +163,33 @@ impl Announced {
         }
     }
 
+    /// Its communities in words: `1:2`.
+    #[must_use]
+    pub fn community_words(&self) -> Vec<String> {
+        self.communities
+            .iter()
+            .map(|(high, low)| format!("{high}:{low}"))
+            .collect()
+    }
+
+    /// Its route targets in words: `1:2`.
+    #[must_use]
+    pub fn route_target_words(&self) -> Vec<String> {
+        self.route_targets
+            .iter()
+            .map(|(asn, number)| format!("{asn}:{number}"))
+            .collect()
+    }
+
+    /// Its large communities in words: `1:2:3`.
+    #[must_use]
+    pub fn large_community_words(&self) -> Vec<String> {
+        self.large_communities
+            .iter()
+            .map(|(a, b, c)| format!("{a}:{b}:{c}"))
+            .collect()
+    }
+
     /// Whether it has communities of any kind.
     #[must_use]
     pub fn is_plain(&self) -> bool {
@@ -159,6 +198,28 @@ impl Announced {
 }
 
 impl Setup {
+    /// The session of a name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn session(&self, name: &str) -> anyhow::Result<&Session> {
+        self.sessions
+            .iter()
+            .find(|session| session.name == name)
+            .with_context(|| format!("the peer has no session {name}"))
+    }
+
+    /// Adds a prefix to what is announced, in place of what was announced with it before.
+    pub fn announce(&mut self, route: &Announced) {
+        self.withdraw(route.prefix);
+        self.routes.push(route.clone());
+    }
+
+    /// Takes a prefix out of what is announced.
+    pub fn withdraw(&mut self, prefix: IpNetwork) {
+        self.routes.retain(|route| route.prefix != prefix);
+    }
+
     /// The families of any session.
     #[must_use]
     pub fn families(&self) -> Vec<Family> {

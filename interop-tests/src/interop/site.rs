@@ -124,10 +124,12 @@ impl Site {
         self.kind
     }
 
-    /// Where the peer's programs are.
-    #[must_use]
-    pub fn installation(&self) -> &Installation {
-        &self.installation
+    /// The first number of the peer's version.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn major(&self) -> anyhow::Result<u32> {
+        self.kind.major(&self.installation)
     }
 
     /// The namespace of a member.

@@ -97,6 +97,29 @@ fn gone(peer: &dyn Peer) -> anyhow::Result<()> {
     })
 }
 
+/// The session with the peer is gone, and its route stays as one that may be out of date.
+fn down_and_stale(ours: &Ours) -> anyhow::Result<()> {
+    let us = ours.peer("peer")?;
+    ensure!(us["state"] != "established", "{us}");
+    let candidates = ours.candidates("10.2.0.0/24")?;
+    ensure!(
+        candidates.iter().any(|candidate| candidate["stale"] == true),
+        "{candidates:?}"
+    );
+    Ok(())
+}
+
+fn wait_fresh(ours: &Ours) -> anyhow::Result<()> {
+    eventually("the peer's route is fresh again", SOON, || {
+        let candidates = ours.candidates("10.2.0.0/24")?;
+        ensure!(
+            candidates.iter().any(|candidate| candidate["stale"] == false),
+            "{candidates:?}"
+        );
+        Ok(())
+    })
+}
+
 /// A setup with graceful restart whose routes go to the kernel; or, for a peer that cannot do that, to its table only.
 fn start_peer(site: &Site, mut setup: Setup) -> anyhow::Result<(Box<dyn Peer>, Kernel)> {
     setup.kernel = Kernel::Programmed;
@@ -188,25 +211,11 @@ fn restart_theirs(site: &Site) -> anyhow::Result<String> {
     let pinger = start_packets(site, Member::Third, address)?;
     peer.kill()?;
     eventually("we see that the peer is gone, and keep its route", SOON, || {
-        let us = ours.peer("peer")?;
-        ensure!(us["state"] != "established", "{us}");
-        let candidates = ours.candidates("10.2.0.0/24")?;
-        ensure!(
-            candidates.iter().any(|candidate| candidate["stale"] == true),
-            "{candidates:?}"
-        );
-        Ok(())
+        down_and_stale(&ours)
     })?;
     peer.launch(&site.lab)?;
     wait_established(&ours, "peer", &*peer)?;
-    eventually("the peer's route is fresh again", SOON, || {
-        let candidates = ours.candidates("10.2.0.0/24")?;
-        ensure!(
-            candidates.iter().any(|candidate| candidate["stale"] == false),
-            "{candidates:?}"
-        );
-        Ok(())
-    })?;
+    wait_fresh(&ours)?;
     expect_no_loss(pinger)?;
     works()
 }
@@ -246,27 +255,11 @@ fn notification_restart(site: &Site) -> anyhow::Result<String> {
     eventually(
         "the hold timer ends the session, and we keep the route",
         SOON,
-        || {
-            let us = ours.peer("peer")?;
-            ensure!(us["state"] != "established", "{us}");
-            let candidates = ours.candidates("10.2.0.0/24")?;
-            ensure!(
-                candidates.iter().any(|candidate| candidate["stale"] == true),
-                "{candidates:?}"
-            );
-            Ok(())
-        },
+        || down_and_stale(&ours),
     )?;
     site.fabric.replug("peer", crate::interop::site::LAN)?;
     wait_established(&ours, "peer", &*peer)?;
-    eventually("fresh again", SOON, || {
-        let candidates = ours.candidates("10.2.0.0/24")?;
-        ensure!(
-            candidates.iter().any(|candidate| candidate["stale"] == false),
-            "{candidates:?}"
-        );
-        Ok(())
-    })?;
+    wait_fresh(&ours)?;
     works()
 }
 
@@ -302,14 +295,7 @@ fn long_lived_theirs(site: &Site) -> anyhow::Result<String> {
     })?;
     peer.launch(&site.lab)?;
     wait_established(&ours, "peer", &*peer)?;
-    eventually("fresh again", SOON, || {
-        let candidates = ours.candidates("10.2.0.0/24")?;
-        ensure!(
-            candidates.iter().any(|candidate| candidate["stale"] == false),
-            "{candidates:?}"
-        );
-        Ok(())
-    })?;
+    wait_fresh(&ours)?;
     works()
 }
 

@@ -53,19 +53,13 @@ fn with_communities(prefix: &str, asn: u16) -> anyhow::Result<Announced> {
 }
 
 fn in_our_notation(route: &Announced) -> BTreeSet<String> {
-    let standard = route
-        .communities
-        .iter()
-        .map(|(high, low)| format!("{high}:{low}"));
-    let targets = route
-        .route_targets
-        .iter()
-        .map(|(asn, number)| format!("rt:{asn}:{number}"));
-    let large = route
-        .large_communities
-        .iter()
-        .map(|(a, b, c)| format!("{a}:{b}:{c}"));
-    standard.chain(targets).chain(large).collect()
+    let targets = route.route_target_words().into_iter();
+    let targets = targets.map(|target| format!("rt:{target}"));
+    let standard = route.community_words().into_iter();
+    standard
+        .chain(targets)
+        .chain(route.large_community_words())
+        .collect()
 }
 
 fn communities(site: &Site) -> anyhow::Result<String> {
@@ -170,6 +164,7 @@ fn add_path_send(site: &Site) -> anyhow::Result<String> {
 }
 
 const LARGE: u32 = 50_000;
+const PATIENT_SECS: u16 = 240;
 
 /// /24s counted up from an address.
 fn many(first: Ipv4Addr) -> anyhow::Result<Vec<IpNetwork>> {
@@ -185,8 +180,11 @@ fn large_tables(site: &Site) -> anyhow::Result<String> {
     let (from_us, from_them) = (many([20, 0, 0, 0].into())?, many([60, 0, 0, 0].into())?);
     let mut setup = site.setup()?;
     setup.routes = from_them.iter().copied().map(Announced::plain).collect();
+    // ExaBGP is silent for longer than usual while it reads.
+    setup.sessions[0].hold_time = PATIENT_SECS;
     let peer = site.peer(setup)?;
     let mut config = site.config()?;
+    config.peer()?.text("hold_time", format!("{PATIENT_SECS}s"));
     config.routes = from_us
         .iter()
         .map(|prefix| Route {

@@ -7,6 +7,8 @@ use rustix::process::Signal;
 
 use super::{Feature, works};
 use crate::eventually::{eventually, steadily};
+use crate::interop::peer::peer_cannot;
+use crate::interop::peers::Kind;
 use crate::interop::setup::{Family, Opening, Remote};
 use crate::interop::site::{
     LAN, Member, SOON, Site, announced, route, wait_established, wait_ours, wait_ours_gone, wait_theirs,
@@ -246,6 +248,12 @@ fn wrong_as(site: &Site) -> anyhow::Result<String> {
 }
 
 fn our_shutdown_text(site: &Site) -> anyhow::Result<String> {
+    if site.kind() == Kind::Exabgp && site.major()? < 5 {
+        return peer_cannot(
+            "it fails at reading a NOTIFICATION with a text (TypeError: %b requires a bytes-like object) and answers it with \
+             Message Header Error, subcode 0; the text is not to be seen",
+        );
+    }
     let peer = site.peer(site.setup()?)?;
     let mut config = site.config()?;
     let ours = site.us(&config)?;

@@ -6,7 +6,6 @@ use std::fmt::Write;
 use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
 
-use super::replace_route;
 use crate::daemon::bird::{CONFIG, ask, launch};
 use crate::daemon::seat::Seat;
 use crate::interop::peer::{Capability, Path, Peer, SessionView};
@@ -59,12 +58,7 @@ impl Peer for Bird {
     fn session(&self, name: &str) -> anyhow::Result<SessionView> {
         let protocol = match self.protocol(name) {
             Ok(protocol) => protocol,
-            Err(error) => {
-                return Ok(SessionView {
-                    state: format!("{error:#}"),
-                    ..SessionView::default()
-                });
-            }
+            Err(error) => return Ok(SessionView::unknown(error)),
         };
         Ok(parse_protocol(&ask(
             &self.seat,
@@ -90,12 +84,12 @@ impl Peer for Bird {
     }
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
-        replace_route(&mut self.setup, route);
+        self.setup.announce(route);
         self.reconfigure()
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
-        self.setup.routes.retain(|route| route.prefix != prefix);
+        self.setup.withdraw(prefix);
         self.reconfigure()
     }
 
@@ -381,14 +375,8 @@ mod tests {
              Restart time: 120\n      4-octet AS numbers\n    Session:          external AS4\n",
         );
         assert!(view.established);
-        let came: Vec<_> = view
-            .received
-            .iter()
-            .filter(|(_, came)| **came)
-            .map(|(c, _)| *c)
-            .collect();
         assert_eq!(
-            came,
+            view.came(),
             [
                 Capability::Ipv4,
                 Capability::RouteRefresh,

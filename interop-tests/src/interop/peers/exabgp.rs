@@ -8,7 +8,6 @@ use anyhow::Context;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::replace_route;
 use crate::daemon::exabgp::{CONFIG, command, heard, helpers, launch};
 use crate::daemon::seat::Seat;
 use crate::interop::peer::{Capability, Path, Peer, SessionView, peer_cannot};
@@ -40,14 +39,6 @@ impl Exabgp {
         };
         exabgp.launch(lab)?;
         Ok(exabgp)
-    }
-
-    fn known(&self, name: &str) -> anyhow::Result<&Session> {
-        self.setup
-            .sessions
-            .iter()
-            .find(|session| session.name == name)
-            .with_context(|| format!("ExaBGP has no session {name}"))
     }
 
     fn tell_all(&self, what: &str) -> anyhow::Result<()> {
@@ -88,7 +79,7 @@ fn refuse(setup: &Setup) -> anyhow::Result<()> {
 
 impl Peer for Exabgp {
     fn session(&self, name: &str) -> anyhow::Result<SessionView> {
-        self.known(name)?;
+        self.setup.session(name)?;
         let log = tail(&self.seat.folder.join("exabgp.log"), 5);
         Ok(view(&heard(&self.seat)?, &log))
     }
@@ -112,17 +103,17 @@ impl Peer for Exabgp {
     }
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
-        replace_route(&mut self.setup, route);
+        self.setup.announce(route);
         self.tell_all(&format!("announce {}", route_text(&self.setup, route)))
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
-        self.setup.routes.retain(|route| route.prefix != prefix);
+        self.setup.withdraw(prefix);
         self.tell_all(&format!("withdraw route {prefix} next-hop self"))
     }
 
     fn refresh(&self, session: &str) -> anyhow::Result<()> {
-        let address = self.known(session)?.address()?;
+        let address = self.setup.session(session)?.address()?;
         command(
             &self.seat,
             &format!("neighbor {address} announce route-refresh ipv4 unicast"),
@@ -156,11 +147,7 @@ impl Peer for Exabgp {
 
 fn neighbor(setup: &Setup, session: &Session) -> String {
     let enable = |yes: bool| if yes { "enable" } else { "disable" };
-    let remote = match &session.remote {
-        Remote::Address(address) => address.to_string(),
-        Remote::Range(range) => range.to_string(),
-        Remote::Interface(interface) => (*interface).to_owned(),
-    };
+    let remote = &session.remote;
     let mut text = format!(
         "neighbor {remote} {{\n\trouter-id {}; local-as {}; peer-as {}; hold-time {};\n",
         setup.router_id, setup.asn, session.remote_as, session.hold_time
@@ -191,8 +178,12 @@ fn neighbor(setup: &Setup, session: &Session) -> String {
             .map(|time| format!(" graceful-restart {time};"))
             .unwrap_or_default(),
     );
-    let families: String = session
-        .families
+    let mut families = session.families.clone();
+    if session.extended_next_hop && !families.contains(&Family::Ipv6) {
+        // Without the family of the next hop it says nothing of the next hop either.
+        families.push(Family::Ipv6);
+    }
+    let families: String = families
         .iter()
         .map(|family| format!(" {} unicast;", family.word()))
         .collect();
@@ -226,30 +217,13 @@ fn route_text(setup: &Setup, route: &Announced) -> String {
             let _ = write!(text, " {name} [ {} ]", items.join(" "));
         }
     };
-    list(
-        "community",
-        route
-            .communities
-            .iter()
-            .map(|(high, low)| format!("{high}:{low}"))
-            .collect(),
-    );
+    list("community", route.community_words());
+    let targets = route.route_target_words();
     list(
         "extended-community",
-        route
-            .route_targets
-            .iter()
-            .map(|(asn, number)| format!("target:{asn}:{number}"))
-            .collect(),
+        targets.iter().map(|words| format!("target:{words}")).collect(),
     );
-    list(
-        "large-community",
-        route
-            .large_communities
-            .iter()
-            .map(|(a, b, c)| format!("{a}:{b}:{c}"))
-            .collect(),
-    );
+    list("large-community", route.large_community_words());
     text
 }
 
@@ -380,9 +354,17 @@ fn path(attributes: &Value, next_hop: Option<IpAddr>) -> Path {
             .filter_map(|item| item["string"].as_str())
             .map(|text| text.replace("target:", "rt:")),
     );
+    // Version 5 numbers the segments: {"0": {"element": "as-sequence", "value": […]}}.
+    let as_path = match &attributes["as-path"] {
+        Value::Object(segments) => segments
+            .values()
+            .flat_map(|segment| numbers(&segment["value"]))
+            .collect(),
+        list => numbers(list),
+    };
     Path {
         next_hop,
-        as_path: numbers(&attributes["as-path"]).join(" "),
+        as_path: as_path.join(" "),
         communities,
         stale: false,
     }
@@ -412,6 +394,11 @@ mod tests {
             json!({"message": {"update": {"withdraw": {"ipv4 unicast": [{"nlri": "10.1.0.0/24"}]}}}}),
         );
         let mut events = vec![announce, withdraw];
+        let newer = path(
+            &json!({"as-path": {"0": {"element": "as-sequence", "value": [65001, 2]}}}),
+            None,
+        );
+        assert_eq!(newer.as_path, "65001 2");
         let heard = table(&events);
         let ((prefix, _), path) = heard.iter().next().unwrap();
         assert_eq!(
@@ -430,12 +417,6 @@ mod tests {
     fn the_state_is_what_was_heard_last() {
         let open = json!({"open": {"capabilities": {"1": {"families": ["ipv4/unicast"]}, "65": {}}}});
         let view = view(&[event("open", open), event("state", json!({"state": "up"}))], "");
-        let came: Vec<_> = view
-            .received
-            .iter()
-            .filter(|(_, came)| **came)
-            .map(|(c, _)| *c)
-            .collect();
-        assert!(view.established && came == [Capability::Ipv4, Capability::FourOctetAs]);
+        assert!(view.established && view.came() == [Capability::Ipv4, Capability::FourOctetAs]);
     }
 }

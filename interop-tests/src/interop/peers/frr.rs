@@ -7,7 +7,6 @@ use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::replace_route;
 use crate::daemon::frr::{Daemon, ask, launch, write_configs};
 use crate::daemon::seat::Seat;
 use crate::interop::peer::{Capability, Path, Peer, SessionView};
@@ -39,17 +38,9 @@ impl Frr {
         serde_json::from_str(&text).with_context(|| format!("vtysh {words}: {text:?}"))
     }
 
-    fn known(&self, name: &str) -> anyhow::Result<&Session> {
-        self.setup
-            .sessions
-            .iter()
-            .find(|session| session.name == name)
-            .with_context(|| format!("FRR has no session {name}"))
-    }
-
     /// What bgpd calls the neighbour.
     fn neighbor(&self, name: &str) -> anyhow::Result<String> {
-        let session = self.known(name)?;
+        let session = self.setup.session(name)?;
         if let Remote::Range(_) = session.remote {
             let neighbors = self.json("show bgp neighbors json")?;
             let first = neighbors.as_object().and_then(|object| {
@@ -78,12 +69,7 @@ impl Peer for Frr {
     fn session(&self, name: &str) -> anyhow::Result<SessionView> {
         let neighbor = match self.neighbor(name) {
             Ok(neighbor) => neighbor,
-            Err(error) => {
-                return Ok(SessionView {
-                    state: format!("{error:#}"),
-                    ..SessionView::default()
-                });
-            }
+            Err(error) => return Ok(SessionView::unknown(error)),
         };
         let all = self.json(&format!("show bgp neighbors {neighbor} json"))?;
         Ok(view(&all[neighbor.as_str()]))
@@ -111,7 +97,7 @@ impl Peer for Frr {
     }
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
-        replace_route(&mut self.setup, route);
+        self.setup.announce(route);
         ensure!(route.is_plain(), "announced without communities only");
         let family = Family::of(route.prefix).word();
         self.configure(&[
@@ -121,7 +107,7 @@ impl Peer for Frr {
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
-        self.setup.routes.retain(|route| route.prefix != prefix);
+        self.setup.withdraw(prefix);
         let family = Family::of(prefix).word();
         self.configure(&[
             format!("address-family {family} unicast"),
@@ -281,30 +267,14 @@ fn activation(setup: &Setup, session: &Session) -> String {
 
 fn route_map(index: usize, route: &Announced) -> String {
     let mut text = format!("route-map R{index} permit 10\n");
-    let words = |list: Vec<String>| list.join(" ");
-    if !route.communities.is_empty() {
-        let list = route
-            .communities
-            .iter()
-            .map(|(high, low)| format!("{high}:{low}"))
-            .collect();
-        let _ = writeln!(text, " set community {}", words(list));
-    }
-    if !route.route_targets.is_empty() {
-        let list = route
-            .route_targets
-            .iter()
-            .map(|(asn, number)| format!("{asn}:{number}"))
-            .collect();
-        let _ = writeln!(text, " set extcommunity rt {}", words(list));
-    }
-    if !route.large_communities.is_empty() {
-        let list = route
-            .large_communities
-            .iter()
-            .map(|(a, b, c)| format!("{a}:{b}:{c}"))
-            .collect();
-        let _ = writeln!(text, " set large-community {}", words(list));
+    for (what, words) in [
+        ("community", route.community_words()),
+        ("extcommunity rt", route.route_target_words()),
+        ("large-community", route.large_community_words()),
+    ] {
+        if !words.is_empty() {
+            let _ = writeln!(text, " set {what} {}", words.join(" "));
+        }
     }
     text + "exit\n"
 }
@@ -404,14 +374,8 @@ mod tests {
             "multiprotocolExtensions": {"ipv4Unicast": {"advertisedAndReceived": true}, "ipv6Unicast": {"advertised": true}}}});
         let view = view(&neighbor);
         assert!(view.established && view.last_error.contains("going home"));
-        let came: Vec<_> = view
-            .received
-            .iter()
-            .filter(|(_, came)| **came)
-            .map(|(c, _)| *c)
-            .collect();
         assert_eq!(
-            came,
+            view.came(),
             [
                 Capability::Ipv4,
                 Capability::FourOctetAs,

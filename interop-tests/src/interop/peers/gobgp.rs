@@ -8,9 +8,11 @@ use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::{mrt, replace_route};
+use super::mrt;
+use crate::daemon::READY_WITHIN;
 use crate::daemon::gobgp::{CONFIG, ask, ask_json, launch};
 use crate::daemon::seat::Seat;
+use crate::eventually::eventually;
 use crate::interop::peer::{Capability, Path, Peer, SessionView, peer_cannot};
 use crate::interop::setup::{Announced, AsWidth, Family, Kernel, Opening, Remote, Session, Setup};
 use crate::lab::Lab;
@@ -51,13 +53,22 @@ impl Gobgp {
             });
         let next_hop = next_hop.context("large tables go over IPv4")?;
         let prefixes: Vec<IpNetwork> = self.setup.routes.iter().map(|route| route.prefix).collect();
-        std::fs::write(&file, mrt::table_dump(&prefixes, next_hop, self.setup.router_id)?)?;
+        // `gobgp` ends before the last routes are through: the file has all of them twice.
+        let twice = [prefixes.as_slice(), &prefixes].concat();
+        std::fs::write(&file, mrt::table_dump(&twice, next_hop, self.setup.router_id)?)?;
         let path = file.display().to_string();
         ask(
             &self.seat,
             &["mrt", "inject", "global", &path, "--only-best", "--no-ipv6"],
         )?;
-        Ok(())
+        eventually("GoBGP has its routes", READY_WITHIN, || {
+            let summary = ask(&self.seat, &["global", "rib", "summary"])?;
+            ensure!(
+                summary.contains(&format!("Destination: {}", prefixes.len())),
+                "{summary}"
+            );
+            Ok(())
+        })
     }
 
     fn add(&self, route: &Announced) -> anyhow::Result<()> {
@@ -66,31 +77,16 @@ impl Gobgp {
             .map(str::to_owned)
             .collect::<Vec<_>>();
         words.push(route.prefix.to_string());
-        let mut list = |name: &str, items: Vec<String>, between: &str| {
+        for (name, items) in [
+            ("community", route.community_words()),
+            ("large-community", route.large_community_words()),
+        ] {
             if !items.is_empty() {
-                words.extend([name.to_owned(), items.join(between)]);
+                words.extend([name.to_owned(), items.join(",")]);
             }
-        };
-        list(
-            "community",
-            route
-                .communities
-                .iter()
-                .map(|(high, low)| format!("{high}:{low}"))
-                .collect(),
-            ",",
-        );
-        list(
-            "large-community",
-            route
-                .large_communities
-                .iter()
-                .map(|(a, b, c)| format!("{a}:{b}:{c}"))
-                .collect(),
-            ",",
-        );
-        for (asn, number) in &route.route_targets {
-            words.extend(["rt".to_owned(), format!("{asn}:{number}")]);
+        }
+        for target in route.route_target_words() {
+            words.extend(["rt".to_owned(), target]);
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let answer = ask(&self.seat, &words)?;
@@ -136,12 +132,7 @@ impl Peer for Gobgp {
     fn session(&self, name: &str) -> anyhow::Result<SessionView> {
         let neighbor = match self.neighbor(name) {
             Ok(neighbor) => neighbor,
-            Err(error) => {
-                return Ok(SessionView {
-                    state: format!("{error:#}"),
-                    ..SessionView::default()
-                });
-            }
+            Err(error) => return Ok(SessionView::unknown(error)),
         };
         let answer = ask_json(&self.seat, &["neighbor", &neighbor])?;
         let log = tail(&self.seat.folder.join("gobgpd.log"), 50);
@@ -171,12 +162,12 @@ impl Peer for Gobgp {
     }
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
-        replace_route(&mut self.setup, route);
+        self.setup.announce(route);
         self.add(route)
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
-        self.setup.routes.retain(|route| route.prefix != prefix);
+        self.setup.withdraw(prefix);
         let family = Family::of(prefix).word();
         ask(
             &self.seat,
@@ -216,8 +207,9 @@ impl Peer for Gobgp {
     }
 }
 
+/// Version 3 calls the neighbour that a path is from `neighbor-ip`, version 4 `peer-address`.
 fn is_learnt(path: &Value) -> bool {
-    path["neighbor-ip"].is_string()
+    path["neighbor-ip"].is_string() || path["peer-address"].is_string()
 }
 
 fn config(setup: &Setup) -> String {
@@ -327,25 +319,91 @@ fn afi_safi(table: &str, session: &Session, family: Family) -> String {
     text
 }
 
-/// The capabilities that `gobgp` names by what follows `apipb.`, and the values it prints for families.
-const SHOWN: [(Capability, &str, Option<&str>); 11] = [
-    (Capability::Ipv4, "MultiProtocolCapability", Some("CgQIARAB")),
-    (Capability::Ipv6, "MultiProtocolCapability", Some("CgQIAhAB")),
-    (Capability::RouteRefresh, "RouteRefreshCapability", None),
-    (
-        Capability::EnhancedRefresh,
-        "EnhancedRouteRefreshCapability",
-        None,
+/// How `gobgp` shows a capability: version 3 by what follows `apipb.` in its type and by how its octets begin, in Base64; version 4 by a
+/// name and what is to be found in its value.
+struct Shown {
+    capability: Capability,
+    by_type: (&'static str, &'static str),
+    by_name: (&'static str, &'static str),
+}
+
+const fn shown(
+    capability: Capability,
+    by_type: (&'static str, &'static str),
+    by_name: (&'static str, &'static str),
+) -> Shown {
+    Shown {
+        capability,
+        by_type,
+        by_name,
+    }
+}
+
+const SHOWN: [Shown; 11] = [
+    shown(
+        Capability::Ipv4,
+        ("MultiProtocolCapability", "CgQIARAB"),
+        ("MultiProtocol", r#""afi":1,"safi":1"#),
     ),
-    (Capability::FourOctetAs, "FourOctetASNCapability", None),
-    (Capability::GracefulRestart, "GracefulRestartCapability", None),
-    (Capability::LongLived, "LongLivedGracefulRestartCapability", None),
-    (Capability::AddPath, "AddPathCapability", None),
-    (Capability::ExtendedNextHop, "ExtendedNexthopCapability", None),
-    // Codes 6 and 9, which it does not know.
-    (Capability::ExtendedMessage, "UnknownCapability", Some("CAY=")),
-    (Capability::Role, "UnknownCapability", Some("CAk")),
+    shown(
+        Capability::Ipv6,
+        ("MultiProtocolCapability", "CgQIAhAB"),
+        ("MultiProtocol", r#""afi":2,"safi":1"#),
+    ),
+    shown(
+        Capability::RouteRefresh,
+        ("RouteRefreshCapability", ""),
+        ("RouteRefresh", ""),
+    ),
+    shown(
+        Capability::EnhancedRefresh,
+        ("EnhancedRouteRefreshCapability", ""),
+        ("EnhancedRouteRefresh", ""),
+    ),
+    shown(
+        Capability::FourOctetAs,
+        ("FourOctetASNCapability", ""),
+        ("FourOctetAsn", ""),
+    ),
+    shown(
+        Capability::GracefulRestart,
+        ("GracefulRestartCapability", ""),
+        ("GracefulRestart", ""),
+    ),
+    shown(
+        Capability::LongLived,
+        ("LongLivedGracefulRestartCapability", ""),
+        ("LongLivedGracefulRestart", ""),
+    ),
+    shown(Capability::AddPath, ("AddPathCapability", ""), ("AddPath", "")),
+    shown(
+        Capability::ExtendedNextHop,
+        ("ExtendedNexthopCapability", ""),
+        ("ExtendedNexthop", ""),
+    ),
+    // Version 3 does not know codes 6 and 9, version 4 not the latter.
+    shown(
+        Capability::ExtendedMessage,
+        ("UnknownCapability", "CAY="),
+        ("ExtendedMessage", ""),
+    ),
+    shown(
+        Capability::Role,
+        ("UnknownCapability", "CAk"),
+        ("Unknown", r#""code":9"#),
+    ),
 ];
+
+impl Shown {
+    fn is(&self, entry: &Value) -> bool {
+        if let Some((name, value)) = entry["Cap"].as_object().and_then(|cap| cap.iter().next()) {
+            return name == self.by_name.0 && value.to_string().contains(self.by_name.1);
+        }
+        let url = entry["type_url"].as_str().unwrap_or_default();
+        let octets = entry["value"].as_str().unwrap_or_default();
+        url.rsplit('.').next() == Some(self.by_type.0) && octets.starts_with(self.by_type.1)
+    }
+}
 
 /// Reads a neighbour as `gobgp neighbor -j` prints it.
 fn view(neighbor: &Value, log: &str) -> SessionView {
@@ -357,19 +415,11 @@ fn view(neighbor: &Value, log: &str) -> SessionView {
         last_error: log.to_owned(),
         ..SessionView::default()
     };
-    if let Some(capabilities) = neighbor["state"]["remote_cap"]
-        .as_array()
-        .filter(|_| view.established)
-    {
-        for (capability, name, value) in SHOWN {
-            let came = capabilities.iter().any(|entry| {
-                let url = entry["type_url"].as_str().unwrap_or_default();
-                let octets = entry["value"].as_str().unwrap_or_default();
-                url.rsplit('.').next() == Some(name) && value.is_none_or(|value| octets.starts_with(value))
-            });
-            if capabilities.iter().any(|entry| entry["type_url"].is_string()) {
-                view.received.insert(capability, came);
-            }
+    let capabilities = neighbor["state"]["remote_cap"].as_array();
+    if let Some(capabilities) = capabilities.filter(|list| view.established && !list.is_empty()) {
+        for shown in SHOWN {
+            let came = capabilities.iter().any(|entry| shown.is(entry));
+            view.received.insert(shown.capability, came);
         }
     }
     view
@@ -432,20 +482,26 @@ mod tests {
             "",
         );
         assert!(view.established);
-        let came: Vec<_> = view
-            .received
-            .iter()
-            .filter(|(_, came)| **came)
-            .map(|(c, _)| *c)
-            .collect();
         assert_eq!(
-            came,
+            view.came(),
             [
                 Capability::Ipv6,
                 Capability::RouteRefresh,
                 Capability::ExtendedMessage
             ]
         );
+    }
+
+    #[test]
+    fn version_4_names_capabilities() {
+        let view = view(
+            &json!({"state": {"session_state": 6, "remote_cap": [{"Cap": {"MultiProtocol": {"family": {"afi": 2, "safi": 1}}}},
+                {"Cap": {"Unknown": {"code": 9, "value": "Aw=="}}}, {"Cap": {"ExtendedMessage": {}}}]}}),
+            "",
+        );
+        let came = |capability| view.received[&capability];
+        assert!(came(Capability::Ipv6) && came(Capability::ExtendedMessage) && came(Capability::Role));
+        assert!(!came(Capability::Ipv4) && !came(Capability::RouteRefresh));
     }
 
     #[test]

@@ -10,10 +10,10 @@ mod openbgpd;
 use std::fmt;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::peer::Peer;
-use super::setup::{Announced, Setup};
+use super::setup::Setup;
 use crate::daemon::seat::{Installation, Seat};
 use crate::lab::Lab;
 
@@ -53,27 +53,40 @@ impl Kind {
     /// # Errors
     /// When it does not run.
     pub fn version(self, installation: &Installation) -> anyhow::Result<String> {
-        let (program, option) = match self {
-            Self::Bird => ("/usr/sbin/bird", "--version"),
-            Self::Frr => ("/usr/lib/frr/bgpd", "--version"),
-            Self::Gobgp => ("/usr/bin/gobgpd", "--version"),
-            Self::Openbgpd => ("/usr/sbin/bgpd", "-V"),
-            Self::Exabgp => ("/usr/sbin/exabgp", "--version"),
+        let (program, options): (_, &[&str]) = match self {
+            Self::Bird => ("/usr/sbin/bird", &["--version"]),
+            Self::Frr => ("/usr/lib/frr/bgpd", &["--version"]),
+            Self::Gobgp => ("/usr/bin/gobgpd", &["--version"]),
+            Self::Openbgpd => ("/usr/sbin/bgpd", &["-V"]),
+            // Since version 5 it is a command.
+            Self::Exabgp => ("/usr/sbin/exabgp", &["--version", "version"]),
         };
-        let mut command: Command = installation.command(program);
-        let output = command
-            .arg(option)
-            .output()
-            .with_context(|| format!("run {program}"))?;
-        // BIRD and OpenBGPD say it on standard error.
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let number = text
-            .split_ascii_whitespace()
-            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-        number
-            .map(str::to_owned)
-            .with_context(|| format!("{program} {option}: no version in {text:?}"))
+        let mut said = String::new();
+        for option in options {
+            let mut command: Command = installation.command(program);
+            let output = command
+                .arg(option)
+                .output()
+                .with_context(|| format!("run {program}"))?;
+            // BIRD and OpenBGPD say it on standard error.
+            let text = [output.stdout, output.stderr].concat();
+            said = String::from_utf8_lossy(&text).into_owned();
+            let mut words = said.split_ascii_whitespace();
+            if let Some(number) = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit())) {
+                return Ok(number.to_owned());
+            }
+        }
+        bail!("{program} {options:?}: no version in {said:?}")
+    }
+
+    /// The first number of its version.
+    ///
+    /// # Errors
+    /// As for [`Kind::version`].
+    pub fn major(self, installation: &Installation) -> anyhow::Result<u32> {
+        let version = self.version(installation)?;
+        let major = version.split('.').next().and_then(|major| major.parse().ok());
+        major.with_context(|| format!("{self} {version}: expected numbers with dots between"))
     }
 
     /// Starts the daemon; returns when it answers.
@@ -101,10 +114,4 @@ impl fmt::Display for Kind {
             Self::Exabgp => "ExaBGP",
         })
     }
-}
-
-/// The announced routes with one added, or put in place of the one with its prefix.
-fn replace_route(setup: &mut Setup, route: &Announced) {
-    setup.routes.retain(|known| known.prefix != route.prefix);
-    setup.routes.push(route.clone());
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::{Kind, replace_route};
+use super::Kind;
 use crate::daemon::openbgpd::{CONFIG, ask, ask_json, launch, socket_line};
 use crate::daemon::seat::Seat;
 use crate::interop::peer::{Capability, Path, Peer, SessionView, peer_cannot};
@@ -25,12 +25,7 @@ pub(super) struct Openbgpd {
 
 impl Openbgpd {
     pub(super) fn start(lab: &Lab, seat: Seat, setup: Setup) -> anyhow::Result<Self> {
-        let version = Kind::Openbgpd.version(&seat.installation)?;
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok())
-            .unwrap_or(0);
+        let major = Kind::Openbgpd.major(&seat.installation)?;
         refuse(&setup, major)?;
         seat.write(CONFIG, &config(&seat, &setup, major))?;
         let process = Some(launch(lab, &seat)?);
@@ -88,12 +83,7 @@ impl Peer for Openbgpd {
     fn session(&self, name: &str) -> anyhow::Result<SessionView> {
         let neighbor = match self.neighbor(name) {
             Ok(neighbor) => neighbor,
-            Err(error) => {
-                return Ok(SessionView {
-                    state: format!("{error:#}"),
-                    ..SessionView::default()
-                });
-            }
+            Err(error) => return Ok(SessionView::unknown(error)),
         };
         let all = ask_json(&self.seat, &["show", "neighbor", &neighbor])?;
         let log = tail(&self.seat.folder.join("openbgpd.log"), 20);
@@ -121,12 +111,12 @@ impl Peer for Openbgpd {
     }
 
     fn announce(&mut self, route: &Announced) -> anyhow::Result<()> {
-        replace_route(&mut self.setup, route);
+        self.setup.announce(route);
         self.reload()
     }
 
     fn withdraw(&mut self, prefix: IpNetwork) -> anyhow::Result<()> {
-        self.setup.routes.retain(|route| route.prefix != prefix);
+        self.setup.withdraw(prefix);
         self.reload()
     }
 
@@ -190,24 +180,20 @@ fn attributes(setup: &Setup, route: &Announced) -> String {
     if let Some(hop) = next_hop {
         let _ = write!(text, " nexthop {hop}");
     }
-    for (high, low) in &route.communities {
-        let _ = write!(text, " community {high}:{low}");
-    }
-    for (asn, number) in &route.route_targets {
-        let _ = write!(text, " ext-community rt {asn}:{number}");
-    }
-    for (global, one, two) in &route.large_communities {
-        let _ = write!(text, " large-community {global}:{one}:{two}");
+    for (what, words) in [
+        ("community", route.community_words()),
+        ("ext-community rt", route.route_target_words()),
+        ("large-community", route.large_community_words()),
+    ] {
+        for word in words {
+            let _ = write!(text, " {what} {word}");
+        }
     }
     text + " }"
 }
 
 fn neighbor(setup: &Setup, session: &Session, major: u32) -> String {
-    let remote = match &session.remote {
-        Remote::Address(address) => address.to_string(),
-        Remote::Range(range) => range.to_string(),
-        Remote::Interface(interface) => (*interface).to_owned(),
-    };
+    let remote = &session.remote;
     let mut text = format!(
         "neighbor {remote} {{\n\tremote-as {}\n\tdescr {}\n\tholdtime {}\n",
         session.remote_as, session.name, session.hold_time
@@ -340,14 +326,8 @@ mod tests {
             "as4byte": true, "refresh": true, "multiprotocol": ["IPv4 unicast"], "graceful_restart": {"eor": true, "restart": false}}}}});
         let view = view(&neighbor, "");
         assert!(view.established && view.last_error.contains("going home"));
-        let came: Vec<_> = view
-            .received
-            .iter()
-            .filter(|(_, came)| **came)
-            .map(|(c, _)| *c)
-            .collect();
         assert_eq!(
-            came,
+            view.came(),
             [
                 Capability::Ipv4,
                 Capability::RouteRefresh,
