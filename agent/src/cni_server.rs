@@ -45,7 +45,7 @@ use crate::input::Input;
 use crate::listen::attend_clients;
 use crate::metrics::Exposition;
 use crate::model::EndpointId;
-use crate::pod_link::Created;
+use crate::pod_link::HostEnd;
 use crate::report::{CniReport, DatastoreReport};
 use crate::turn::{Found, Message, NotApplied};
 use stages::{Stage, StageHistograms, Stages};
@@ -331,7 +331,7 @@ impl<S: Store + 'static> CniServer<S> {
     }
 
     /// As [`Self::apply`], for a pod whose link was made a moment ago.
-    async fn apply_made(&self, input: Input, made: Created) -> Result<Result<(), NotApplied>, CniError> {
+    async fn apply_made(&self, input: Input, made: HostEnd) -> Result<Result<(), NotApplied>, CniError> {
         let (done, applied) = oneshot::channel();
         self.inbox
             .send(Message::ApplyMade(input, Box::new(made), done))

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use crate::kernel::Link;
 use crate::model::{Cluster, ClusterBlock, Endpoint, EndpointId, Learned, NodeFacts, Pool, TunnelKind};
 
 /// One fact from outside.
@@ -49,6 +50,17 @@ pub enum Input {
     BgpInSync,
     /// The kernel reports that something we may own changed: read that kind back.
     KernelChanged(KernelChange),
+    /// The kernel reports of links with our prefix, by name: the last of what it said of each.
+    WorkloadLinks(BTreeMap<String, LinkNews>),
+}
+
+/// What the kernel said of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkNews {
+    /// It was so.
+    Seen(Link),
+    /// The one with this index is gone.
+    Gone(u32),
 }
 
 /// Which kind of kernel object changed.

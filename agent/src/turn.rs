@@ -21,7 +21,7 @@ use crate::input::{Input, KernelChange};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{Affected, Endpoint, EndpointId, InSync, Interface, Model, TunnelKind};
 use crate::plan::{AnsweredBy, PlanReport};
-use crate::pod_link::Created;
+use crate::pod_link::HostEnd;
 use crate::report::DataplaneReport;
 
 /// Messages that may wait for the node's thread.
@@ -39,7 +39,7 @@ pub enum Message {
     /// Something happened, and somebody waits until the kernel has followed.
     Apply(Input, Applied),
     /// As `Apply`, for a pod whose link was made a moment ago: its host end need not be read back.
-    ApplyMade(Input, Box<Created>, Applied),
+    ApplyMade(Input, Box<HostEnd>, Applied),
     /// Which endpoint is this?
     Find(EndpointId, oneshot::Sender<Found>),
     /// What of this endpoint, on the node's side, is not as it should be? Everything is read back for it.
@@ -248,25 +248,42 @@ impl<K: Kernel> Node<K> {
                         affected = Affected::Everything;
                     }
                 }
+                (Input::WorkloadLinks(news), _) => {
+                    let is_of_workload = |name: &str| has_workload(&self.model, name);
+                    if self.dataplane.note_heard(news, is_of_workload) {
+                        affected = Affected::Everything;
+                    }
+                }
                 (Input::Attached { endpoint, .. }, Some(made)) => {
                     self.dataplane.note_made(&endpoint.host_interface, *made);
                 }
                 (Input::Attached { .. }, None) => self.dataplane.note(KernelChange::Links),
                 _ => {}
             }
-            affected = affected.and(self.model.absorb(input));
+            let news = self.model.absorb(input);
+            if let Affected::Workloads(touched) = &news {
+                self.look_for_links_of(touched);
+            }
+            affected = affected.and(news);
         }
         (waiting, affected)
+    }
+
+    /// A link that nobody told of, of a workload that is there, is looked for.
+    fn look_for_links_of(&mut self, touched: &[Endpoint]) {
+        let is_unknown = |endpoint: &&Endpoint| {
+            let name = &endpoint.host_interface;
+            !self.dataplane.has_link(name) && has_workload(&self.model, name)
+        };
+        if touched.iter().any(|endpoint| is_unknown(&endpoint)) {
+            self.dataplane.note(KernelChange::Links);
+        }
     }
 
     /// Reads the links back if some changed. What changed matters if it is about a workload or an uplink: pods' links that
     /// come and go with ADD and DEL are known before the kernel tells of them.
     fn links_matter(&mut self) -> bool {
-        let endpoints = &self.model.endpoints;
-        let is_of_workload = |name: &str| {
-            let mut endpoints = endpoints.values();
-            endpoints.any(|endpoint| endpoint.host_interface == name)
-        };
+        let is_of_workload = |name: &str| has_workload(&self.model, name);
         // What cannot be read is for the apply to report.
         self.dataplane.links_changed(is_of_workload).unwrap_or(true)
     }
@@ -484,6 +501,12 @@ impl<K: Kernel> Node<K> {
             .or_else(but_for_the_network)
             .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
     }
+}
+
+/// Whether a workload has this host interface.
+fn has_workload(model: &Model, host_interface: &str) -> bool {
+    let mut endpoints = model.endpoints.values();
+    endpoints.any(|endpoint| endpoint.host_interface == host_interface)
 }
 
 /// The endpoint that an input brings.

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
+use calidris_agent::kernel::{Kernel as _, Linux};
 use calidris_agent::model::EndpointId;
 use calidris_agent::pod_link::{
-    self, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError, ResultSays, container_mac,
+    self, Earlier, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError, ResultSays, container_mac,
 };
 use namespaces::{Namespace, possible};
 
@@ -120,6 +121,27 @@ fn a_new_pod_pings_the_host_by_ipv4_and_ipv6_with_its_first_packet() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn the_host_end_is_told_as_the_kernel_has_it() {
+    if !possible("the_host_end_is_told") {
+        return;
+    }
+    let (host, pod) = (Namespace::new(), Namespace::new());
+    let link = pod_link(&["10.65.0.2", "fd00:10:65::2"]);
+    let pod = pod.open();
+    host.run(|| {
+        let prepared = pod_link::prepare(pod.as_fd(), link.without_addresses(), Earlier::Goes).unwrap();
+        let told = prepared.host_end();
+        prepared.complete(&link.addresses).unwrap();
+        let mut kernel = Linux::open().unwrap();
+        assert_eq!(kernel.links().unwrap()[HOST_INTERFACE], told.link);
+        assert!(told.sysctls.len() >= 10, "{:?}", told.sysctls);
+        for (path, value) in told.sysctls {
+            assert_eq!(kernel.sysctl(&path).unwrap(), Some(value), "{path}");
+        }
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Op;
 use crate::delta::{Change, delta};
 use crate::desired::HostLink;
+use crate::input::LinkNews;
 use crate::kernel::{Kernel, KernelError, Link};
 use crate::ours::LINK_PREFIX;
 
@@ -51,6 +52,37 @@ impl Links {
             names: BTreeSet::from([name.to_owned()]),
             uplinks: false,
         })
+    }
+
+    /// Takes in what the kernel said of a link with our prefix, which may be older than what is known. Returns what differs by
+    /// it. What does not agree with what is known is read back; but a link that is nobody's may be there unknown.
+    pub(super) fn heard(
+        &mut self,
+        name: &str,
+        news: &LinkNews,
+        is_of_workload: impl Fn(&str) -> bool,
+    ) -> Option<LinksChanged> {
+        match (self.known.get(name), news) {
+            (Some(known), LinkNews::Gone(index)) if known.index == *index => {
+                self.known.remove(name);
+                return Some(LinksChanged {
+                    names: BTreeSet::from([name.to_owned()]),
+                    uplinks: false,
+                });
+            }
+            // One of that name before the one that is known.
+            (_, LinkNews::Gone(_)) => {}
+            // Whether a pod takes its packets is the pod's matter.
+            (Some(known), LinkNews::Seen(link)) => {
+                let running = known.running;
+                self.dirty |= *known != Link { running, ..link.clone() };
+            }
+            (None, LinkNews::Seen(link)) => {
+                let had_another_name = || self.known.values().any(|known| known.index == link.index);
+                self.dirty |= is_of_workload(name) || had_another_name();
+            }
+        }
+        None
     }
 
     /// Reads back if dirty; `None` if not.

@@ -34,13 +34,13 @@ use tracing::debug;
 
 use crate::delta::Change;
 use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
-use crate::input::KernelChange;
+use crate::input::{KernelChange, LinkNews};
 use crate::kernel::{
     AddressChange, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily, RouteChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
-use crate::pod_link::Created;
+use crate::pod_link::HostEnd;
 
 /// How often one `apply` looks: a device made anew takes one look more, and a failure on the way another.
 const MAX_PASSES: usize = 3;
@@ -165,11 +165,28 @@ impl<K: Kernel> Dataplane<K> {
     }
 
     /// A host end was made a moment ago, and this is how: it need not be read back.
-    pub fn note_made(&mut self, host_interface: &str, made: Created) {
-        if let Some(changed) = self.links.made(host_interface, made.host) {
+    pub fn note_made(&mut self, host_interface: &str, made: HostEnd) {
+        if let Some(changed) = self.links.made(host_interface, made.link) {
             self.links_differ(&changed);
         }
-        self.sysctls.made(made.host_sysctls);
+        self.sysctls.made(made.sysctls);
+    }
+
+    /// Takes in what the kernel said of links with our prefix. Whether a workload's is gone; what else does not agree with what is
+    /// known is read back at the next use.
+    pub fn note_heard(
+        &mut self,
+        news: &BTreeMap<String, LinkNews>,
+        is_of_workload: impl Fn(&str) -> bool,
+    ) -> bool {
+        let mut is_gone = false;
+        for (name, news) in news {
+            if let Some(changed) = self.links.heard(name, news, &is_of_workload) {
+                self.links_differ(&changed);
+                is_gone |= is_of_workload(name);
+            }
+        }
+        is_gone
     }
 
     /// The links of the node, read back if dirty: for [`crate::model::Model::links`], before desired is computed.

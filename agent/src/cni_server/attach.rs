@@ -139,24 +139,21 @@ impl<S: Store + 'static> CniServer<S> {
             .collect();
         let endpoint = endpoint(subject, wanted, addresses.clone());
         debug!(container = subject.id.container_id, addresses = ?endpoint.addresses, "assigned");
-        let since = clock::now();
-        let made = in_thread(move || prepared.complete(&addresses))
-            .await?
-            .map_err(|error| of_link(&error))?;
-        stages.over(Stage::Pod, since);
-        let gateways = made.gateways.clone();
-
+        // The node's side needs the host end only, and is made so while the pod's end gets its addresses.
+        let made = prepared.host_end();
         let input = Input::Attached {
             id: subject.id.clone(),
             endpoint: endpoint.clone(),
             claimed_blocks: assigned.claimed_blocks.iter().copied().collect(),
         };
-        let since = clock::now();
-        let applied = timeout_at(deadline, self.apply_made(input, made))
-            .await
-            .map_err(|_| too_late("the kernel"))??;
-        stages.over(Stage::Node, since);
-        applied.map_err(|why| {
+        let ((completed, pod), (applied, node)) = tokio::join!(
+            timed(in_thread(move || prepared.complete(&addresses))),
+            timed(timeout_at(deadline, self.apply_made(input, made)))
+        );
+        stages.note(Stage::Pod, pod);
+        stages.note(Stage::Node, node);
+        let gateways = completed?.map_err(|error| of_link(&error))?.gateways;
+        applied.map_err(|_| too_late("the kernel"))??.map_err(|why| {
             CniError::new(ErrorCode::DATAPLANE, "the kernel did not take the pod's route")
                 .with_details(why.to_string())
         })?;

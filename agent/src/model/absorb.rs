@@ -154,7 +154,7 @@ impl Model {
                 Affected::Everything
             }
             // Says nothing about what is wanted: the turn has the kernel read back.
-            Input::KernelChanged(_) => Affected::Nothing,
+            Input::KernelChanged(_) | Input::WorkloadLinks(_) => Affected::Nothing,
         }
     }
 

@@ -98,10 +98,15 @@ pub struct Created {
     pub pod_mac: [u8; 6],
     /// Gateways that a default route was made to; a further interface of a pod has none.
     pub gateways: Vec<IpAddr>,
-    /// The host's end.
-    pub host: Link,
-    /// The kernel's parameters of the host's end that were set: path below `/proc/sys` to value.
-    pub host_sysctls: Vec<(String, String)>,
+}
+
+/// The host's end as [`prepare`] made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEnd {
+    /// The link.
+    pub link: Link,
+    /// The kernel's parameters of it that were set: path below `/proc/sys` to value.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// Why a link could not be made, looked at or removed.
@@ -206,6 +211,25 @@ pub fn prepare(
 }
 
 impl Prepared {
+    /// The host's end. It is made, and passes packets when [`Self::complete`] has returned.
+    #[must_use]
+    pub fn host_end(&self) -> HostEnd {
+        HostEnd {
+            link: Link {
+                index: self.host_index,
+                up: true,
+                running: true,
+                mac: Some(ours::HOST_MAC),
+                mtu: self.link.mtu,
+                alias: Some(ours::alias(&self.link.id)),
+                is_veth: true,
+                peer_index: Some(self.pod_index),
+                transport: None,
+            },
+            sysctls: self.link.host_sysctls(),
+        }
+    }
+
     /// Gives the pod's end its addresses and waits until both ends pass packets. On failure nothing is left.
     ///
     /// # Errors
@@ -224,9 +248,9 @@ impl Prepared {
         let Self {
             link,
             host,
-            host_index,
             pod,
             pod_index,
+            ..
         } = self;
         let gateways = pod_end::configure(pod, &link.id.ifname, *pod_index, addresses)?;
         settle::settle(host, &link.host_interface)?;
@@ -235,23 +259,7 @@ impl Prepared {
             Some(mac) => mac,
             None => pod_end::mac(pod, &link.id.ifname)?,
         };
-        let host_sysctls = link.host_sysctls();
-        Ok(Created {
-            pod_mac,
-            gateways,
-            host: Link {
-                index: *host_index,
-                up: true,
-                running: true,
-                mac: Some(ours::HOST_MAC),
-                mtu: link.mtu,
-                alias: Some(ours::alias(&link.id)),
-                is_veth: true,
-                peer_index: Some(*pod_index),
-                transport: None,
-            },
-            host_sysctls,
-        })
+        Ok(Created { pod_mac, gateways })
     }
 }
 

@@ -54,8 +54,8 @@ pub async fn run(
                 Vec::new()
             }
             WatchEvent::Resynced => {
-                info!("datastore is back");
                 connected(&state, None);
+                info!("datastore is back");
                 Vec::new()
             }
         };

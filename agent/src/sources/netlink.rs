@@ -1,9 +1,11 @@
 //! The kernel's notifications (rtnetlink(7)): links, addresses, and routes: ours, and those of others that BGP's next hops may lie behind.
 //!
-//! They only say *that* something changed; the dataplane reads back what. Bursts are taken together. When the kernel drops
+//! They only say *that* something changed; the dataplane reads back what. Of links with our prefix, which come and go all the
+//! time, they say what. Bursts are taken together. When the kernel drops
 //! notifications because we are too slow (`ENOBUFS`), everything is read back. Notifications of our own writes carry the
 //! port of the socket that wrote and are passed over.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::desired::MAIN_TABLE;
-use crate::input::{Input, KernelChange};
+use crate::input::{Input, KernelChange, LinkNews};
 use crate::kernel::message;
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::{interface_name, underlay};
@@ -47,9 +49,11 @@ pub struct Monitor {
 }
 
 /// What changed, in a burst.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Changes {
     links: bool,
+    /// The last that was said of each link with our prefix.
+    workload_links: BTreeMap<String, LinkNews>,
     addresses: bool,
     neighbors: bool,
     routes: bool,
@@ -89,13 +93,9 @@ impl Monitor {
             if changes.foreign_routes || changes.addresses || changes.lost {
                 foreign_changes.send_modify(|count| *count = count.wrapping_add(1));
             }
-            for change in changes.to_tell() {
-                debug!(?change, "the kernel changed");
-                if inbox
-                    .send(Message::Input(Input::KernelChanged(change)))
-                    .await
-                    .is_err()
-                {
+            for input in changes.into_inputs() {
+                debug!(?input, "the kernel changed");
+                if inbox.send(Message::Input(input)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -134,7 +134,7 @@ impl Changes {
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
             let is_own = message.port_number() == own_port && own_port != 0;
             match message.message_type() {
-                RTM_NEWLINK | RTM_DELLINK if !is_own => self.links = true,
+                kind @ (RTM_NEWLINK | RTM_DELLINK) if !is_own => self.take_link(kind, message.payload()),
                 RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses |= is_of_the_node(message.payload()),
                 RTM_NEWNEIGH | RTM_DELNEIGH if !is_own => self.neighbors |= is_on_tunnel(message.payload()),
                 RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
@@ -165,19 +165,40 @@ impl Changes {
         self.routes |= flags & NLM_F_REPLACE != 0 && route.key.table == MAIN_TABLE;
     }
 
-    fn to_tell(self) -> Vec<KernelChange> {
-        if self.lost {
-            return vec![KernelChange::Everything];
+    fn take_link(&mut self, kind: u16, payload: &[u8]) {
+        // Of another family a message speaks of the link's place in a bridge.
+        let is_of_link = payload.first() == Some(&0);
+        match message::parse_link(payload) {
+            Ok((name, link)) if is_of_link && name.starts_with(LINK_PREFIX) => {
+                let news = if kind == RTM_DELLINK {
+                    LinkNews::Gone(link.index)
+                } else {
+                    LinkNews::Seen(link)
+                };
+                self.workload_links.insert(name, news);
+            }
+            _ => self.links = true,
         }
-        [
+    }
+
+    fn into_inputs(self) -> Vec<Input> {
+        if self.lost {
+            return vec![Input::KernelChanged(KernelChange::Everything)];
+        }
+        let kinds = [
             (self.links, KernelChange::Links),
             (self.addresses, KernelChange::Addresses),
             (self.neighbors, KernelChange::Neighbors),
             (self.routes, KernelChange::Routes),
-        ]
-        .into_iter()
-        .filter_map(|(is_changed, change)| is_changed.then_some(change))
-        .collect()
+        ];
+        let of_kinds = kinds
+            .into_iter()
+            .filter(|(is_changed, _)| *is_changed)
+            .map(|(_, change)| Input::KernelChanged(change));
+        // Where all links are read back anyway, nothing need be said of some.
+        let of_links = (!self.links && !self.workload_links.is_empty())
+            .then_some(Input::WorkloadLinks(self.workload_links));
+        of_links.into_iter().chain(of_kinds).collect()
     }
 }
 
@@ -280,6 +301,45 @@ mod tests {
         }
     }
 
+    /// A message of `kind` about the link `name`: header, `struct ifinfomsg`, IFLA_IFNAME.
+    fn link_message(kind: u16, family: u8, index: u32, name: &[u8; 8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(44_u32.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend([family, 0, 1, 0]);
+        bytes.extend(index.to_ne_bytes());
+        bytes.extend(1_u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(12_u16.to_ne_bytes());
+        bytes.extend(3_u16.to_ne_bytes());
+        bytes.extend(name);
+        bytes
+    }
+
+    #[test]
+    fn of_links_with_our_prefix_the_last_that_was_said_counts() {
+        let heard = changes(&[
+            link_message(RTM_NEWLINK, 0, 5, b"cali1\0\0\0"),
+            link_message(RTM_DELLINK, 0, 5, b"cali1\0\0\0"),
+            link_message(RTM_NEWLINK, 0, 6, b"cali2\0\0\0"),
+        ]);
+        let inputs = heard.into_inputs();
+        let [Input::WorkloadLinks(news)] = inputs.as_slice() else {
+            panic!("{inputs:?}");
+        };
+        assert_eq!(news["cali1"], LinkNews::Gone(5));
+        assert!(matches!(&news["cali2"], LinkNews::Seen(link) if link.index == 6 && link.up));
+        // An uplink, or a bridge's port: all links are read back, and nothing is said of one.
+        for other in [
+            link_message(RTM_NEWLINK, 0, 7, b"eth0\0\0\0\0"),
+            link_message(RTM_DELLINK, 7, 6, b"cali2\0\0\0"),
+        ] {
+            let heard = changes(&[link_message(RTM_NEWLINK, 0, 6, b"cali2\0\0\0"), other]);
+            assert_eq!(heard.into_inputs(), [Input::KernelChanged(KernelChange::Links)]);
+        }
+    }
+
     #[test]
     fn a_foreign_route_that_takes_the_place_of_one_of_ours_counts() {
         let replacing = |table: u8, flags: u16| {
@@ -313,7 +373,10 @@ mod tests {
             lost: true,
             ..Changes::default()
         };
-        assert_eq!(lost.to_tell(), [KernelChange::Everything]);
-        assert_eq!(Changes::default().to_tell(), []);
+        assert_eq!(
+            lost.into_inputs(),
+            [Input::KernelChanged(KernelChange::Everything)]
+        );
+        assert_eq!(Changes::default().into_inputs(), []);
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
 use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
-use crate::input::DatastoreSnapshot;
+use crate::input::{DatastoreSnapshot, LinkNews};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
@@ -461,4 +461,52 @@ fn questions_alone_do_not_disturb_the_kernel() {
     assert_eq!(status.announced.len(), 1);
     assert!(status.dataplane.operations > 0);
     assert_eq!(world.shared.kernel.borrow().calls, calls);
+}
+
+fn heard(name: &str, news: LinkNews) -> Input {
+    Input::WorkloadLinks([(name.to_owned(), news)].into())
+}
+
+#[test]
+fn what_the_kernel_says_of_links_costs_no_reading_back_where_it_was_expected() {
+    let mut world = World::settled();
+    let (calls, link) = {
+        let kernel = world.shared.kernel.borrow();
+        (kernel.calls, kernel.links["cali1"].clone())
+    };
+    world.tell([heard("cali1", LinkNews::Seen(link.clone()))]);
+    world.tell([heard("cali1", LinkNews::Gone(link.index + 7))]);
+    // Nobody's.
+    world.shared.kernel.borrow_mut().add_link("cali2");
+    let other = world.shared.kernel.borrow().links["cali2"].clone();
+    world.tell([heard("cali2", LinkNews::Seen(other))]);
+    world.tell([heard("cali3", LinkNews::Gone(99))]);
+    assert_eq!(world.shared.kernel.borrow().calls, calls);
+
+    // Somebody's now: it is found, although nobody told of it again.
+    let of_other = Endpoint {
+        host_interface: "cali2".into(),
+        addresses: BTreeSet::from(["10.0.0.2".parse().unwrap()]),
+        ..endpoint()
+    };
+    world.tell([Input::EndpointSeen(id("b"), of_other)]);
+    assert!(
+        world.routes().contains(&"10.0.0.2/32".to_owned()),
+        "{:?}",
+        world.routes()
+    );
+}
+
+#[test]
+fn a_workloads_link_that_is_gone_or_another_one_is_followed() {
+    let mut world = World::settled();
+    let index = world.shared.kernel.borrow().links["cali1"].index;
+    world.shared.kernel.borrow_mut().remove_link("cali1");
+    world.tell([heard("cali1", LinkNews::Gone(index))]);
+    assert_eq!(world.routes(), ["10.0.0.0/26", "10.9.0.0/26"]);
+    world.shared.kernel.borrow_mut().add_link("cali0");
+    world.shared.kernel.borrow_mut().add_link("cali1");
+    let again = world.shared.kernel.borrow().links["cali1"].clone();
+    world.tell([heard("cali1", LinkNews::Seen(again))]);
+    assert_eq!(world.routes(), ["10.0.0.0/26", "10.0.0.1/32", "10.9.0.0/26"]);
 }

@@ -63,6 +63,9 @@ struct Outcome {
     adds: Vec<f64>,
     dels: Vec<f64>,
     pairs_per_second: f64,
+    /// Processor time of the whole machine for one ADD and DEL, in milliseconds: the runtime's, the plugin's, of whoever serves
+    /// it, and the kernel's.
+    cpu_per_pair: f64,
 }
 
 /// Measures everything and returns the rows.
@@ -179,9 +182,13 @@ fn add_rows(report: &mut Report, subject: &Subject, parallel: usize, outcomes: &
     add("del-p50", "ms", &|outcome| percentile(&outcome.dels, 50));
     add("del-p99", "ms", &|outcome| percentile(&outcome.dels, 99));
     add("add-and-del", "1/s", &|outcome| outcome.pairs_per_second);
+    add("machine-cpu-per-add-and-del", "ms", &|outcome| {
+        outcome.cpu_per_pair
+    });
 }
 
 fn run_once(runtime: &Runtime, attachments: &[Attachment], parallel: usize) -> anyhow::Result<Outcome> {
+    let cpu_before = usage::machine_cpu_seconds()?;
     let watch = Stopwatch::start();
     let added = in_parallel(attachments, parallel, |attachment| runtime.add(attachment))?;
     let dels = in_parallel(attachments, parallel, |attachment| {
@@ -190,10 +197,12 @@ fn run_once(runtime: &Runtime, attachments: &[Attachment], parallel: usize) -> a
         Ok(watch.elapsed())
     })?;
     let seconds = watch.elapsed().as_secs_f64();
+    let cpu = usage::machine_cpu_seconds()? - cpu_before;
     Ok(Outcome {
         adds: sorted(added.iter().map(|added| added.took)),
         dels: sorted(dels.into_iter()),
         pairs_per_second: attachments.len() as f64 / seconds,
+        cpu_per_pair: cpu * 1000.0 / attachments.len() as f64,
     })
 }
 

@@ -25,6 +25,30 @@ pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok((user + system) / TICKS)
 }
 
+/// Processor time that the whole machine has spent so far, in seconds: of all processes and of the kernel itself, its
+/// interrupts and deferred work included; idle and stolen time are not.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn machine_cpu_seconds() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    // user, nice, system, idle, iowait, irq, softirq, …
+    let ticks: Vec<f64> = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .with_context(|| format!("/proc/stat: {text:?}"))?
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let busy = ticks.iter().take(7).enumerate();
+    Ok(busy
+        .filter(|(at, _)| !matches!(at, 3 | 4))
+        .map(|(_, ticks)| ticks)
+        .sum::<f64>()
+        / TICKS)
+}
+
 /// The most memory the process ever had resident (`VmHWM`), in MiB.
 ///
 /// # Errors
