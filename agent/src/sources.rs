@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod datastore;
 pub mod netlink;
 pub mod nftables;
+mod notifications;
 pub mod underlay;
 
 /// Name of the interface with this index; `None` for one that is gone.

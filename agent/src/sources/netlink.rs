@@ -1,8 +1,7 @@
 //! The kernel's notifications (rtnetlink(7)): links, addresses, and routes: ours, and those of others that BGP's next hops may lie behind.
 //!
 //! They only say *that* something changed; the dataplane reads back what. Of links with our prefix, which come and go all the
-//! time, they say what. Bursts are taken together. When the kernel drops
-//! notifications because we are too slow (`ENOBUFS`), everything is read back. Notifications of our own writes carry the
+//! time, they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
 //! port of the socket that wrote and are passed over.
 
 use std::collections::BTreeMap;
@@ -11,14 +10,14 @@ use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::desired::MAIN_TABLE;
 use crate::input::{Input, KernelChange, LinkNews};
 use crate::kernel::message;
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
+use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
 use crate::turn::Message;
 
@@ -29,8 +28,6 @@ const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long notifications are gathered after the first one.
 const GATHERING: Duration = Duration::from_millis(20);
-/// Notifications read at a time, at most.
-const MAX_READS: usize = 4096;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -45,7 +42,7 @@ const RTM_PROTOCOL: usize = 5;
 
 /// A socket that hears the notifications of the process's network namespace.
 pub struct Monitor {
-    socket: TokioSocket,
+    notifications: Notifications,
 }
 
 /// What changed, in a burst.
@@ -67,10 +64,8 @@ impl Monitor {
     /// # Errors
     /// When the kernel refuses.
     pub fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket })
+        let notifications = Notifications::open(NETLINK_ROUTE, GROUPS, RECEIVE_BUFFER)?;
+        Ok(Self { notifications })
     }
 
     /// Tells the node until its thread is gone. `own_port` is the netlink port whose writes need not be told; changes of routes and
@@ -79,17 +74,16 @@ impl Monitor {
     /// # Errors
     /// When the socket fails for good.
     pub async fn run(
-        self,
+        mut self,
         own_port: u32,
         inbox: mpsc::Sender<Message>,
         foreign_changes: watch::Sender<u64>,
     ) -> io::Result<()> {
         loop {
             let mut changes = Changes::default();
-            changes.take_in(self.socket.recv_from_full().await, own_port)?;
-            // What belongs together comes together: a pod's link makes several notifications.
-            tokio::time::sleep(GATHERING).await;
-            self.read_what_is_there(&mut changes, own_port)?;
+            let take = |datagram: &[u8]| changes.read(datagram, own_port);
+            let heard = self.notifications.burst(GATHERING, take).await?;
+            changes.lost = heard == Heard::Part;
             if changes.foreign_routes || changes.addresses || changes.lost {
                 foreign_changes.send_modify(|count| *count = count.wrapping_add(1));
             }
@@ -101,34 +95,9 @@ impl Monitor {
             }
         }
     }
-
-    fn read_what_is_there(&self, changes: &mut Changes, own_port: u32) -> io::Result<()> {
-        for _ in 0..MAX_READS {
-            match self.socket.socket_ref().recv_from_full() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                result => changes.take_in(result, own_port)?,
-            }
-        }
-        // Still more: whatever it is, everything is read back, once.
-        changes.lost = true;
-        Ok(())
-    }
 }
 
 impl Changes {
-    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own_port: u32) -> io::Result<()> {
-        match received {
-            Ok((datagram, _)) => self.read(&datagram, own_port),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                warn!("the kernel dropped notifications; reading everything back");
-                self.lost = true;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
     fn read(&mut self, datagram: &[u8], own_port: u32) {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {

@@ -2,7 +2,7 @@
 //!
 //! The kernel sends a message for each object that a transaction changed, then one that names the new generation; all of
 //! them carry the netlink port that the transaction came from. Only transactions that touch a table of our name count, and
-//! only those from other ports than ours: other programs change their own tables all the time. What is lost because we are too slow counts as a change.
+//! only those from other ports than ours: other programs change their own tables all the time. What is lost counts as a change.
 //! See the kernel's linux/netfilter/nf_tables.h and nfnetlink.h.
 
 use std::io;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::input::{Input, KernelChange};
 use crate::kernel::OwnPorts;
 use crate::ours::NFT_TABLE;
+use crate::sources::notifications::{Heard, Notifications};
 use crate::turn::Message;
 
 /// `NFNLGRP_NFTABLES` is group 7.
@@ -25,8 +25,6 @@ const GROUPS: u32 = 1 << 6;
 const RECEIVE_BUFFER: usize = 2 << 20;
 /// How long notifications are gathered after the first one.
 const GATHERING: Duration = Duration::from_millis(50);
-/// Notifications read at a time, at most.
-const MAX_READS: usize = 4096;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWGEN: u16 = 15;
@@ -39,12 +37,12 @@ const TYPE_MASK: u16 = 0x3fff;
 
 /// A socket that hears of changes of nftables in the process's network namespace.
 pub struct Monitor {
-    socket: TokioSocket,
+    notifications: Notifications,
 }
 
 /// What was heard so far.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Heard {
+struct Changes {
     /// The transaction whose messages are coming in touches a table of ours.
     touches_ours: bool,
     /// A whole one of somebody else did, or may have.
@@ -57,23 +55,21 @@ impl Monitor {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn open() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-        socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket })
+        let notifications = Notifications::open(NETLINK_NETFILTER, GROUPS, RECEIVE_BUFFER)?;
+        Ok(Self { notifications })
     }
 
     /// Tells the node until its thread is gone. Changes from ports in `own` need not be told.
     ///
     /// # Errors
     /// When the socket fails for good.
-    pub async fn run(self, own: OwnPorts, inbox: mpsc::Sender<Message>) -> io::Result<()> {
-        let mut heard = Heard::default();
+    pub async fn run(mut self, own: OwnPorts, inbox: mpsc::Sender<Message>) -> io::Result<()> {
+        // A transaction may begin in one burst and end in the next.
+        let mut changes = Changes::default();
         loop {
-            heard.take_in(self.socket.recv_from_full().await, &own)?;
-            tokio::time::sleep(GATHERING).await;
-            self.read_what_is_there(&mut heard, &own)?;
-            if std::mem::take(&mut heard.is_changed) {
+            let take = |datagram: &[u8]| changes.read(datagram, &own);
+            let heard = self.notifications.burst(GATHERING, take).await?;
+            if std::mem::take(&mut changes.is_changed) || heard == Heard::Part {
                 debug!("somebody changed our nftables tables");
                 let change = Message::Input(Input::KernelChanged(KernelChange::Nft));
                 if inbox.send(change).await.is_err() {
@@ -82,32 +78,9 @@ impl Monitor {
             }
         }
     }
-
-    fn read_what_is_there(&self, heard: &mut Heard, own: &OwnPorts) -> io::Result<()> {
-        for _ in 0..MAX_READS {
-            match self.socket.socket_ref().recv_from_full() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                result => heard.take_in(result, own)?,
-            }
-        }
-        Ok(())
-    }
 }
 
-impl Heard {
-    fn take_in(&mut self, received: io::Result<(Vec<u8>, SocketAddr)>, own: &OwnPorts) -> io::Result<()> {
-        match received {
-            Ok((datagram, _)) => self.read(&datagram, own),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                warn!("the kernel dropped notifications of nftables; reading our tables back");
-                self.is_changed = true;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
+impl Changes {
     fn read(&mut self, datagram: &[u8], own: &OwnPorts) {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
@@ -172,9 +145,9 @@ mod tests {
     fn heard(messages: &[Vec<u8>]) -> bool {
         let own = OwnPorts::default();
         own.add(77);
-        let mut heard = Heard::default();
-        heard.read(&messages.concat(), &own);
-        heard.is_changed
+        let mut changes = Changes::default();
+        changes.read(&messages.concat(), &own);
+        changes.is_changed
     }
 
     #[test]
