@@ -49,20 +49,23 @@ pub(super) fn of_workloads<'a>(
     sysctls
 }
 
-/// The IPv4 parameters of a host end.
-pub(crate) fn of_host_interface_ipv4(interface: &str) -> Vec<(String, String)> {
-    [
-        // Answer ARP for 169.254.1.1 and everything else, at once: the pod's first packet must not wait.
-        ("conf", "proxy_arp", "1"),
-        ("neigh", "proxy_delay", "0"),
-        ("conf", "forwarding", "1"),
-        // Host ports redirected to 127.0.0.1 must reach it.
-        ("conf", "route_localnet", "1"),
-        // A pod may send with its own addresses only.
-        ("conf", "rp_filter", "1"),
-    ]
-    .map(|(folder, name, value)| (format!("net/ipv4/{folder}/{interface}/{name}"), value.to_owned()))
-    .to_vec()
+/// The IPv4 parameters of a host end: folder (`conf`, `neigh`), name, value.
+pub(crate) const HOST_INTERFACE_IPV4: [(&str, &str, u32); 5] = [
+    // Answer ARP for 169.254.1.1 and everything else, at once: the pod's first packet must not wait.
+    ("conf", "proxy_arp", 1),
+    ("neigh", "proxy_delay", 0),
+    ("conf", "forwarding", 1),
+    // Host ports redirected to 127.0.0.1 must reach it.
+    ("conf", "route_localnet", 1),
+    // A pod may send with its own addresses only.
+    ("conf", "rp_filter", 1),
+];
+
+/// [`HOST_INTERFACE_IPV4`] of an interface, by path.
+pub(crate) fn of_host_interface_ipv4(interface: &str) -> impl Iterator<Item = (String, String)> {
+    HOST_INTERFACE_IPV4.iter().map(move |(folder, name, value)| {
+        (format!("net/ipv4/{folder}/{interface}/{name}"), value.to_string())
+    })
 }
 
 /// The IPv6 parameters of a host end.

@@ -14,7 +14,7 @@ pub mod netlink;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -126,7 +126,7 @@ impl NetlinkSocket {
 
     /// As [`Self::batch`], with a function that appends request number so-and-so to the datagram: a whole message, padded, whose
     /// sequence number is filled in here.
-    pub(super) fn batch_bytes(
+    pub(crate) fn batch_bytes(
         &mut self,
         count: usize,
         write: impl Fn(usize, &mut Vec<u8>),

@@ -4,10 +4,10 @@
 //! aligned to four bytes.
 
 /// `NLA_F_NESTED`: the attribute's value is attributes.
-pub(super) const NESTED: u16 = 0x8000;
+pub(crate) const NESTED: u16 = 0x8000;
 
 /// Appends a message, its sequence number 0. `content` writes what is behind its header.
-pub(super) fn message(kind: u16, flags: u16, datagram: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn message(kind: u16, flags: u16, datagram: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     let start = datagram.len();
     // The length is filled in at the end.
     datagram.extend_from_slice(&[0; 4]);
@@ -22,7 +22,7 @@ pub(super) fn message(kind: u16, flags: u16, datagram: &mut Vec<u8>, content: im
 }
 
 /// Appends an attribute.
-pub(super) fn attribute(kind: u16, value: &[u8], datagram: &mut Vec<u8>) {
+pub(crate) fn attribute(kind: u16, value: &[u8], datagram: &mut Vec<u8>) {
     let length = u16::try_from(4 + value.len()).unwrap_or_default();
     datagram.extend_from_slice(&length.to_ne_bytes());
     datagram.extend_from_slice(&kind.to_ne_bytes());
@@ -32,7 +32,7 @@ pub(super) fn attribute(kind: u16, value: &[u8], datagram: &mut Vec<u8>) {
 }
 
 /// Appends an attribute that holds attributes, which `content` writes: less than 64 KiB.
-pub(super) fn nested(kind: u16, datagram: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nested(kind: u16, datagram: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     let start = datagram.len();
     datagram.extend_from_slice(&[0; 2]);
     datagram.extend_from_slice(&(kind | NESTED).to_ne_bytes());

@@ -149,7 +149,7 @@ impl PodLink {
 impl NewLink {
     /// The kernel's parameters of the host's end: path below `/proc/sys` to value.
     fn host_sysctls(&self) -> Vec<(String, String)> {
-        let mut sysctls = sysctl::of_host_interface_ipv4(&self.host_interface);
+        let mut sysctls: Vec<_> = sysctl::of_host_interface_ipv4(&self.host_interface).collect();
         if self.families.v6 {
             sysctls.extend(sysctl::of_host_interface_ipv6(&self.host_interface));
         }
