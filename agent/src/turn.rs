@@ -116,6 +116,8 @@ pub struct Node<K> {
     read_back_interval: Duration,
     read_back_at: Instant,
     retry_at: Option<Instant>,
+    /// When connections of addresses that have gone are forgotten.
+    forget_at: Option<Instant>,
     report: DataplaneReport,
 }
 
@@ -146,6 +148,7 @@ impl<K: Kernel> Node<K> {
             read_back_interval,
             read_back_at: now,
             retry_at: None,
+            forget_at: None,
             report: DataplaneReport::default(),
         }
     }
@@ -171,13 +174,19 @@ impl<K: Kernel> Node<K> {
 
     /// When to take a turn even if nothing happens.
     pub fn deadline(&self) -> Instant {
+        let look_at = self.look_at();
+        self.forget_at.map_or(look_at, |forget_at| forget_at.min(look_at))
+    }
+
+    /// When to look at everything even if nothing happens.
+    fn look_at(&self) -> Instant {
         self.retry_at
             .map_or(self.read_back_at, |retry_at| retry_at.min(self.read_back_at))
     }
 
     /// One turn.
     pub fn turn(&mut self, batch: Vec<Message>, now: Instant) {
-        let is_due = self.deadline() <= now;
+        let is_due = self.look_at() <= now;
         let was_in_sync = self.model.in_sync;
         let (mut waiting, mut affected) = self.absorb(batch);
         if now >= self.read_back_at || !waiting.inspect.is_empty() {
@@ -202,6 +211,19 @@ impl<K: Kernel> Node<K> {
             info!(datastore, bgp, cluster, "sources in sync");
         }
         self.answer(waiting, applied.as_ref());
+        self.forget_connections(now);
+    }
+
+    /// Forgets connections of addresses that have gone, when it is time. Nobody waits for it.
+    fn forget_connections(&mut self, now: Instant) {
+        if self.forget_at.is_some_and(|at| at <= now)
+            && let Err(error) = self.dataplane.forget_connections_of_gone()
+        {
+            debug!(%error, "cannot forget tracked connections");
+            // Tried again by the turn that looks at everything, which also reports it.
+            self.retry_at = Some(now);
+        }
+        self.forget_at = self.dataplane.forget_connections_at(now);
     }
 
     /// Takes in the messages; says who waits, and what may have to be different now.

@@ -1,10 +1,13 @@
 //! Tracked connections that no longer lead where they should: of addresses that went to another interface or away, and of
 //! UDP to ports of the node that lead elsewhere now. The kernel would go on by them for as long as packets come.
 //!
-//! Connections of an address that moves are forgotten before its route is changed, as Felix does; those of one that goes,
-//! afterwards. A start that changes nothing forgets nothing.
+//! Connections of an address that moves are forgotten before its route is changed, as Felix does. Those of one that goes are
+//! forgotten later, of many together, since the kernel's whole table has to be read for it; but before anybody else gets the
+//! address. A start that changes nothing forgets nothing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 
@@ -14,26 +17,41 @@ use crate::desired::RoutePath;
 use crate::kernel::{ConnectionFilter, Kernel, KernelError, NftChange, NftElement, RouteChange, TableChange};
 use crate::model::Protocol;
 
+/// How much later: pods often go together, and an address that nobody has harms nobody.
+const LATER: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Connections {
+    /// To be forgotten before anything else is done.
     pending: ConnectionFilter,
+    /// Addresses that have gone. Bounded by the pods that go within [`LATER`].
+    gone: BTreeSet<IpAddr>,
+    /// When it is time for those.
+    due_at: Option<Instant>,
 }
 
 impl Connections {
     /// What is about to be done.
     pub(super) fn before(&mut self, ops: &[Op]) {
-        self.pending
-            .addresses
-            .extend(ops.iter().filter_map(|op| match op {
-                Op::Route(change @ Change::Replace { .. }) => workload_left(change),
-                _ => None,
-            }));
+        for op in ops {
+            match op {
+                Op::Route(change @ Change::Replace { .. }) => {
+                    self.pending.addresses.extend(workload_left(change));
+                }
+                Op::Route(Change::Create { key, .. })
+                    if host(key.destination).is_some_and(|address| self.gone.contains(&address)) =>
+                {
+                    self.gone_are_due();
+                }
+                _ => {}
+            }
+        }
     }
 
     /// What was done.
     pub(super) fn after(&mut self, op: &Op) {
         match op {
-            Op::Route(change @ Change::Delete { .. }) => self.pending.addresses.extend(workload_left(change)),
+            Op::Route(change @ Change::Delete { .. }) => self.gone.extend(workload_left(change)),
             Op::Nft(change) => self.pending.udp_ports.extend(udp_ports_added(change)),
             _ => {}
         }
@@ -41,7 +59,18 @@ impl Connections {
 
     /// Addresses whose routes the kernel removed together with their links.
     pub(super) fn gone(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.pending.addresses.extend(addresses);
+        self.gone.extend(addresses);
+    }
+
+    /// Those of addresses that have gone are to be forgotten now.
+    pub(super) fn gone_are_due(&mut self) {
+        self.pending.addresses.append(&mut self.gone);
+    }
+
+    /// When those of addresses that have gone are to be forgotten, now being `now`; `None`: there are none.
+    pub(super) fn due_at(&mut self, now: Instant) -> Option<Instant> {
+        self.due_at = (!self.gone.is_empty()).then(|| self.due_at.unwrap_or(now + LATER));
+        self.due_at
     }
 
     /// Forgets what is to be forgotten. What fails stays to be done.

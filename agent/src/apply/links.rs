@@ -75,7 +75,11 @@ impl Links {
             // Whether a pod takes its packets is the pod's matter.
             (Some(known), LinkNews::Seen(link)) => {
                 let running = known.running;
-                self.dirty |= *known != Link { running, ..link.clone() };
+                self.dirty |= *known
+                    != Link {
+                        running,
+                        ..link.clone()
+                    };
             }
             (None, LinkNews::Seen(link)) => {
                 let had_another_name = || self.known.values().any(|known| known.index == link.index);

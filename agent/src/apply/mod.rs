@@ -241,6 +241,20 @@ impl<K: Kernel> Dataplane<K> {
         }
     }
 
+    /// When [`Self::forget_connections_of_gone`] is to be called, now being `now`; `None`: not at all.
+    pub fn forget_connections_at(&mut self, now: Instant) -> Option<Instant> {
+        self.connections.due_at(now)
+    }
+
+    /// Forgets tracked connections of addresses that have gone. Reads the kernel's whole table of them.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or refuses; the next use of the kernel tries again.
+    pub fn forget_connections_of_gone(&mut self) -> Result<(), KernelError> {
+        self.connections.gone_are_due();
+        self.connections.forget(&mut self.kernel)
+    }
+
     /// What `apply` would do, without doing it (dry run), and which kinds could not be read back.
     /// The kernel is read, not written.
     pub fn plan(&mut self, desired: &Desired, in_sync: InSync) -> (Vec<Op>, Vec<Failure>) {

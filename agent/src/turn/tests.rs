@@ -510,3 +510,65 @@ fn a_workloads_link_that_is_gone_or_another_one_is_followed() {
     world.tell([heard("cali1", LinkNews::Seen(again))]);
     assert_eq!(world.routes(), ["10.0.0.0/26", "10.0.0.1/32", "10.9.0.0/26"]);
 }
+
+#[test]
+fn connections_of_an_address_that_goes_are_forgotten_later_but_before_anybody_gets_it() {
+    let forgotten = |world: &World| -> Vec<usize> {
+        let kernel = world.shared.kernel.borrow();
+        kernel
+            .forgotten
+            .iter()
+            .map(|filter| filter.addresses.len())
+            .collect()
+    };
+    let pod = |number: u8| {
+        let endpoint = Endpoint {
+            host_interface: format!("cali{number}"),
+            addresses: BTreeSet::from([IpAddr::from([10, 0, 0, number])]),
+            ..endpoint()
+        };
+        Input::EndpointSeen(id(&number.to_string()), endpoint)
+    };
+    let gone = |number: u8| Input::EndpointUnseen(id(&number.to_string()));
+    let mut world = World::settled();
+    for number in [2, 3, 4] {
+        world
+            .shared
+            .kernel
+            .borrow_mut()
+            .add_link(&format!("cali{number}"));
+    }
+    world.tell([pod(2), pod(3), pod(4)]);
+    world.tell([gone(2)]);
+    world.now += Duration::from_millis(600);
+    world.tell([gone(3)]);
+    assert_eq!(forgotten(&world), [0; 0], "nobody has them");
+    let due = world.node.deadline();
+    assert_eq!(
+        due,
+        world.now + Duration::from_millis(400),
+        "a second after the first"
+    );
+    world.now = due;
+    world.tell([]);
+    assert_eq!(forgotten(&world), [2], "together");
+
+    world.tell([gone(4)]);
+    world.tell([pod(4)]);
+    assert_eq!(forgotten(&world), [2, 1], "before it is somebody's again");
+    assert!(
+        world.node.deadline() > due + Duration::from_secs(2),
+        "nothing is left to do"
+    );
+
+    // What fails is tried again.
+    world.tell([gone(4)]);
+    world.now = world.node.deadline();
+    let calls = world.shared.kernel.borrow().calls;
+    world.shared.kernel.borrow_mut().fault = Some((calls, Fault::LostBefore));
+    world.tell([]);
+    assert_eq!(forgotten(&world), [2, 1]);
+    world.now = world.node.deadline();
+    world.tell([]);
+    assert_eq!(forgotten(&world), [2, 1, 1]);
+}
