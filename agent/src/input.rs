@@ -48,6 +48,8 @@ pub enum Input {
     Learned(BTreeMap<IpNetwork, Option<Learned>>),
     /// Every BGP peer sent its table, or its time to do so is over.
     BgpInSync,
+    /// BGP peers that are to be reached through a gateway, all of them.
+    PeerGateways(BTreeMap<IpAddr, IpAddr>),
     /// The kernel reports that something we may own changed: read that kind back.
     KernelChanged(KernelChange),
     /// The kernel reports of links with our prefix, by name: the last of what it said of each.

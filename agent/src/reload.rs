@@ -1,24 +1,34 @@
-//! Reading the configuration again while running: what of `[bgp]` changed is told, or applied, without a restart.
+//! What the speaker is to do, while it runs: the configuration file, read again when somebody asks, and the sessions that the datastore asks for. What
+//! of it changed is told, or applied, without a restart.
 //!
 //! A configuration that is wrong changes nothing. What is read at the start only (sockets, logging, and all of an agent's configuration that is not
 //! BGP) is named, and waits for a restart.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use calidris_bgp::config::{Impact, SessionImpact};
+use calidris_bgp::config::{Impact, PeerConfig, SessionImpact, SpeakerConfig};
 use calidris_bgp::family::Prefix;
 use calidris_bgp::route::Origination;
 use calidris_bgp_driver::BgpHandle;
+use calidris_ipam::keys::is_key_part;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Bgp, Config, ConfigError, SpeakerFile};
+use crate::config::{Bgp, Config, ConfigError, SpeakerFile, read_secret};
 use crate::control::{ReloadMode, ReloadRequest};
+use crate::desired::peering::{self, Local, Sessions};
+use crate::input::Input;
+use crate::model::peering::{Peering, SecretKey};
+use crate::turn::Message;
+
+/// How long the speaker waits for its peers while it is not known who they are: until then nothing that a predecessor learned is stale.
+pub const UNTIL_PEERS_ARE_KNOWN: Duration = Duration::from_secs(365 * 86_400);
 
 /// A configuration that can be read again.
 pub trait Reloadable: Sized {
@@ -43,7 +53,21 @@ pub struct Reloader<C> {
     /// The BGP Identifier where the file does not say it.
     found_router_id: Option<Ipv4Addr>,
     speaker: BgpHandle,
-    routes: watch::Sender<BTreeMap<Prefix, Origination>>,
+    routes: watch::Sender<Option<BTreeMap<Prefix, Origination>>>,
+    datastore: Option<FromDatastore>,
+}
+
+/// Sessions that the datastore asks for, besides those of the file.
+#[derive(Debug)]
+pub struct FromDatastore {
+    /// The resources; `None` until they were read.
+    pub peering: watch::Receiver<Option<Peering>>,
+    /// This node's name there.
+    pub node: String,
+    /// The folder of the files that stand for Secrets.
+    pub secrets: PathBuf,
+    /// The node's thread, which makes the routes to peers behind gateways.
+    pub inbox: mpsc::Sender<Message>,
 }
 
 /// What a configuration changes, or has changed.
@@ -61,16 +85,19 @@ pub struct ReloadReport {
     pub missing_secrets: Vec<String>,
     /// What differs and is read at the start only.
     pub needs_restart: Vec<String>,
+    /// What the datastore asks for and is not done.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
-impl<C: Reloadable> Reloader<C> {
+impl<C: Reloadable + Clone> Reloader<C> {
     /// Of `config`, which came from `file` and is in force; a BGP Identifier that the file does not say stays as it was found. Configured routes go
     /// to `routes`.
     pub fn new(
         config: C,
         (file, found_router_id): (&Path, Option<Ipv4Addr>),
         speaker: BgpHandle,
-        routes: watch::Sender<BTreeMap<Prefix, Origination>>,
+        routes: watch::Sender<Option<BTreeMap<Prefix, Origination>>>,
     ) -> Self {
         Self {
             config,
@@ -78,10 +105,17 @@ impl<C: Reloadable> Reloader<C> {
             found_router_id,
             speaker,
             routes,
+            datastore: None,
         }
     }
 
-    /// Reads the configuration again whenever somebody asks for it or SIGHUP comes, until nobody can ask any more.
+    /// The same, with the sessions that the datastore asks for.
+    #[must_use]
+    pub fn with(self, datastore: Option<FromDatastore>) -> Self {
+        Self { datastore, ..self }
+    }
+
+    /// Reads the configuration again whenever somebody asks for it or SIGHUP comes, and follows the datastore, until nobody can ask any more.
     pub async fn serve(mut self, mut requests: mpsc::Receiver<ReloadRequest>) {
         let mut hang_up = match signal(SignalKind::hangup()) {
             Ok(hang_up) => hang_up,
@@ -92,6 +126,7 @@ impl<C: Reloadable> Reloader<C> {
         loop {
             tokio::select! {
                 _ = hang_up.recv() => self.reload_for_signal().await,
+                () = changed(&mut self.datastore) => self.follow_datastore().await,
                 request = requests.recv() => match request {
                     // Whoever asked may have gone away.
                     Some(ReloadRequest { mode, answer }) => drop(answer.send(self.reload(mode).await)),
@@ -103,13 +138,12 @@ impl<C: Reloadable> Reloader<C> {
 
     /// Applies the file as it is now, and tells the log.
     pub async fn reload_for_signal(&mut self) {
-        match self.reload(ReloadMode::Apply).await {
-            Ok(report) => report
-                .to_string()
-                .lines()
-                .for_each(|line| info!("configuration: {line}")),
-            Err(why) => error!("the configuration is not applied: {why}"),
-        }
+        tell(self.reload(ReloadMode::Apply).await);
+    }
+
+    /// Applies what the datastore asks for now, and tells the log.
+    async fn follow_datastore(&mut self) {
+        tell(self.follow(self.config.clone(), ReloadMode::Apply).await);
     }
 
     /// Reads the file again, and tells or applies what it changes.
@@ -117,16 +151,26 @@ impl<C: Reloadable> Reloader<C> {
     /// # Errors
     /// What is wrong with it; nothing has changed then.
     pub async fn reload(&mut self, mode: ReloadMode) -> Result<ReloadReport, String> {
-        let text = |error: &dyn fmt::Display| error.to_string();
-        let new = C::load(&self.file).map_err(|error| text(&error))?;
+        let new = C::load(&self.file).map_err(|error| error.to_string())?;
+        self.follow(new, mode).await
+    }
+
+    async fn follow(&mut self, new: C, mode: ReloadMode) -> Result<ReloadReport, String> {
         let Some((bgp, router_id)) = new.bgp() else {
             return Err("there is no [bgp] any more; to end the BGP speaker needs a restart".to_owned());
         };
         let Some(router_id) = router_id.or(self.found_router_id) else {
             return Err("bgp.router_id is missing".to_owned());
         };
-        let wanted = bgp.speaker(router_id);
-        let before = self.routes.borrow().clone();
+        let mut wanted = bgp.speaker(router_id);
+        let sessions = self.datastore.as_ref().map(|datastore| datastore.sessions(bgp));
+        let is_known = sessions.as_ref().is_none_or(Option::is_some);
+        let sessions = sessions.flatten().unwrap_or_default();
+        if !is_known {
+            wanted.sync_timeout = UNTIL_PEERS_ARE_KNOWN;
+        }
+        add(&sessions, &mut wanted);
+        let before = self.routes.borrow().clone().unwrap_or_default();
         let after = bgp.originations();
         let withdrawn = before.keys().filter(|prefix| !after.contains_key(prefix));
         let announced = after
@@ -136,21 +180,21 @@ impl<C: Reloadable> Reloader<C> {
             ReloadMode::Plan => self.speaker.plan(wanted).await,
             ReloadMode::Apply => self.speaker.configure(wanted).await,
         };
+        let needs_restart = self.config.needs_restart(&new);
         let report = ReloadReport {
             applied: mode == ReloadMode::Apply,
-            bgp: impact.map_err(|error| text(&error))?,
+            bgp: impact.map_err(|error| error.to_string())?,
             withdrawn: withdrawn.copied().collect(),
             announced: announced.map(|(prefix, _)| *prefix).collect(),
             missing_secrets: bgp.missing_secrets(),
-            needs_restart: self
-                .config
-                .needs_restart(&new)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            needs_restart: needs_restart.iter().map(ToString::to_string).collect(),
+            problems: sessions.problems.into_iter().collect(),
         };
         if mode == ReloadMode::Apply {
-            self.routes.send_replace(after);
+            self.routes.send_replace(is_known.then_some(after));
+            if let Some(datastore) = &self.datastore {
+                datastore.reach(sessions.gateways).await;
+            }
             warn_of(&report);
             self.config = new;
         }
@@ -158,9 +202,84 @@ impl<C: Reloadable> Reloader<C> {
     }
 }
 
+impl FromDatastore {
+    /// What the resources ask of this node, whose speaker is `bgp`; `None` while they are not known.
+    fn sessions(&self, bgp: &Bgp) -> Option<Sessions> {
+        let local = Local {
+            node: &self.node,
+            as_number: bgp.as_number,
+            listen_port: bgp.listen_port,
+        };
+        let peering = self.peering.borrow();
+        Some(peering::sessions(peering.as_ref()?, local, |secret| {
+            self.password(secret)
+        }))
+    }
+
+    /// The first line of the file that stands for a key of a Secret.
+    fn password(&self, secret: &SecretKey) -> Result<String, String> {
+        if ![&secret.name, &secret.key]
+            .iter()
+            .all(|part| is_key_part(part) && !part.starts_with('.'))
+        {
+            return Err(format!(
+                "Secret {:?} with key {:?} cannot be a file",
+                secret.name, secret.key
+            ));
+        }
+        let file = self.secrets.join(&secret.name).join(&secret.key);
+        read_secret(&file).map_err(|error| error.to_string())
+    }
+
+    async fn reach(&self, gateways: BTreeMap<IpAddr, IpAddr>) {
+        let input = Input::PeerGateways(gateways);
+        // Without the node's thread there is nobody to make routes, and nothing left to do.
+        let _ending = self.inbox.send(Message::Input(input)).await;
+    }
+}
+
+/// Adds the sessions of the datastore to those of the file, which come first where both name an address or a name.
+fn add(sessions: &Sessions, wanted: &mut SpeakerConfig) {
+    let is_taken = |peer: &PeerConfig| {
+        let mut configured = wanted.peers.iter();
+        configured.any(|other| other.address == peer.address || other.name == peer.name)
+    };
+    let new: Vec<PeerConfig> = sessions
+        .peers
+        .iter()
+        .filter(|peer| !is_taken(peer))
+        .cloned()
+        .collect();
+    wanted.peers.extend(new);
+    wanted.cluster_id = wanted.cluster_id.or(sessions.cluster_id);
+}
+
+/// Returns when the datastore asks for something else.
+async fn changed(datastore: &mut Option<FromDatastore>) {
+    if let Some(datastore) = datastore
+        && datastore.peering.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn tell(result: Result<ReloadReport, String>) {
+    match result {
+        Ok(report) => report
+            .to_string()
+            .lines()
+            .for_each(|line| info!("configuration: {line}")),
+        Err(why) => error!("the configuration is not applied: {why}"),
+    }
+}
+
 fn warn_of(report: &ReloadReport) {
     for why in &report.missing_secrets {
         warn!("{why}; no session without it");
+    }
+    for problem in &report.problems {
+        warn!("the datastore asks for what is not done: {problem}");
     }
     if !report.needs_restart.is_empty() {
         warn!(
@@ -210,6 +329,9 @@ impl fmt::Display for ReloadReport {
         }
         for why in &self.missing_secrets {
             writeln!(f, "no session for want of a password: {why}")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "asked for by the datastore and not done: {problem}")?;
         }
         if !self.needs_restart.is_empty() {
             writeln!(f, "needs a restart: {}", self.needs_restart.join(", "))?;

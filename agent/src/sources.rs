@@ -6,6 +6,7 @@ pub mod datastore;
 pub mod netlink;
 pub mod nftables;
 mod notifications;
+pub mod peering;
 pub mod underlay;
 
 /// Name of the interface with this index; `None` for one that is gone.

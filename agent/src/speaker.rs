@@ -75,7 +75,7 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
             reload: Some(reload),
         },
     ));
-    let (to_announce, routes) = watch::channel(config.bgp.originations());
+    let (to_announce, routes) = watch::channel(Some(config.bgp.originations()));
     tokio::spawn(announce(speaker.clone(), routes));
     for why in config.bgp.missing_secrets() {
         warn!("{why}; no session without it");
@@ -104,9 +104,9 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
 }
 
 /// Announces the configured routes, whenever they change.
-async fn announce(speaker: BgpHandle, mut routes: watch::Receiver<BTreeMap<Prefix, Origination>>) {
+async fn announce(speaker: BgpHandle, mut routes: watch::Receiver<Option<BTreeMap<Prefix, Origination>>>) {
     while routes.changed().await.is_ok() {
-        let wanted = routes.borrow_and_update().clone();
+        let wanted = routes.borrow_and_update().clone().unwrap_or_default();
         if speaker.originate(wanted).await.is_err() {
             return;
         }

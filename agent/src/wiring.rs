@@ -31,7 +31,7 @@ use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::{Model, Settings};
-use crate::reload::Reloader;
+use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
 use crate::status;
@@ -173,8 +173,18 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         ));
     }
 
+    let peering = config.peering.from_datastore.then(|| {
+        let (told, peering) = watch::channel(None);
+        tokio::spawn(sources::peering::run(Arc::clone(&ipam), told));
+        FromDatastore {
+            peering,
+            node: node_name.clone(),
+            secrets: config.peering.secrets.clone(),
+            inbox: inbox.clone(),
+        }
+    });
     let routes = config.bgp.as_ref().map(|bgp| bgp.originations());
-    let (routes, configured) = watch::channel(routes.unwrap_or_default());
+    let (routes, configured) = watch::channel(routes.filter(|_| peering.is_none()));
     let announcements = sources::bgp::Announcements {
         configured,
         wanted: to_announce,
@@ -190,7 +200,8 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     }
     let reload = bgp.as_ref().map(|bgp| {
         let (reload, reloads) = mpsc::channel(RELOADS);
-        let reloader = Reloader::new(config.clone(), (file, router_id), bgp.speaker.clone(), routes);
+        let reloader =
+            Reloader::new(config.clone(), (file, router_id), bgp.speaker.clone(), routes).with(peering);
         tokio::spawn(reloader.serve(reloads));
         reload
     });
@@ -407,9 +418,13 @@ async fn start_bgp(
         let _ending = inbox.send(Message::Input(Input::BgpInSync)).await;
         return Ok(None);
     };
+    let mut first = bgp.speaker(router_id);
+    if config.peering.from_datastore {
+        first.sync_timeout = UNTIL_PEERS_ARE_KNOWN;
+    }
     let speaker = calidris_bgp_driver::start(DriverConfig {
         listen: bgp.listen(),
-        speaker: bgp.speaker(router_id),
+        speaker: first,
         restarting,
         seed: clock::seed(),
     })

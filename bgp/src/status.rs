@@ -6,7 +6,7 @@
 mod seconds;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::family::{AfiSafi, Prefix};
 use crate::policy::{PeerKind, SourceKind};
 use crate::rib::{Refusal, Step, Withheld};
+use crate::route::NextHop;
 use crate::session::{State, Timer};
 
 /// The speaker at a glance.
@@ -81,6 +82,18 @@ pub struct PeerStatus {
     /// Running timers and how long until each fires.
     #[serde(rename = "timers_seconds", with = "seconds::of_timers")]
     pub timers: Vec<(Timer, Duration)>,
+    /// What is taken from the peer, in words.
+    #[serde(default)]
+    pub import: String,
+    /// What the peer is told, in words.
+    #[serde(default)]
+    pub export: String,
+    /// How many prefixes of a family the peer may announce.
+    #[serde(default)]
+    pub prefix_limit_in: Option<u32>,
+    /// How many prefixes of a family it is told.
+    #[serde(default)]
+    pub prefix_limit_out: Option<u32>,
     /// Per family: routes received and accepted, and announced.
     pub families: Vec<FamilyStatus>,
 }
@@ -215,8 +228,20 @@ pub struct FamilyStatus {
     pub accepted: usize,
     /// Of these, routes kept from before the peer's restart.
     pub stale: usize,
+    /// Of these, routes that are the best to their prefix.
+    #[serde(default)]
+    pub best: usize,
     /// How often a route was not stored because of the prefix limit.
     pub beyond_limit: u64,
+    /// Prefixes announced to us in this session, each time counted.
+    #[serde(default)]
+    pub announcements_in: u64,
+    /// Prefixes withdrawn from us in this session, each time counted.
+    #[serde(default)]
+    pub withdrawals_in: u64,
+    /// Peers that are told the same as this one, itself included: UPDATEs are made once for all of them.
+    #[serde(default)]
+    pub update_group_size: usize,
     /// Routes in the Adj-RIB-Out.
     pub announced: usize,
     /// Whether the peer's End-of-RIB came.
@@ -325,6 +350,15 @@ pub struct CandidateStatus {
     pub standing: Standing,
     /// What it costs to get to its next hop; `None` when there is no way, or nobody said what lies below BGP.
     pub next_hop_cost: Option<u32>,
+    /// The neighbours that its packets go to.
+    #[serde(default)]
+    pub via: Vec<NextHop>,
+    /// Weight of its peer.
+    #[serde(default)]
+    pub weight: u16,
+    /// BGP Identifier of its peer.
+    #[serde(default)]
+    pub peer_router_id: Option<Ipv4Addr>,
     /// Its attributes: after import policy, or as received when refused.
     pub attributes: AttributesSummary,
     /// Its attributes as received, where import policy changed them.
@@ -368,6 +402,21 @@ pub struct AttributesSummary {
     pub as_path: String,
     /// Next hop.
     pub next_hop: Option<IpAddr>,
+    /// The link-local address that came with a global next hop (RFC 2545).
+    #[serde(default)]
+    pub link_local_next_hop: Option<Ipv6Addr>,
+    /// ATOMIC_AGGREGATE.
+    #[serde(default)]
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR: AS and address.
+    #[serde(default)]
+    pub aggregator: Option<String>,
+    /// The metric of AIGP (RFC 7311).
+    #[serde(default)]
+    pub aigp: Option<u64>,
+    /// Attributes that this speaker does not know and passes on: type code and value in hexadecimal digits.
+    #[serde(default)]
+    pub unknown: Vec<String>,
     /// MULTI_EXIT_DISC.
     pub med: Option<u32>,
     /// LOCAL_PREF.

@@ -89,6 +89,16 @@ impl fmt::Display for PeerDetails<'_> {
                 peer.established_count
             ),
         )?;
+        write_fact(f, "import", &peer.import)?;
+        write_fact(f, "export", &peer.export)?;
+        let limits = [(peer.prefix_limit_in, "taken"), (peer.prefix_limit_out, "told")];
+        let limits = limits
+            .iter()
+            .filter_map(|(limit, what)| Some(format!("{} {what}", (*limit)?)))
+            .collect::<Vec<_>>();
+        if !limits.is_empty() {
+            write_fact(f, "prefix limits", limits.join(", "))?;
+        }
         if let Some((ours, theirs)) = peer.transport {
             write_fact(f, "transport", format_args!("{ours} to {theirs}"))?;
         }
@@ -242,9 +252,13 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
             family.family.to_string(),
             family.received.to_string(),
             family.accepted.to_string(),
+            family.best.to_string(),
             family.stale.to_string(),
+            family.announcements_in.to_string(),
+            family.withdrawals_in.to_string(),
             family.beyond_limit.to_string(),
             family.announced.to_string(),
+            family.update_group_size.to_string(),
             yes(family.end_of_rib_received),
             yes(family.end_of_rib_sent),
         ]
@@ -253,9 +267,13 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
         "FAMILY",
         "RECEIVED",
         "ACCEPTED",
+        "BEST",
         "STALE",
+        "ANNOUNCEMENTS IN",
+        "WITHDRAWALS IN",
         "BEYOND LIMIT",
         "ANNOUNCED",
+        "GROUP OF",
         "END-OF-RIB IN",
         "END-OF-RIB OUT",
     ];

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use calidris_bgp::route::NextHop;
 use calidris_bgp::status::{AttributesSummary, CandidateStatus, ExportStatus, RouteStatus, Standing};
 
 use super::{age, or_dash, words, write_fact};
@@ -186,6 +187,17 @@ fn write_candidate(f: &mut fmt::Formatter<'_>, candidate: &CandidateStatus) -> f
     if let Some(cost) = candidate.next_hop_cost {
         write_fact(f, "  cost to next hop", cost)?;
     }
+    if !candidate.via.is_empty() {
+        let via: Vec<String> = candidate.via.iter().map(neighbour).collect();
+        write_fact(f, "  via", via.join(", "))?;
+    }
+    if let Some(id) = candidate.peer_router_id {
+        write_fact(
+            f,
+            "  peer",
+            format_args!("router ID {id}, weight {}", candidate.weight),
+        )?;
+    }
     write_attributes(f, &candidate.attributes)?;
     if !candidate.terms.is_empty() {
         write_fact(
@@ -199,6 +211,13 @@ fn write_candidate(f: &mut fmt::Formatter<'_>, candidate: &CandidateStatus) -> f
         write_attributes(f, received)?;
     }
     Ok(())
+}
+
+fn neighbour(next_hop: &NextHop) -> String {
+    match next_hop.scope_id {
+        Some(link) => format!("{} on link {link}", next_hop.address),
+        None => next_hop.address.to_string(),
+    }
 }
 
 fn write_attributes(f: &mut fmt::Formatter<'_>, attributes: &AttributesSummary) -> fmt::Result {
@@ -216,6 +235,26 @@ fn write_attributes(f: &mut fmt::Formatter<'_>, attributes: &AttributesSummary) 
     )?;
     if !attributes.communities.is_empty() {
         write_fact(f, "  communities", attributes.communities.join(" "))?;
+    }
+    if let Some(link_local) = attributes.link_local_next_hop {
+        write_fact(f, "  link-local", link_local)?;
+    }
+    let rest = [
+        attributes.atomic_aggregate.then(|| "atomic aggregate".to_owned()),
+        attributes
+            .aggregator
+            .as_ref()
+            .map(|by| format!("aggregated by {by}")),
+        attributes.aigp.map(|metric| format!("AIGP {metric}")),
+        attributes.otc.map(|asn| format!("only to customers (AS {asn})")),
+        attributes.priority.map(|priority| format!("priority {priority}")),
+    ];
+    let rest: Vec<String> = rest.into_iter().flatten().collect();
+    if !rest.is_empty() {
+        write_fact(f, "  also", rest.join(", "))?;
+    }
+    if !attributes.unknown.is_empty() {
+        write_fact(f, "  unknown", attributes.unknown.join(", "))?;
     }
     if let Some(originator) = attributes.originator_id {
         let clusters: Vec<String> = attributes.cluster_list.iter().map(ToString::to_string).collect();

@@ -40,6 +40,7 @@ pub use node::{DataplaneConfig, NodeAddresses, kubernetes_addresses};
 pub use peer::{DynamicPeers, Peer};
 pub use policy::RoutePolicy;
 pub use secret::SecretError;
+pub(crate) use secret::read_secret;
 pub use standalone::SpeakerFile;
 
 /// Where the configuration is unless the command line says otherwise.
@@ -66,6 +67,9 @@ pub struct Config {
     pub node: NodeAddresses,
     /// The BGP speaker, if there is to be one.
     pub bgp: Option<Bgp>,
+    /// Peers that the datastore names.
+    #[serde(default)]
+    pub peering: PeeringConfig,
     /// The CNI server.
     #[serde(default)]
     pub cni: Cni,
@@ -100,6 +104,16 @@ pub struct NodeName(String);
 pub struct Metrics {
     /// Where `GET /metrics` is answered; nowhere unless given.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[peering]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeeringConfig {
+    /// Whether the datastore's BGPConfiguration, BGPPeer and BGPFilter resources make sessions, besides those of `[bgp]`.
+    pub from_datastore: bool,
+    /// The folder with the passwords they name: a file for each key of a Secret, in a folder of the Secret's name.
+    pub secrets: PathBuf,
 }
 
 /// `[status]`
@@ -211,6 +225,11 @@ impl Config {
             );
         }
         self.cni.check()?;
+        if self.peering.from_datastore && self.bgp.is_none() {
+            return Err(
+                "peering.from_datastore needs a speaker; expected a section [bgp] as well".to_owned(),
+            );
+        }
         if self.dataplane.read_back_interval < Duration::from_secs(1) {
             return Err("dataplane.read_back_interval is below 1s".to_owned());
         }
@@ -299,6 +318,15 @@ impl TryFrom<String> for LogFilter {
                 Err("an empty log level; expected error, warn, info, debug, trace or a filter".to_owned())
             }
             Err(error) => Err(format!("{text:?} is not a log filter: {error}")),
+        }
+    }
+}
+
+impl Default for PeeringConfig {
+    fn default() -> Self {
+        Self {
+            from_datastore: false,
+            secrets: PathBuf::from("/etc/calidris/secrets"),
         }
     }
 }

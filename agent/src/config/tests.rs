@@ -43,6 +43,7 @@ fn a_datastore_may_be_named_by_its_kind_alone() {
 fn the_example_shows_the_defaults() {
     let (example, minimal) = (parse(EXAMPLE).unwrap(), parse(MINIMAL).unwrap());
     assert_eq!(example.cni, minimal.cni);
+    assert_eq!(example.peering, minimal.peering);
     assert_eq!(example.ipam, minimal.ipam);
     assert_eq!(example.dataplane, minimal.dataplane);
     assert_eq!(example.status, minimal.status);
@@ -81,6 +82,7 @@ fn every_key_is_in_the_example() {
         keys_of::<StaticRoute>(),
         keys_of::<peer::PeerKeys>(),
         keys_of::<policy::RuleKeys>(),
+        keys_of::<PeeringConfig>(),
         keys_of::<Cni>(),
         keys_of::<IpamSettings>(),
         keys_of::<PoolSettings>(),
@@ -291,6 +293,11 @@ fn errors_name_file_line_and_what_was_expected() {
             with("[bgp]\nas_number = 1\n"),
             "c.toml",
             "bgp.router_id is missing",
+        ),
+        (
+            with("[peering]\nfrom_datastore = true\n"),
+            "c.toml",
+            "expected a section [bgp]",
         ),
         (peer("hold_time = \"2s\"\n"), "c.toml:7:1:", "from 3s to 65535s"),
         (

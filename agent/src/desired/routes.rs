@@ -1,7 +1,7 @@
 //! Routes: workloads, blackholes of own blocks, blocks of other nodes, and what BGP learned.
 //!
 //! Where two want the same destination, one wins: workload, then blackhole, then what the datastore says of another node's
-//! block, then BGP. (Felix has the same order; its blackholes come last, but never meet the others.) A priority that a policy
+//! block, then the gateway to a BGP peer, then what BGP learned. (Felix has the same order; its blackholes come last, but never meet the others.) A priority that a policy
 //! gives to a learned route is its metric, and counts against routes of others only.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,19 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
         );
     }
     routes.extend(of_workloads(model, model.endpoints.values()));
+    for (peer, gateway) in &model.peer_gateways {
+        let gateways = BTreeSet::from([Gateway {
+            address: *gateway,
+            interface: None,
+        }]);
+        let route = Route {
+            origin: RouteOrigin::Bgp,
+            path: RoutePath::Via { gateways },
+        };
+        routes
+            .entry(RouteKey::main(IpNetwork::from(*peer)))
+            .or_insert(route);
+    }
     for (destination, learned) in &model.learned {
         // Whatever its metric, it does not take packets from what else leads there.
         if !routes.contains_key(&RouteKey::main(*destination))

@@ -166,6 +166,14 @@ fn a_learned_route_has_the_metric_of_its_policy_and_may_drop() {
 }
 
 #[test]
+fn a_peer_behind_a_gateway_has_a_route_that_nothing_learned_replaces() {
+    let mut model = model(&[], &[], &["203.0.113.1/32 192.0.2.2"]);
+    let addresses = ["203.0.113.1", "192.0.2.254"].map(|text| text.parse().unwrap());
+    model.peer_gateways = BTreeMap::from([addresses.into()]);
+    assert_eq!(route_lines(&model), ["203.0.113.1/32 via 192.0.2.254 (bgp)"]);
+}
+
+#[test]
 fn next_hops_on_links_that_pass_nothing_are_left_out() {
     let mut model = model(&[], &[], &[]);
     let hop = |interface: &str| NextHop {

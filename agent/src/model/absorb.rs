@@ -124,6 +124,10 @@ impl Model {
                 Affected::Everything
             }
             Input::BgpInSync => Affected::everything_if(!std::mem::replace(&mut self.in_sync.bgp, true)),
+            Input::PeerGateways(gateways) => {
+                let before = std::mem::replace(&mut self.peer_gateways, gateways);
+                Affected::everything_if(before != self.peer_gateways)
+            }
             Input::Cluster(cluster) => {
                 self.cluster = cluster;
                 self.in_sync.cluster = true;

@@ -44,6 +44,8 @@ pub struct Model {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Best routes that BGP selected, to be installed.
     pub learned: BTreeMap<IpNetwork, Learned>,
+    /// BGP peers that are to be reached through a gateway, and the gateway.
+    pub peer_gateways: BTreeMap<IpAddr, IpAddr>,
     /// Names of the links the kernel has on this node.
     pub links: BTreeSet<String>,
     /// What the operator decided.
@@ -136,6 +138,7 @@ impl Model {
             own_blocks: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             learned: BTreeMap::new(),
+            peer_gateways: BTreeMap::new(),
             links: BTreeSet::new(),
             settings: Settings::default(),
             interfaces: BTreeMap::new(),

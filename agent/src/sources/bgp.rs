@@ -20,8 +20,8 @@ use crate::turn::Message;
 /// What is announced, always the latest. Both together; configured routes win where both name a prefix.
 #[derive(Debug)]
 pub struct Announcements {
-    /// Routes of the configuration.
-    pub configured: watch::Receiver<BTreeMap<Prefix, Origination>>,
+    /// Routes of the configuration; `None` until all peers are known, which are not to take the first word for the last.
+    pub configured: watch::Receiver<Option<BTreeMap<Prefix, Origination>>>,
     /// What the node wants announced; `None` until it knows.
     pub wanted: watch::Receiver<Option<BTreeMap<IpNetwork, Announcement>>>,
 }
@@ -43,13 +43,14 @@ async fn announce(
 ) -> Result<(), Stopped> {
     loop {
         let wanted = announcements.borrow_and_update().clone();
-        if let Some(prefixes) = wanted {
+        let routes = configured.borrow_and_update().clone();
+        if let (Some(prefixes), Some(configured)) = (wanted, routes) {
             info!(prefixes = prefixes.len(), "announcing");
             let mut routes: BTreeMap<Prefix, Origination> = prefixes
                 .into_iter()
                 .map(|(prefix, announcement)| (Prefix::from(prefix), origination(announcement)))
                 .collect();
-            routes.extend(configured.borrow_and_update().clone());
+            routes.extend(configured);
             speaker.originate(routes).await?;
         }
         let changed = tokio::select! {

@@ -1,5 +1,6 @@
-//! What two routers announce, in the kernel of a node: several gateways, metrics, black holes, next hops behind next hops, IPv6 gateways of
-//! IPv4 routes, and what a dead link takes along.
+//! BGP on a node, beside routers in namespaces. What they announce, in the kernel: several gateways, metrics, black holes, next hops behind next hops, IPv6 gateways of
+//! IPv4 routes, and what a dead link takes along. And what a new
+//! configuration, or a resource in the datastore, does to sessions.
 
 use std::fs;
 
@@ -156,4 +157,137 @@ fn what_routers_announce_is_in_the_kernel_while_there_is_a_way_to_it() {
     left.namespace.sh("ip link set up0 up");
     kernel_has(&cluster, "10.98.0.0/24", &["via 10.0.1.2", "metric 512"]);
     kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2", "via 10.0.2.2"]);
+}
+
+fn peer(cluster: &Cluster, name: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(&bgp(cluster, &format!("peer {name} -o json"))).ok()
+}
+
+fn established(cluster: &Cluster, name: &str) -> serde_json::Value {
+    eventually(&format!("{name} Established"), || {
+        peer(cluster, name).filter(|peer| peer["state"] == "established")
+    })
+}
+
+#[test]
+fn a_new_configuration_is_told_first_and_resets_only_whose_identity_changed() {
+    if !possible("a_new_configuration") || !has_etcd("a_new_configuration") {
+        return;
+    }
+    let cluster = Cluster::new(super::POOL);
+    let _left = Router::new(&cluster, 1, "left", &route("10.99.0.0/24", ""));
+    let _right = Router::new(&cluster, 2, "right", &route("10.99.0.0/24", ""));
+    let _agent = cluster.start_agent_with(&node_config());
+    all_established(&cluster);
+    let counts = || {
+        let count = |name: &str| peer(&cluster, name).map(|peer| peer["established_count"].clone());
+        ["router-1-v4", "router-2-v4"].map(|name| count(name).unwrap_or_default())
+    };
+    assert_eq!(counts(), [1, 1]);
+    let file = cluster.folder().join("calidris.toml");
+    let before = fs::read_to_string(&file).unwrap();
+
+    // Policy: nobody is reset, and what the kernel has follows.
+    kernel_has(&cluster, "10.99.0.0/24", &["metric 1024"]);
+    fs::write(&file, before.replace("10.98.0.0/24", "10.99.0.0/24")).unwrap();
+    let plan = bgp(&cluster, "plan");
+    assert!(
+        plan.contains("peer router-1-v4: its session stays; import policy"),
+        "{plan}"
+    );
+    kernel_has(&cluster, "10.99.0.0/24", &["metric 1024"]);
+    assert_eq!(bgp(&cluster, "reload"), plan);
+    kernel_has(&cluster, "10.99.0.0/24", &["metric 512"]);
+    kernel_lacks(&cluster, "10.99.0.0/24", "metric 1024");
+    assert_eq!(counts(), [1, 1]);
+
+    // Identity: one peer begins anew, the others do not notice.
+    let identity = "address = \"10.0.2.2\"\nas_number = 65002\n";
+    let after = before.replace(identity, &format!("{identity}local_as = 64999\n"));
+    assert_ne!(after, before);
+    fs::write(&file, after).unwrap();
+    let plan = bgp(&cluster, "plan");
+    assert!(plan.contains("peer router-2-v4: its session is RESET"), "{plan}");
+    assert_eq!(plan.matches("is RESET").count(), 1, "{plan}");
+    bgp(&cluster, "reload");
+    eventually("the session of the other router to end", || {
+        let peer = peer(&cluster, "router-2-v4")?;
+        (peer["state"] != "established").then_some(())
+    });
+    assert_eq!(counts()[0], 1);
+
+    // What is wrong changes nothing.
+    fs::write(&file, before.replace("as_number = 65001", "as_number = 0")).unwrap();
+    assert_eq!(bgp(&cluster, "reload"), "");
+    assert_eq!(counts()[0], 1);
+}
+
+/// Writes a resource of Calico's.
+fn put(cluster: &Cluster, plural: &str, name: &str, spec: &str) {
+    cluster.put(
+        &format!("/calico/resources/v3/projectcalico.org/{plural}/{name}"),
+        &format!(r#"{{"kind":"K","apiVersion":"projectcalico.org/v3","metadata":{{"name":"{name}"}},"spec":{spec}}}"#),
+    );
+}
+
+#[test]
+fn resources_in_the_datastore_make_sessions_and_change_them_without_a_reset() {
+    if !possible("resources_in_the_datastore") || !has_etcd("resources_in_the_datastore") {
+        return;
+    }
+    let cluster = Cluster::new(super::POOL);
+    let routes = [route("10.99.0.0/24", ""), route("10.98.0.0/24", "")].concat();
+    let _router = Router::new(&cluster, 1, "left", &routes);
+    put(
+        &cluster,
+        "bgpconfigurations",
+        "default",
+        r#"{"nodeToNodeMeshEnabled":false}"#,
+    );
+    let spec = r#""peerIP":"10.0.1.2","asNumber":65001,"sourceAddress":"None""#;
+    let password = r#","password":{"secretKeyRef":{"name":"bgp","key":"tor"}}"#;
+    put(&cluster, "bgppeers", "tor", &format!("{{{spec}{password}}}"));
+    let secrets = cluster.folder().join("secrets");
+    let config = format!(
+        "\n[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.11\"\n[peering]\nfrom_datastore = true\nsecrets = \"{}\"\n",
+        secrets.display()
+    );
+    let _agent = cluster.start_agent_with(&config);
+
+    // A secret that is not there: no session, and the reason.
+    let why = eventually("the peer to be held down", || {
+        let peer = peer(&cluster, "tor-10.0.1.2")?;
+        Some(peer["held_down"].as_str()?.to_owned())
+    });
+    assert!(why.contains("secrets/bgp/tor: cannot read the password"), "{why}");
+    put(&cluster, "bgppeers", "tor", &format!("{{{spec}}}"));
+    established(&cluster, "tor-10.0.1.2");
+    kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2"]);
+    kernel_has(&cluster, "10.98.0.0/24", &["via 10.0.1.2"]);
+
+    // A filter refuses a route by name, and nobody notices else.
+    let rule = r#"{"importV4":[{"cidr":"10.98.0.0/24","matchOperator":"Equal","action":"Reject"}]}"#;
+    put(&cluster, "bgpfilters", "quiet", rule);
+    put(
+        &cluster,
+        "bgppeers",
+        "tor",
+        &format!("{{{spec},\"filters\":[\"quiet\"]}}"),
+    );
+    kernel_lacks(&cluster, "10.98.0.0/24", "10.98");
+    let told = bgp(&cluster, "route 10.98.0.0/24");
+    assert!(
+        told.contains("refused: import term \"quiet importV4[0]\""),
+        "{told}"
+    );
+    kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2"]);
+    assert_eq!(peer(&cluster, "tor-10.0.1.2").unwrap()["established_count"], 1);
+
+    cluster.delete("/calico/resources/v3/projectcalico.org/bgppeers/tor");
+    kernel_lacks(&cluster, "10.99.0.0/24", "10.99");
+    assert!(
+        !bgp(&cluster, "peers").contains("tor-"),
+        "{}",
+        bgp(&cluster, "peers")
+    );
 }

@@ -44,6 +44,8 @@ pub struct PathCounts {
     pub accepted: usize,
     /// Kept from before a restart.
     pub stale: usize,
+    /// The best to their prefix.
+    pub best: usize,
 }
 
 /// What becomes of a path that is looked at again.
@@ -242,17 +244,22 @@ impl<F: Family> LocRib<F> {
         }
     }
 
-    /// How many paths a source has.
-    pub fn count(&self, source: SourceId) -> PathCounts {
-        let mut counts = PathCounts::default();
-        for path in self
-            .iter()
-            .flat_map(|(_, dest)| dest.paths())
-            .filter(|path| path.source == source)
-        {
-            counts.received += 1;
-            counts.accepted += usize::from(path.accepted().is_some());
-            counts.stale += usize::from(path.stale);
+    /// How many paths there are of each source, by [`SourceId`]; sources behind the last one with paths are missing.
+    pub fn counts(&self) -> Vec<PathCounts> {
+        let mut counts: Vec<PathCounts> = Vec::new();
+        for (_, dest) in self.iter() {
+            for (rank, path) in dest.paths().iter().enumerate() {
+                let place = path.source.index();
+                if counts.len() <= place {
+                    counts.resize(place + 1, PathCounts::default());
+                }
+                if let Some(count) = counts.get_mut(place) {
+                    count.received += 1;
+                    count.accepted += usize::from(path.accepted().is_some());
+                    count.stale += usize::from(path.stale);
+                    count.best += usize::from(rank == 0 && dest.best().is_some());
+                }
+            }
         }
         counts
     }

@@ -73,6 +73,9 @@ impl Speaker {
             }
         }
         self.apply_speaker_changes(&old);
+        if old.sync_timeout != self.config.sync_timeout {
+            self.sync.wait_until(now + self.config.sync_timeout);
+        }
         self.regroup();
         self.update_sync(now);
         Ok(impact)

@@ -223,6 +223,9 @@ impl Speaker {
                 .accepted()
                 .filter(|_| self.attrs.next_hops().is_active())
                 .and_then(|id| self.attrs.rank(id).next_hop_cost),
+            via: path.accepted().map_or_else(Vec::new, |_| self.via(path)),
+            weight: source.map_or(0, |source| source.weight),
+            peer_router_id: source.filter(|_| entry.is_some()).map(|source| source.router_id),
             attributes: AttributesSummary::of(changed.map_or(received, |id| self.attrs.get(id))),
             received: changed.map(|_| AttributesSummary::of(received)),
             terms: entry.map_or_else(Vec::new, |entry| {

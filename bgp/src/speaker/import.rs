@@ -190,6 +190,8 @@ struct Applied {
     discarded: u64,
     /// Prefixes beyond the limit, which were not stored.
     beyond_limit: Vec<(AfiSafi, u64)>,
+    /// Prefixes announced and withdrawn.
+    counted: Vec<(AfiSafi, [u64; 2])>,
     first_error: Option<String>,
 }
 
@@ -212,6 +214,13 @@ impl Speaker {
         if let Some(text) = applied.first_error {
             self.note_update_errors(index, (applied.treated_as_withdraw, applied.discarded), text, now);
         }
+        if let Some(entry) = self.peers.get_mut(&index) {
+            for (family, [announced, withdrawn]) in applied.counted {
+                let progress = entry.progress.entry(family).or_default();
+                progress.announcements += announced;
+                progress.withdrawals += withdrawn;
+            }
+        }
         self.check_prefix_limit(index, &applied.beyond_limit, now);
         if let Some(family) = applied.end_of_rib {
             self.handle_end_of_rib(index, family, now);
@@ -231,11 +240,13 @@ impl Speaker {
             sources: &self.sources,
             decision: &self.config.decision,
         };
+        let mut counted = Vec::new();
         for nlri in &update.unreach {
-            match nlri {
+            let withdrawn = match nlri {
                 FamilyNlri::Ipv4(field) => withdraw(&mut self.ipv4.loc_rib, *field, source, &mut tables),
                 FamilyNlri::Ipv6(field) => withdraw(&mut self.ipv6.loc_rib, *field, source, &mut tables),
-            }
+            };
+            counted.push((nlri.family(), [0, withdrawn]));
         }
         let importer = Importer::new(entry, &self.config);
         let mut beyond_limit = Vec::new();
@@ -251,7 +262,7 @@ impl Speaker {
                 learnt: now.seconds(),
                 stale: false,
             };
-            let beyond = match reach.nlri {
+            let (announced, beyond) = match reach.nlri {
                 FamilyNlri::Ipv4(field) => {
                     announce(&mut self.ipv4.loc_rib, field, path, &importer, &mut tables)
                 }
@@ -259,6 +270,7 @@ impl Speaker {
                     announce(&mut self.ipv6.loc_rib, field, path, &importer, &mut tables)
                 }
             };
+            counted.push((reach.nlri.family(), [announced, 0]));
             if beyond > 0 {
                 beyond_limit.push((reach.nlri.family(), beyond));
             }
@@ -274,6 +286,7 @@ impl Speaker {
             treated_as_withdraw: update.treat_as_withdraw.into(),
             discarded: discarded as u64,
             beyond_limit,
+            counted,
             first_error: update.errors.first().map(ToString::to_string),
         }))
     }
@@ -298,25 +311,29 @@ fn withdraw<F: Family>(
     field: NlriField<'_, F>,
     source: SourceId,
     tables: &mut Tables<'_>,
-) {
+) -> u64 {
+    let mut count = 0;
     for nlri in field {
         loc_rib.withdraw(nlri.prefix, source, nlri.path_id, tables);
+        count += 1;
     }
+    count
 }
 
-/// Stores a path to each prefix, and returns for how many there was no room.
+/// Stores a path to each prefix; returns how many there were, and for how many there was no room.
 fn announce<F: Family>(
     loc_rib: &mut LocRib<F>,
     field: NlriField<'_, F>,
     mut path: Path,
     importer: &Importer<'_>,
     tables: &mut Tables<'_>,
-) -> u64 {
+) -> (u64, u64) {
     let uniform = importer.is_uniform();
     let stored = importer.peer.prefix_limit_in.and_then(|limit| limit.stored());
-    let mut beyond = 0;
+    let (mut count, mut beyond) = (0, 0);
     let mut done = false;
     for nlri in field {
+        count += 1;
         let full = stored.is_some_and(|stored| loc_rib.held(path.source) >= stored);
         if full && !loc_rib.has_path(nlri.prefix, path.source, nlri.path_id) {
             beyond += 1;
@@ -331,7 +348,7 @@ fn announce<F: Family>(
         beyond += u64::from(!loc_rib.announce(nlri.prefix, path, tables));
     }
     release(path.import, tables.attrs);
-    beyond
+    (count, beyond)
 }
 
 fn release(import: Import, attrs: &mut AttrStore) {

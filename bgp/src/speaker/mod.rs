@@ -155,6 +155,9 @@ struct FamilyProgress {
     level: Level,
     /// Prefixes not stored because of it.
     discarded: u64,
+    /// Prefixes announced and withdrawn by the peer.
+    announcements: u64,
+    withdrawals: u64,
 }
 
 #[derive(Debug)]

@@ -39,6 +39,11 @@ impl Sync {
         self.deadline
     }
 
+    /// Waits until `deadline` instead, if it still waits.
+    pub(super) fn wait_until(&mut self, deadline: Time) {
+        self.deadline = self.deadline.map(|_| deadline);
+    }
+
     /// Whether OPENs say that we restarted.
     pub(super) fn restarting(&self) -> bool {
         self.restarted && self.deadline.is_some()

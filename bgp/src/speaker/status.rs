@@ -3,6 +3,7 @@
 use super::{PeerEntry, Speaker};
 use crate::config::{ConnectMode, Distance, PeerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
+use crate::policy::{PeerKind, Policy, Verdict};
 use crate::rib::{PathCounts, SourceId};
 use crate::session::Peer;
 use crate::status::{ConnectionStatus, FamilyStatus, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus};
@@ -13,10 +14,12 @@ use crate::wire::frame::MessageLimit;
 impl Speaker {
     /// The speaker and its peers.
     pub fn status(&self, now: Time) -> SpeakerStatus {
+        // Once for all peers: there may be a thousand, and a table of a million.
+        let counts = [self.ipv4.loc_rib.counts(), self.ipv6.loc_rib.counts()];
         let mut peers: Vec<PeerStatus> = self
             .peers
             .iter()
-            .map(|(index, entry)| self.peer_status(*index, entry, now))
+            .map(|(index, entry)| self.peer_status(*index, entry, &counts, now))
             .collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         SpeakerStatus {
@@ -31,7 +34,13 @@ impl Speaker {
         }
     }
 
-    fn peer_status(&self, index: u32, entry: &PeerEntry, now: Time) -> PeerStatus {
+    fn peer_status(
+        &self,
+        index: u32,
+        entry: &PeerEntry,
+        counts: &[Vec<PathCounts>; 2],
+        now: Time,
+    ) -> PeerStatus {
         let peer = &entry.peer;
         let mut timers = peer.running_timers(now);
         timers.extend(entry.timers.running(now));
@@ -84,31 +93,47 @@ impl Speaker {
             }),
             counters: peer.counters(),
             timers,
-            families: self.family_statuses(index, entry),
+            import: in_words(peer.config().import.as_ref(), peer.kind()),
+            export: in_words(peer.config().export.as_ref(), peer.kind()),
+            prefix_limit_in: peer.config().prefix_limit_in.map(|limit| limit.max),
+            prefix_limit_out: peer.config().prefix_limit_out,
+            families: self.family_statuses(index, entry, counts),
         }
     }
 
-    fn family_statuses(&self, index: u32, entry: &PeerEntry) -> Vec<FamilyStatus> {
-        let source = SourceId::peer(index);
+    fn family_statuses(
+        &self,
+        index: u32,
+        entry: &PeerEntry,
+        [ipv4, ipv6]: &[Vec<PathCounts>; 2],
+    ) -> Vec<FamilyStatus> {
+        let place = SourceId::peer(index).index();
+        let of_peer = |counts: &[PathCounts]| counts.get(place).copied().unwrap_or_default();
         let families = [
             (
                 Ipv4Unicast::AFI_SAFI,
-                self.ipv4.loc_rib.count(source),
+                of_peer(ipv4),
                 self.ipv4.groups.announced_to(index),
+                self.ipv4.groups.of(index).map_or(0, |group| group.updates.len()),
             ),
             (
                 Ipv6Unicast::AFI_SAFI,
-                self.ipv6.loc_rib.count(source),
+                of_peer(ipv6),
                 self.ipv6.groups.announced_to(index),
+                self.ipv6.groups.of(index).map_or(0, |group| group.updates.len()),
             ),
         ];
-        let shown = |(family, counts, announced): (AfiSafi, PathCounts, usize)| {
+        let shown = |(family, counts, announced, update_group_size): (AfiSafi, PathCounts, usize, usize)| {
             let progress = entry.progress.get(&family);
             (progress.is_some() || counts.received > 0).then(|| FamilyStatus {
                 family,
                 received: counts.received,
                 accepted: counts.accepted,
                 stale: counts.stale,
+                best: counts.best,
+                announcements_in: progress.map_or(0, |progress| progress.announcements),
+                withdrawals_in: progress.map_or(0, |progress| progress.withdrawals),
+                update_group_size,
                 beyond_limit: progress.map_or(0, |progress| progress.discarded),
                 announced,
                 end_of_rib_received: progress.is_some_and(|progress| progress.end_of_rib_received),
@@ -116,6 +141,23 @@ impl Speaker {
             })
         };
         families.into_iter().filter_map(shown).collect()
+    }
+}
+
+/// What a policy lets through.
+fn in_words(policy: Option<&Policy>, kind: PeerKind) -> String {
+    let all = |verdict| match verdict {
+        Verdict::Accept => "everything",
+        Verdict::Reject => "nothing",
+    };
+    match policy {
+        None if kind == PeerKind::Ebgp => "nothing: no policy (RFC 8212)".to_owned(),
+        None => "everything: no policy".to_owned(),
+        Some(policy) => match policy.terms.len() {
+            0 => all(policy.default).to_owned(),
+            1 => format!("by 1 term, else {}", all(policy.default)),
+            count => format!("by {count} terms, else {}", all(policy.default)),
+        },
     }
 }
 
