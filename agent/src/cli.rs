@@ -90,7 +90,10 @@ Examples:
   calidris speaker --config ./reflector.toml --check    only check the configuration
 
 SIGHUP reads the configuration again and applies it without resetting sessions. SIGTERM ends the speaker, and peers with
-graceful restart keep its routes; SIGINT ends it with a NOTIFICATION, and they forget them.")]
+graceful restart keep its routes; SIGINT ends it with a NOTIFICATION, and they forget them. Every key of the configuration is
+described in calidris-speaker.toml, which comes with the program.
+
+Exit status: 0 ended by a signal, or the configuration is right (--check); 1 it could not start; 2 the configuration is wrong.")]
     Speaker(SpeakerArgs),
     /// Ask the agent's or the speaker's BGP: peers, routes, and why
     #[command(after_help = "\
@@ -108,7 +111,9 @@ Examples:
   calidris bgp peers --socket /run/calidris/speaker.sock
 
 Plan and reload read the file the process was started with; SIGHUP is a reload too. Only a peer's address, AS numbers and
-whether its segments are signed reset a session.")]
+whether its segments are signed reset a session.
+
+Exit status: 0 done, 1 refused (no such peer or route, a wrong configuration), 4 nobody answers at the socket.")]
     Bgp(bgp::BgpArgs),
     /// Run clusters in network namespaces on this machine
     #[command(

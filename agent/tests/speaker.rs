@@ -346,3 +346,147 @@ fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
         (peer["state"] == "established" && peer["established_count"] == 2).then_some(())
     });
 }
+
+/// What `birdc show protocols all`, `birdc show route all`, `vtysh -c "show bgp neighbors json"` and `"show bgp ipv4 json detail"` tell, and
+/// where it is here.
+const OF_A_PEER: [(&str, &str); 40] = [
+    ("name", "/name"),
+    ("neighbour address", "/address"),
+    ("neighbour AS", "/remote_as"),
+    ("local AS", "/local_as"),
+    ("internal or external", "/kind"),
+    ("state", "/state"),
+    ("since", "/since_seconds"),
+    ("connections established", "/established_count"),
+    ("source address and ports", "/transport/0"),
+    ("foreign address and port", "/transport/1"),
+    ("passive", "/connection/passive"),
+    ("authentication", "/connection/md5"),
+    ("configured hold time", "/connection/hold_time"),
+    ("neighbour ID", "/negotiated/router_id"),
+    ("hold time", "/negotiated/hold_time"),
+    ("keepalive interval", "/negotiated/keepalive"),
+    ("hold timer", "/timers_seconds/hold"),
+    ("keepalive timer", "/timers_seconds/keepalive"),
+    ("send hold timer", "/timers_seconds/send_hold"),
+    ("channels", "/negotiated/families/0"),
+    ("local capabilities", "/negotiated/capabilities_sent/0"),
+    ("neighbour capabilities", "/negotiated/capabilities_received/0"),
+    ("external AS4", "/negotiated/four_octet_as"),
+    ("route refresh", "/negotiated/route_refresh"),
+    ("enhanced refresh", "/negotiated/enhanced_route_refresh"),
+    ("long messages", "/negotiated/extended_message"),
+    ("restart time", "/negotiated/graceful_restart"),
+    ("input filter", "/import"),
+    ("output filter", "/export"),
+    ("opens", "/counters/opens_in"),
+    ("notifications", "/counters/notifications_out"),
+    ("updates", "/counters/updates_in"),
+    ("keepalives", "/counters/keepalives_out"),
+    ("route refreshes", "/counters/route_refreshes_in"),
+    ("all messages and octets", "/counters/bytes_out"),
+    ("routes imported", "/families/0/accepted"),
+    ("routes preferred", "/families/0/best"),
+    ("routes exported", "/families/0/announced"),
+    ("import updates and withdraws", "/families/0/announcements_in"),
+    ("update group", "/families/0/update_group_size"),
+];
+
+const OF_A_ROUTE: [(&str, &str); 19] = [
+    ("network", "/prefix"),
+    ("from", "/candidates/0/from"),
+    ("type", "/candidates/0/source"),
+    ("via", "/candidates/0/via/0/address"),
+    ("best", "/candidates/0/standing"),
+    ("selection reason", "/decided_by"),
+    ("last update", "/candidates/0/age_seconds"),
+    ("weight", "/candidates/0/weight"),
+    ("peer's router ID", "/candidates/0/peer_router_id"),
+    ("origin", "/candidates/0/attributes/origin"),
+    ("AS path", "/candidates/0/attributes/as_path"),
+    ("next hop", "/candidates/0/attributes/next_hop"),
+    ("communities of all sizes", "/candidates/0/attributes/communities"),
+    ("atomic aggregate", "/candidates/0/attributes/atomic_aggregate"),
+    ("cluster list", "/candidates/0/attributes/cluster_list"),
+    ("unknown attributes", "/candidates/0/attributes/unknown"),
+    ("filtered by", "/candidates/0/terms"),
+    ("advertised to", "/announced_to"),
+    ("what each is told", "/exports/0/to"),
+];
+
+#[test]
+fn what_other_daemons_tell_one_can_learn_here() {
+    let (left, _right) = pair("learn", 9);
+    let peer = established(&left, "right");
+    for (what, place) in OF_A_PEER {
+        let found = peer.pointer(place).filter(|found| !found.is_null());
+        assert!(found.is_some(), "{what}: no {place} in {peer:#}");
+    }
+    let route = left.json(&["route", "10.2.0.0/24"]).unwrap();
+    for (what, place) in OF_A_ROUTE {
+        let found = route.pointer(place).filter(|found| !found.is_null());
+        assert!(found.is_some(), "{what}: no {place} in {route:#}");
+    }
+    let text = left.text(&["peer", "right"]);
+    for expected in [
+        "import",
+        "by 1 term, else nothing",
+        "everything",
+        "UPDATE",
+        "KEEPALIVE",
+        "hold in",
+        "GROUP OF",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+/// Two speakers with a router between them, each at an address of its own behind its link.
+#[test]
+fn a_peer_behind_a_router_needs_multihop_and_hears_from_the_source_address() {
+    if !namespaces::possible("a_peer_behind_a_router") {
+        return;
+    }
+    let (near, between, far) = (Namespace::new(), Namespace::new(), Namespace::new());
+    for (number, end) in [(1, &near), (2, &far)] {
+        between.sh(&format!(
+            "ip link add r{number} type veth peer name up0 netns {0}; ip link set r{number} up; ip addr add 10.0.{number}.254/24 dev r{number}; ip route add 10.255.0.{number}/32 via 10.0.{number}.{number}",
+            end.name()
+        ));
+        end.sh(&format!(
+            "ip link set up0 up; ip addr add 10.0.{number}.{number}/24 dev up0; ip addr add 10.255.0.{number}/32 dev lo; ip route add default via 10.0.{number}.254"
+        ));
+    }
+    between.sh("sysctl -q net.ipv4.ip_forward=1");
+    let folder = std::env::temp_dir().join(near.name());
+    let config = |us: u8, them: u8, keys: &str| {
+        format!(
+            "[bgp]\nas_number = 6500{us}\nrouter_id = \"10.255.0.{us}\"\n[[bgp.peers]]\nname = \"other\"\naddress = \"10.255.0.{them}\"\nlocal_address = \"10.255.0.{us}\"\nas_number = 6500{them}\nconnect_retry = \"1s\"\n{keys}\n[control]\nsocket = \"{}\"\n",
+            folder.join(us.to_string()).join("control.sock").display()
+        )
+    };
+    let left = Speaker::start_in(&near, &folder.join("1"), &config(1, 2, ""));
+    let _right = Speaker::start_in(
+        &far,
+        &folder.join("2"),
+        &config(2, 1, "multihop = 2\npassive = true"),
+    );
+    let refused = eventually("an attempt that ends at the router", || {
+        let peer = left.json(&["peer", "other"])?;
+        Some(peer["last_error"]["text"].as_str()?.to_owned())
+    });
+    assert!(!refused.is_empty());
+    let peer = left.json(&["peer", "other"]).unwrap();
+    assert_eq!(peer["established_count"], 0, "{peer:#}");
+    std::fs::write(folder.join("1/speaker.toml"), config(1, 2, "multihop = 2")).unwrap();
+    left.text(&["reload"]);
+    let peer = eventually("the session", || {
+        left.json(&["peer", "other"])
+            .filter(|peer| peer["state"] == "established")
+    });
+    let ours = peer["transport"][0].as_str().unwrap();
+    assert!(ours.starts_with("10.255.0.1:"), "{peer:#}");
+    assert_eq!(peer["connection"]["multihop"], 2);
+    drop(left);
+    let _left_behind = std::fs::remove_dir_all(&folder);
+}

@@ -360,7 +360,8 @@ impl World {
         assert_eq!(best, self.expected());
         assert_eq!(self.loc_rib.len(), self.model.len());
         for peer in 0..PEERS {
-            let counts = self.loc_rib.count(SourceId::peer(peer));
+            let place = SourceId::peer(peer).index();
+            let counts = self.loc_rib.counts().get(place).copied().unwrap_or_default();
             let all = self.model.values().flatten();
             let paths = all.filter(|((of, _), _)| *of == peer).map(|(_, path)| path);
             assert_eq!(counts.received, paths.clone().count());

@@ -28,21 +28,55 @@ pub(super) struct BgpArgs {
 #[derive(Debug, Subcommand)]
 enum Question {
     /// All peers, a line each
+    #[command(after_help = "\
+RECEIVED, ACCEPTED and ANNOUNCED count routes of all families. LAST ERROR says why the last session or attempt ended, or why there is
+to be none.")]
     Peers,
     /// Everything about one peer: negotiated capabilities, timers, counters, the last error
+    #[command(after_help = "\
+Examples:
+  calidris bgp peer tor-a
+  calidris bgp peer tor-a -o json | jq .timers_seconds
+  calidris bgp peer tor-a -o json | jq -r .last_error.text
+
+Exit status: 0 shown, 1 there is no such peer, 4 nobody answers at the socket.")]
     Peer {
         /// Its name
         name: String,
     },
     /// Routes, a line each; the best ones unless told otherwise
+    #[command(after_help = "\
+Examples:
+  calidris bgp routes                                   the best of each prefix
+  calidris bgp routes --all --within 10.0.0.0/8
+  calidris bgp routes --in tor-a                        also those that were refused, with the term that did
+  calidris bgp routes --out tor-a --limit 100 -o json
+
+Marks: > the best, = used together with it, * usable, x not used.
+Exit status: 0 shown, 1 there is no such peer, 4 nobody answers at the socket.")]
     Routes(RoutesArgs),
     /// Everything about one route: all candidates, why the best is best, and what each peer is told
+    #[command(after_help = "\
+Examples:
+  calidris bgp route 10.244.1.0/26
+  calidris bgp route 2001:db8::7                        of the longest prefix that covers the address
+  calidris bgp route 10.244.1.0/26 -o json | jq -r '.candidates[].standing'
+
+For each candidate: the step of the decision process at which it lost, or what refused it; its attributes as they came and as import
+left them; the terms that matched. For each peer: what it is told, or why not.
+Exit status: 0 shown, 1 there is no such route, 4 nobody answers at the socket.")]
     Route {
         /// A prefix, or an address that a route covers
         #[arg(value_name = "PREFIX|ADDRESS")]
         target: Target,
     },
     /// Ask a peer to send its routes again (route refresh)
+    #[command(after_help = "\
+Examples:
+  calidris bgp refresh tor-a
+  calidris bgp refresh tor-a --family ipv4-unicast
+
+Exit status: 0 asked, 1 there is no Established session that knows of route refresh, 4 nobody answers at the socket.")]
     Refresh {
         /// Its name
         name: String,
@@ -51,8 +85,13 @@ enum Question {
         family: Option<AfiSafi>,
     },
     /// Read the configuration again and tell what it would change, without applying it
+    #[command(after_help = "\
+Exit status: 0 told, 1 the configuration is wrong (what it says of it is on stderr), 4 nobody answers at the socket.")]
     Plan,
     /// Read the configuration again and apply it
+    #[command(after_help = "\
+What was done is told as `calidris bgp plan` would have told it. A configuration that is wrong changes nothing.
+Exit status: 0 applied, 1 the configuration is wrong (what it says of it is on stderr), 4 nobody answers at the socket.")]
     Reload,
 }
 

@@ -276,9 +276,10 @@ impl Task {
         }
         self.listeners.set_keys(self.speaker.md5_keys());
         let now = self.now();
-        for (conn, connection) in &mut self.connections {
-            if connection.is_idle()
-                && let Some(bytes) = self.speaker.poll_transmit(*conn, now)
+        for conn in self.speaker.poll_writable() {
+            if let Some(connection) = self.connections.get_mut(&conn)
+                && connection.is_idle()
+                && let Some(bytes) = self.speaker.poll_transmit(conn, now)
             {
                 connection.send(bytes);
             }

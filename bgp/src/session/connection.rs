@@ -369,6 +369,11 @@ impl Connection {
         self.counters
     }
 
+    /// Octets received that are no whole message yet.
+    pub fn unread(&self) -> &[u8] {
+        self.received.get(self.consumed..).unwrap_or_default()
+    }
+
     /// Counts what RFC 7606 made of an UPDATE.
     pub fn note_update_errors(&mut self, treated_as_withdraw: u64, discarded: u64) {
         self.counters.treated_as_withdraw += treated_as_withdraw;

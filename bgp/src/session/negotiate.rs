@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::RemoteAs;
 use crate::family::{AFI_IPV6, AfiSafi};
 use crate::policy::PeerKind;
@@ -17,7 +19,7 @@ use crate::wire::notification::{NotificationCode, OpenError};
 use crate::wire::open::Open;
 
 /// The terms of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Negotiated {
     /// The peer's BGP Identifier.
     pub router_id: Ipv4Addr,
@@ -50,7 +52,7 @@ pub struct Negotiated {
 }
 
 /// The peer's side of graceful restart (RFC 4724 §3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GracefulRestart {
     /// The peer has just restarted (R bit): do not wait for its End-of-RIB before sending ours.
     pub restarting: bool,
@@ -66,7 +68,7 @@ pub struct GracefulRestart {
 }
 
 /// A family in the graceful restart capability.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartFamily {
     /// Which.
     pub family: AfiSafi,

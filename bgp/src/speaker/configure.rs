@@ -77,6 +77,7 @@ impl Speaker {
             self.sync.wait_until(now + self.config.sync_timeout);
         }
         self.regroup();
+        self.agenda.stir();
         self.update_sync(now);
         Ok(impact)
     }
@@ -191,6 +192,7 @@ impl Speaker {
     /// Compares everything with what peers were told: something changed that is not in what their groups are made of.
     fn reexport_all(&mut self) {
         each_family!(self, tables => tables.groups.start_walk());
+        self.agenda.stir();
     }
 
     /// Makes the originated routes exactly `routes`.

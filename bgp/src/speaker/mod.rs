@@ -1,11 +1,12 @@
 //! The speaker: owns peers and tables, and is the single entry point.
 //!
 //! How to drive it: after every call of a `handle_*` or of [`Speaker::configure`], [`Speaker::originate`], [`Speaker::shutdown`],
-//! do what [`Speaker::poll_action`] says until it returns `None`; then, for every connection that is up and has nothing unsent,
+//! do what [`Speaker::poll_action`] says until it returns `None`; then, for every connection of [`Speaker::poll_writable`] that has nothing unsent,
 //! send what [`Speaker::poll_transmit`] returns and report it with [`Speaker::handle_transmitted`]; then wait, at most until
 //! [`Speaker::poll_timeout`]. UPDATEs are made when they are asked for, from the tables as they are then: a peer that takes nothing costs no
 //! memory beyond its Adj-RIB-Out.
 
+mod agenda;
 mod configure;
 mod dynamic;
 mod explain;
@@ -17,6 +18,7 @@ mod limit;
 mod refresh;
 mod restart;
 mod routes;
+mod snapshot;
 mod status;
 mod transmit;
 mod underlay;
@@ -27,6 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dynamic::AddressKey;
+pub use snapshot::{FamilySnapshot, PeerSnapshot, SnapshotRoute};
 
 use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};
@@ -194,6 +197,7 @@ pub struct Speaker {
     ipv6: FamilyTables<Ipv6Unicast>,
     originations: BTreeMap<Prefix, Origination>,
     sync: restart::Sync,
+    agenda: agenda::Agenda,
     leaving: bool,
     actions: VecDeque<Action>,
     events: VecDeque<LogEvent>,
@@ -232,6 +236,7 @@ impl Speaker {
             ipv4: FamilyTables::new(jitter.fork(4)),
             ipv6: FamilyTables::new(jitter.fork(6)),
             originations: BTreeMap::new(),
+            agenda: agenda::Agenda::default(),
             leaving: false,
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -298,22 +303,19 @@ impl Speaker {
     pub fn handle_transmitted(&mut self, conn: ConnId, count: usize, now: Time) {
         if let Some(entry) = self.peers.get_mut(&conn.peer) {
             entry.peer.handle_transmitted(conn, count, now);
+            self.agenda.touch(conn.peer);
+            self.note_deadline(conn.peer);
         }
     }
 
     /// Fires all timers that are due.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<u32> = self
-            .peers
-            .iter()
-            .filter(|(_, entry)| entry.next_timeout().is_some_and(|(at, _)| at <= now))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in due {
+        for index in self.due(now) {
             if let Some(entry) = self.peers.get_mut(&index) {
                 entry.peer.handle_timeout(now);
                 self.drain(index, now);
                 self.expire_restart_timers(index, now);
+                self.note_deadline(index);
             }
         }
         self.update_sync(now);
@@ -324,6 +326,8 @@ impl Speaker {
         self.set_originations(routes, now);
         self.settle_next_hops();
         self.sync.note_originated();
+        // End-of-RIB may go out now.
+        self.agenda.stir();
         self.update_sync(now);
     }
 
@@ -357,10 +361,8 @@ impl Speaker {
 
     /// When to call [`Speaker::handle_timeout`] next, and the timer that will fire.
     pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
-        let peers = self.peers.values().filter_map(PeerEntry::next_timeout);
-        peers
-            .chain(self.sync.deadline().map(|at| (at, Timer::Restart)))
-            .min()
+        let sync = self.sync.deadline().map(|at| (at, Timer::Restart));
+        self.next_peer_timeout().into_iter().chain(sync).min()
     }
 
     /// Whether every peer has sent its table, or its time to do so is over.
@@ -368,7 +370,7 @@ impl Speaker {
         self.sync.is_done()
     }
 
-    /// All connections that are up, for drivers that look for something to send.
+    /// All connections that are up.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.peers.values().flat_map(|entry| entry.peer.connections())
     }
@@ -450,6 +452,7 @@ impl Speaker {
                 .remove(&AddressKey::new(config.address, config.scope_id));
             self.retired.push((index, entry.peer.last_serial()));
         }
+        self.note_deadline(index);
         self.clear_routes(index);
     }
 
@@ -484,7 +487,7 @@ impl Speaker {
         }
         self.settle_next_hops();
         let Some(entry) = self.peers.get_mut(&index) else {
-            return;
+            return self.note_deadline(index);
         };
         while let Some(action) = entry.peer.poll_action() {
             self.actions.push_back(match action {
@@ -493,6 +496,8 @@ impl Speaker {
             });
         }
         self.note_presence(index, now);
+        self.agenda.touch(index);
+        self.note_deadline(index);
     }
 
     /// Forgets all routes of a peer, and what it was told.

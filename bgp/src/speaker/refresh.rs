@@ -22,11 +22,8 @@ const STALE_TIME: Duration = Duration::from_secs(360);
 impl Speaker {
     /// Asks a peer to send all its routes of a family again (RFC 2918). `false` when there is no such session or it cannot.
     pub fn request_refresh(&mut self, peer: &str, family: AfiSafi) -> bool {
-        let Some(entry) = self
-            .peers
-            .values_mut()
-            .find(|entry| entry.peer.config().name == peer)
-        else {
+        let index = self.index_of(peer);
+        let Some((index, entry)) = index.and_then(|index| Some((index, self.peers.get_mut(&index)?))) else {
             return false;
         };
         let able = |terms: &Negotiated| terms.route_refresh && terms.families.contains(&family);
@@ -44,6 +41,7 @@ impl Speaker {
         }
         .encode(&mut message);
         connection.send_refresh(&message);
+        self.agenda.touch(index);
         true
     }
 

@@ -159,9 +159,14 @@ impl Speaker {
         let Some(deadline) = self.sync.deadline else {
             return;
         };
+        if self.sync.restarting() {
+            // What one peer does may release the End-of-RIB of others.
+            self.agenda.stir();
+        }
         let complete = self.sync.originated && self.peers.values().all(PeerEntry::is_synced);
         if complete || now >= deadline {
             self.sync.deadline = None;
+            self.agenda.stir();
             let local = self.local();
             for entry in self.peers.values_mut() {
                 entry.peer.set_local(local);

@@ -60,6 +60,7 @@ impl Speaker {
             .peer
             .connection_mut(conn)?
             .note_handed_out(out.len(), updates, now);
+        self.note_deadline(conn.peer);
         Some(out)
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cursor::Cursor;
 use crate::family::AfiSafi;
@@ -101,7 +101,7 @@ pub struct GracefulRestartFamily {
 }
 
 /// One family of the long-lived graceful restart capability (RFC 9494 section 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LongLivedGracefulRestart {
     /// The family.
     pub family: AfiSafi,

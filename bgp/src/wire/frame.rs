@@ -3,6 +3,8 @@
 //!
 //! Invariant: a [`Frame`] has a known type and a length that is legal for that type, so decoders see complete bodies.
 
+use serde::{Deserialize, Serialize};
+
 use super::cursor::Cursor;
 use super::error::WireError;
 use super::notification::{MessageHeaderError, NotificationCode};
@@ -57,7 +59,7 @@ impl MessageType {
 }
 
 /// How long a message may be on this session at this time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MessageLimit {
     /// 4096 octets: before OPEN messages are exchanged, and without RFC 8654.
     #[default]

@@ -347,7 +347,7 @@ impl World {
             return;
         };
         let mut sent = Vec::new();
-        for conn in speaker.connections().collect::<Vec<_>>() {
+        for conn in speaker.poll_writable() {
             let reader = self.pipes.get(&(node, conn)).map(|peer| peer.0);
             while let Some(bytes) = speaker.poll_transmit(conn, now) {
                 if reader.is_some_and(|reader| self.stuck.contains(&reader)) {
