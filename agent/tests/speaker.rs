@@ -349,7 +349,7 @@ fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
 
 /// What `birdc show protocols all`, `birdc show route all`, `vtysh -c "show bgp neighbors json"` and `"show bgp ipv4 json detail"` tell, and
 /// where it is here.
-const OF_A_PEER: [(&str, &str); 40] = [
+const OF_A_PEER: [(&str, &str); 39] = [
     ("name", "/name"),
     ("neighbour address", "/address"),
     ("neighbour AS", "/remote_as"),
@@ -368,7 +368,6 @@ const OF_A_PEER: [(&str, &str); 40] = [
     ("keepalive interval", "/negotiated/keepalive"),
     ("hold timer", "/timers_seconds/hold"),
     ("keepalive timer", "/timers_seconds/keepalive"),
-    ("send hold timer", "/timers_seconds/send_hold"),
     ("channels", "/negotiated/families/0"),
     ("local capabilities", "/negotiated/capabilities_sent/0"),
     ("neighbour capabilities", "/negotiated/capabilities_received/0"),
