@@ -30,7 +30,7 @@ use crate::kernel::{Kernel, Linux};
 use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
-use crate::model::{Model, Settings};
+use crate::model::{Model, NatExclusions, Settings};
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
@@ -141,8 +141,9 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         datastore_state,
     ));
     let (need, is_needed) = watch::channel(None);
-    let direct = config.dataplane.direct_routes;
-    tokio::spawn(need_cluster(tunnels_needed.clone(), direct, need));
+    let always = config.dataplane.direct_routes
+        || config.dataplane.nat_outgoing_exclusions == NatExclusions::IpPoolsAndHostIps;
+    tokio::spawn(need_cluster(tunnels_needed.clone(), always, need));
     tokio::spawn(sources::cluster::run(Arc::clone(&ipam), is_needed, inbox.clone()));
     tokio::spawn(tunnel_addresses::run(
         node_name.clone(),
@@ -433,17 +434,17 @@ async fn start_bgp(
     Ok(Some(Bgp { speaker, source }))
 }
 
-/// Says whether the other nodes must be known: for tunnels, or for direct routes.
+/// Says whether the other nodes must be known: for tunnels, or whatever the pools say.
 async fn need_cluster(
     mut tunnels: watch::Receiver<Option<TunnelPools>>,
-    direct_routes: bool,
+    always: bool,
     need: watch::Sender<Option<bool>>,
 ) {
     loop {
         let is_needed = tunnels
             .borrow_and_update()
             .as_ref()
-            .map(|pools| direct_routes || !pools.is_empty());
+            .map(|pools| always || !pools.is_empty());
         need.send_if_modified(|current| std::mem::replace(current, is_needed) != is_needed);
         if tunnels.changed().await.is_err() {
             return;

@@ -3,21 +3,27 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod damage;
+mod eventually;
 mod namespaces;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use calidris_agent::apply::{ApplyReport, Dataplane};
 use calidris_agent::clock;
 use calidris_agent::desired::{Desired, compute};
-use calidris_agent::input::KernelChange;
+use calidris_agent::input::{Input, KernelChange};
 use calidris_agent::kernel::Linux;
 use calidris_agent::model::{
     Encapsulation, Endpoint, EndpointId, HostPort, InSync, Learned, Model, NextHop, Pool, Protocol,
 };
+use calidris_agent::turn::Message;
 use namespaces::{Namespace, possible};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// For what must arrive.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const IN_SYNC: InSync = InSync {
     datastore: true,
@@ -134,10 +140,13 @@ impl Monitor {
         Self(socket)
     }
 
+    /// How many there were since the last time. What the kernel does by itself, as when a link becomes ready, has port 0 and
+    /// does not count.
     fn heard(&self) -> usize {
         let mut count = 0;
-        while self.0.recv_from_full().is_ok() {
-            count += 1;
+        while let Ok((datagram, _)) = self.0.recv_from_full() {
+            let port = datagram.get(12..16);
+            count += usize::from(port.is_some_and(|port| port != [0; 4]));
         }
         count
     }
@@ -383,6 +392,38 @@ fn nothing_is_deleted_or_changed_before_its_source_is_in_sync() {
             "{after}"
         );
     });
+}
+
+/// The kernel drops what its buffer has no room for, and says so once.
+#[test]
+fn notifications_that_were_lost_mean_that_everything_is_read_back() {
+    if !possible("notifications_that_were_lost") {
+        return;
+    }
+    let node = node();
+    let heard = node.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let monitor = calidris_agent::sources::netlink::Monitor::open().unwrap();
+            node.sh("seq 0 19999 | awk '{ printf \"route add 198.18.%d.%d via 192.0.2.9 proto 202\\n\", $1 / 256, $1 % 256 }' | ip -batch -");
+            let (inbox, mut heard) = tokio::sync::mpsc::channel(8);
+            let (foreign_changes, _) = tokio::sync::watch::channel(0);
+            tokio::select! {
+                result = monitor.run(0, inbox, foreign_changes) => panic!("the monitor ended: {result:?}"),
+                first = tokio::time::timeout(PATIENCE, heard.recv()) => first.unwrap().unwrap(),
+            }
+        })
+    });
+    assert!(
+        matches!(
+            heard,
+            Message::Input(Input::KernelChanged(KernelChange::Everything))
+        ),
+        "{heard:?}"
+    );
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod eventually;
 mod namespaces;
+mod tunnel_filter;
 mod workload_filter;
 
 use std::io::Read as _;
@@ -16,6 +18,7 @@ use calidris_agent::desired::compute;
 use calidris_agent::kernel::Linux;
 use calidris_agent::model::{Encapsulation, Endpoint, EndpointId, InSync, Model, Pool};
 use calidris_agent::pod_link::{self, PodLink};
+use eventually::eventually;
 use namespaces::{Namespace, possible};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +33,9 @@ fn client_seen(from: &Namespace, at: &Namespace, address: &str) -> IpAddr {
 
 /// Whom a server in `at` that listens on `listen` sees when somebody in `from` connects to `to`.
 fn client_seen_through(from: &Namespace, at: &Namespace, listen: SocketAddr, to: SocketAddr) -> IpAddr {
-    let listener = at.run(|| TcpListener::bind(listen).unwrap());
+    // A test beside this one may be starting a program: until it runs, it has our closed sockets too.
+    let bound = || at.run(|| TcpListener::bind(listen).ok());
+    let listener = eventually(&format!("a listener on {listen}"), bound);
     seen_by(&listener, from, at, to)
 }
 

@@ -238,6 +238,10 @@ impl<K: Kernel> Dataplane<K> {
         self.connections.gone(gone);
         if changed.uplinks {
             self.retry.try_all_again();
+        } else {
+            // A pod's link was seen before it was up, and what leads to it was refused: who waits for the pod must not wait
+            // for the delay too.
+            self.retry.try_again(|op| op.is_on_link(&changed.names));
         }
     }
 
@@ -298,7 +302,10 @@ impl<K: Kernel> Dataplane<K> {
             self.routes.difference(&mut self.kernel, &desired.routes, in_sync),
         );
         if in_sync.datastore {
-            collect("nftables", self.nft.difference(&mut self.kernel, desired));
+            collect(
+                "nftables",
+                self.nft.difference(&mut self.kernel, desired, in_sync),
+            );
         }
         (ops, unread)
     }
@@ -578,6 +585,20 @@ fn leads_to_gateway(route: &Route) -> bool {
 }
 
 impl Op {
+    /// Whether it sets up one of these links of workloads, or leads to it.
+    fn is_on_link(&self, names: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Link(change) => names.contains(change.key()),
+            Self::Sysctl(change) => {
+                sysctl::interface_of(change.key()).is_some_and(|interface| names.contains(interface))
+            }
+            Self::Route(Change::Create { value: route, .. } | Change::Replace { to: route, .. }) => {
+                matches!(&route.path, RoutePath::Link { interface } if names.contains(interface))
+            }
+            _ => false,
+        }
+    }
+
     /// What it is about.
     #[must_use]
     pub fn subject(&self) -> Subject {

@@ -7,6 +7,7 @@ use crate::desired::{Desired, Part};
 use crate::kernel::{
     ElementChange, Kernel, KernelError, NftChange, NftElement, NftFamily, NftTables, TableChange,
 };
+use crate::model::{InSync, TunnelKind};
 
 pub(super) struct Nft {
     known: NftTables,
@@ -47,12 +48,14 @@ impl Nft {
         &mut self,
         kernel: &mut impl Kernel,
         desired: &Desired,
+        in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
         if self.dirty {
             self.known = kernel.nft_tables()?;
             self.dirty = false;
         }
-        let wanted = nft_tables::tables(desired);
+        let mut wanted = nft_tables::tables(desired);
+        self.keep_undecided(&mut wanted, desired, in_sync);
         Ok(wanted
             .iter()
             .filter_map(|(family, wanted)| {
@@ -99,6 +102,27 @@ impl Nft {
                 Op::Nft(NftChange { family, change })
             })
             .collect()
+    }
+
+    /// Sets that follow from the other nodes, or from tunnels of which nothing is known yet, stay as they are: a restarted agent
+    /// does not shut out the nodes it has not heard of.
+    fn keep_undecided(&self, wanted: &mut NftTables, desired: &Desired, in_sync: InSync) {
+        let is_undecided =
+            |kind: &TunnelKind| !in_sync.cluster || desired.undecided_tunnels.contains(kind.interface());
+        let tunnels = TunnelKind::ALL.into_iter().filter(is_undecided);
+        let mut names: Vec<String> = tunnels.flat_map(nft_tables::tunnel_sets).collect();
+        if !in_sync.cluster {
+            names.extend([false, true].map(nft_tables::exempt_nodes));
+        }
+        for (family, table) in wanted {
+            let known = self.known.get(family);
+            for name in &names {
+                if let Some(set) = table.sets.get_mut(name) {
+                    let before = known.and_then(|known| known.sets.get(name));
+                    set.elements = before.map(|set| set.elements.clone()).unwrap_or_default();
+                }
+            }
+        }
     }
 
     /// One transaction for all; where that is refused, one each: a kernel without ARP tables still gets the other one.

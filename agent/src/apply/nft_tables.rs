@@ -10,6 +10,7 @@
 //! - What leaves the cluster from pools with `natOutgoing` is translated. Source ports are picked at random
 //!   (`fully-random`), as Calico does where it can: two processors that choose a port at the same time would otherwise
 //!   choose the same one and lose a packet.
+//! - What comes to a tunnel's end of ours from anybody but another node is dropped.
 //! - Host ports lead to their workloads: from outside, from the node itself, from other workloads, and from the workload
 //!   itself. In the last case and from 127.0.0.0/8 the source is translated, or the answer would not come back. IPv6 has no
 //!   such way from ::1: the kernel routes it nowhere else.
@@ -17,8 +18,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::desired::{Desired, HostPortKey, Workload};
+use crate::desired::{Desired, HostPortKey, VXLAN_PORT, Workload};
 use crate::kernel::{NftChain, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables};
+use crate::model::TunnelKind;
 use crate::ours::LINK_PREFIX;
 
 /// Host ends of workloads; in both tables.
@@ -46,6 +48,10 @@ fn inet(desired: &Desired) -> NftTable {
         sets.extend([
             (format!("nat-sources-{version}"), of_family(&desired.nat_sources)),
             (format!("nat-exempt-{version}"), of_family(&desired.nat_exempt)),
+            (
+                exempt_nodes(is_ipv6),
+                addresses(is_ipv6, &desired.nat_exempt_nodes),
+            ),
             (workload_sources.to_owned(), sources(&desired.workloads, is_ipv6)),
             (format!("workload-prefixes-{version}"), prefixes(desired, is_ipv6)),
             (
@@ -57,6 +63,14 @@ fn inet(desired: &Desired) -> NftTable {
                 host_ports(desired, is_ipv6, HostPortKind::OneAddress),
             ),
         ]);
+    }
+    for kind in TunnelKind::ALL {
+        let [ends, peers] = tunnel_sets(kind);
+        let of_kind = desired.tunnel_peers.get(&kind);
+        let end = of_kind.map(|peers| peers.own);
+        let others = of_kind.into_iter().flat_map(|peers| &peers.others);
+        sets.insert(ends, addresses(kind.is_ipv6(), &end));
+        sets.insert(peers, addresses(kind.is_ipv6(), others));
     }
     let to_host_ports = [
         "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @host-address-ports-ipv4",
@@ -81,8 +95,8 @@ fn inet(desired: &Desired) -> NftTable {
         format!("ct status dnat oifname \"{LINK_PREFIX}*\" ip saddr 127.0.0.0/8 masquerade"),
         "ct status dnat ip saddr . ip daddr @hairpin-ipv4 masquerade".to_owned(),
         "ct status dnat ip6 saddr . ip6 daddr @hairpin-ipv6 masquerade".to_owned(),
-        "ip saddr @nat-sources-ipv4 ip daddr != @nat-exempt-ipv4 masquerade fully-random".to_owned(),
-        "ip6 saddr @nat-sources-ipv6 ip6 daddr != @nat-exempt-ipv6 masquerade fully-random".to_owned(),
+        "ip saddr @nat-sources-ipv4 ip daddr != @nat-exempt-ipv4 ip daddr != @nat-exempt-nodes-ipv4 masquerade fully-random".to_owned(),
+        "ip6 saddr @nat-sources-ipv6 ip6 daddr != @nat-exempt-ipv6 ip6 daddr != @nat-exempt-nodes-ipv6 masquerade fully-random".to_owned(),
     ];
     NftTable {
         sets,
@@ -91,6 +105,10 @@ fn inet(desired: &Desired) -> NftTable {
             (
                 "from-workloads".to_owned(),
                 chain("filter", "prerouting", -300, &from_workloads),
+            ),
+            (
+                "to-tunnels".to_owned(),
+                chain("filter", "prerouting", -300, &TunnelKind::ALL.map(to_tunnel)),
             ),
             (
                 "to-workloads".to_owned(),
@@ -152,6 +170,43 @@ pub(super) fn workload_elements(
         ((NftFamily::Arp, WORKLOAD_INTERFACES), interfaces),
         ((NftFamily::Arp, WORKLOAD_ADDRESSES), ipv4),
     ]
+}
+
+/// Names of the sets with this node's end of the tunnels of a kind, and with the nodes that may send to it.
+pub(super) fn tunnel_sets(kind: TunnelKind) -> [String; 2] {
+    let name = match kind {
+        TunnelKind::Ipip => "ipip",
+        TunnelKind::VxlanV4 => "vxlan-ipv4",
+        TunnelKind::VxlanV6 => "vxlan-ipv6",
+    };
+    [format!("{name}-ends"), format!("{name}-peers")]
+}
+
+/// Name of the set with the nodes to which nothing is translated.
+pub(super) fn exempt_nodes(is_ipv6: bool) -> String {
+    format!("nat-exempt-nodes-{}", if is_ipv6 { "ipv6" } else { "ipv4" })
+}
+
+fn to_tunnel(kind: TunnelKind) -> String {
+    let [ends, peers] = tunnel_sets(kind);
+    let ip = if kind.is_ipv6() { "ip6" } else { "ip" };
+    let carrier = match kind {
+        TunnelKind::Ipip => "meta l4proto 4".to_owned(),
+        TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => format!("udp dport {VXLAN_PORT}"),
+    };
+    format!("{ip} daddr @{ends} {carrier} {ip} saddr != @{peers} drop")
+}
+
+fn addresses<'a>(is_ipv6: bool, addresses: impl IntoIterator<Item = &'a IpAddr>) -> NftSet {
+    let of_family = addresses
+        .into_iter()
+        .filter(|address| address.is_ipv6() == is_ipv6);
+    NftSet {
+        elements: of_family
+            .map(|address| NftElement::key(&[NftPart::Address(*address)]))
+            .collect(),
+        ..NftSet::new(address_type(is_ipv6))
+    }
 }
 
 fn interfaces(workloads: &BTreeMap<String, Workload>) -> NftSet {

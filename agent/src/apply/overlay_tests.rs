@@ -255,7 +255,44 @@ fn before_it_is_known_whether_a_tunnel_is_wanted_nothing_of_it_is_touched() {
         let ops = settle(&mut restarted, &unknown);
         let touched = ops.iter().filter(|op| !matches!(op, Op::Route(_) | Op::Nft(_)));
         assert_eq!(touched.count(), 0, "{ops:#?}");
+        for name in TunnelKind::ALL.into_iter().flat_map(nft_tables::tunnel_sets) {
+            let elements = |kernel: &FakeKernel| kernel.nft[&NftFamily::Inet].sets[&name].elements.clone();
+            assert!(!elements(&kernel).is_empty(), "{name}");
+            assert_eq!(elements(&restarted.kernel), elements(&kernel), "{name}");
+        }
     }
+}
+
+#[test]
+fn a_tunnel_is_open_to_the_other_nodes_once_they_are_known_and_to_nobody_else() {
+    let mut model = model();
+    let mut dataplane = Dataplane::new(kernel());
+    let sets = |dataplane: &Dataplane<FakeKernel>, kind| {
+        nft_tables::tunnel_sets(kind).map(|name| {
+            let elements = &dataplane.kernel.nft[&NftFamily::Inet].sets[&name].elements;
+            let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+            elements.join(" ")
+        })
+    };
+    let cluster = std::mem::take(&mut model.cluster);
+    model.in_sync.cluster = false;
+    settle(&mut dataplane, &model);
+    assert_eq!(sets(&dataplane, TunnelKind::VxlanV4), ["", ""]);
+
+    model.cluster = cluster;
+    model.in_sync.cluster = true;
+    settle(&mut dataplane, &model);
+    for (kind, end, peers) in [
+        (TunnelKind::VxlanV4, "192.0.2.11", "192.0.2.12 198.51.100.13"),
+        (TunnelKind::Ipip, "192.0.2.11", "192.0.2.12 198.51.100.13"),
+        (TunnelKind::VxlanV6, "2001:db8::11", "2001:db8:1::13 2001:db8::12"),
+    ] {
+        assert_eq!(sets(&dataplane, kind), [end, peers], "{kind:?}");
+    }
+
+    model.cluster.nodes.remove("node-c");
+    settle(&mut dataplane, &model);
+    assert_eq!(sets(&dataplane, TunnelKind::Ipip), ["192.0.2.11", "192.0.2.12"]);
 }
 
 #[test]

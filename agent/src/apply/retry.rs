@@ -72,7 +72,12 @@ impl Retry {
     }
 
     pub(super) fn try_all_again(&mut self) {
-        for waiting in self.waiting.values_mut() {
+        self.try_again(|_| true);
+    }
+
+    /// Has the failed operations that `concerns` says carried out at once.
+    pub(super) fn try_again(&mut self, concerns: impl Fn(&Op) -> bool) {
+        for waiting in self.waiting.values_mut().filter(|waiting| concerns(&waiting.op)) {
             waiting.retry_at = None;
         }
     }

@@ -35,7 +35,12 @@ pub(super) fn carry_out(
     change: &TunnelChange,
 ) -> (Result<(), KernelError>, Effect) {
     let effect = match change {
-        Change::Replace { from, to, .. } if from.transport.as_ref() == Some(&to.transport) => Effect::Kept,
+        // The kernel forgets the neighbours of a link whose MAC address changes, and the routes of one that was down.
+        Change::Replace { from, to, .. }
+            if from.up && from.transport.as_ref() == Some(&to.transport) && has_mac(to, from) =>
+        {
+            Effect::Kept
+        }
         Change::Replace { .. } | Change::Create { .. } | Change::Delete { .. } => Effect::New,
     };
     (kernel.change_tunnel(change), effect)
@@ -46,14 +51,18 @@ pub(super) fn carry_out(
 pub(super) enum Effect {
     /// Nothing.
     Kept,
-    /// Addresses, neighbours and routes of the device are gone.
+    /// Addresses, neighbours or routes of the device may be gone.
     New,
+}
+
+fn has_mac(wanted: &Tunnel, found: &Link) -> bool {
+    wanted.mac.is_none_or(|mac| found.mac == Some(mac))
 }
 
 fn is_as_wanted(wanted: &Tunnel, found: &Link) -> bool {
     found.up
         && found.transport.as_ref() == Some(&wanted.transport)
         && found.mtu == wanted.mtu
-        && wanted.mac.is_none_or(|mac| found.mac == Some(mac))
+        && has_mac(wanted, found)
         && found.alias.as_deref() == Some(TUNNEL_ALIAS)
 }

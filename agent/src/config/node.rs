@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::{Config, duration};
 use crate::model::detection::{Method, Pattern};
-use crate::model::{Settings, SourceSpoofing};
+use crate::model::{NatExclusions, Settings, SourceSpoofing};
 
 /// Calico's names for the methods of address detection, of IPv4 and IPv6.
 const METHOD_VARIABLES: [&str; 2] = ["IP_AUTODETECTION_METHOD", "IP6_AUTODETECTION_METHOD"];
@@ -41,6 +41,8 @@ pub struct DataplaneConfig {
     pub read_back_interval: Duration,
     /// Whether workloads may send from source ranges that their pods' annotations name.
     pub workload_source_spoofing: SourceSpoofing,
+    /// Where packets from pools with `natOutgoing` go untranslated.
+    pub nat_outgoing_exclusions: NatExclusions,
     /// Whether blocks of pools without encapsulation, on nodes of our own subnet, are routed from the datastore.
     pub direct_routes: bool,
     /// The uplinks, whose MTU counts.
@@ -58,6 +60,7 @@ impl Default for DataplaneConfig {
         Self {
             read_back_interval: Duration::from_secs(90),
             workload_source_spoofing: SourceSpoofing::Disabled,
+            nat_outgoing_exclusions: NatExclusions::default(),
             direct_routes,
             mtu_interfaces: uplinks,
         }
@@ -94,6 +97,7 @@ impl From<&Config> for Settings {
             direct_routes: config.dataplane.direct_routes,
             pod_mtu: config.cni.mtu,
             uplinks: config.dataplane.mtu_interfaces.clone(),
+            nat_exclusions: config.dataplane.nat_outgoing_exclusions,
         }
     }
 }

@@ -27,7 +27,7 @@ pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use part::{Part, Scope, part};
-pub use tunnels::{Transport, Tunnel, TunnelAddress, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
+pub use tunnels::{Transport, Tunnel, TunnelAddress, TunnelPeers, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
@@ -51,6 +51,8 @@ pub struct Desired {
     pub nat_sources: BTreeSet<IpNetwork>,
     /// Destinations inside the cluster: all pools. No range lies in another.
     pub nat_exempt: BTreeSet<IpNetwork>,
+    /// Nodes, to which nothing is translated either, if the operator wants it so.
+    pub nat_exempt_nodes: BTreeSet<IpAddr>,
     /// What workloads may send, by host interface. Interfaces with our prefix that are not here are closed.
     pub workloads: BTreeMap<String, Workload>,
     /// Ports of the node that lead to workloads.
@@ -59,6 +61,8 @@ pub struct Desired {
     pub announcements: BTreeMap<IpNetwork, Announcement>,
     /// Tunnel devices by name.
     pub tunnels: BTreeMap<String, Tunnel>,
+    /// Who may send to the tunnels' ends on this node. Kinds without a device are absent.
+    pub tunnel_peers: BTreeMap<TunnelKind, TunnelPeers>,
     /// Addresses of the tunnel devices.
     pub tunnel_addresses: BTreeSet<TunnelAddress>,
     /// Permanent neighbours on the tunnel devices.
@@ -84,9 +88,11 @@ pub fn compute(model: &Model) -> Desired {
         sysctls: sysctl::sysctls(model, &tunnels),
         nat_sources,
         nat_exempt,
+        nat_exempt_nodes: nft::exempt_nodes(model),
         workloads: workloads::workloads(model, model.endpoints.values()),
         host_ports: workloads::host_ports(model),
         announcements: announcements(model),
+        tunnel_peers: tunnels::peers(model, &tunnels),
         tunnel_addresses: tunnels::addresses(model, &tunnels),
         neighbors: neighbors::neighbors(model, &tunnels),
         undecided_tunnels: tunnels::undecided(model, &tunnels),

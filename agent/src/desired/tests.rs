@@ -1,7 +1,10 @@
 //! What is wanted, as tables: facts of the model on the left, what follows on the right.
 
 use super::*;
-use crate::model::{Encapsulation, Endpoint, EndpointId, Interface, Learned, LearnedPath, NextHop, Pool};
+use crate::model::{
+    Encapsulation, Endpoint, EndpointId, Interface, Learned, LearnedPath, NatExclusions, NextHop, NodeFacts,
+    Pool,
+};
 
 fn prefix(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -270,6 +273,24 @@ fn nat_sets_have_no_range_within_another() {
         texts(&desired.nat_exempt),
         ["10.65.0.0/16", "10.66.0.0/16", "fd00::/48"]
     );
+}
+
+#[test]
+fn nodes_are_exempt_from_translation_if_the_operator_wants_it_so() {
+    let mut model = model(&[], &[], &[]);
+    let node = |address: &str| NodeFacts {
+        ipv4: Some(address.parse().unwrap()),
+        ..NodeFacts::default()
+    };
+    let nodes = [
+        (model.node_name.clone(), node("192.0.2.11/24")),
+        ("other".to_owned(), node("192.0.2.12/24")),
+    ];
+    model.cluster.nodes = nodes.into();
+    assert_eq!(compute(&model).nat_exempt_nodes, BTreeSet::new());
+    model.settings.nat_exclusions = NatExclusions::IpPoolsAndHostIps;
+    let others: BTreeSet<IpAddr> = ["192.0.2.12".parse().unwrap()].into();
+    assert_eq!(compute(&model).nat_exempt_nodes, others);
 }
 
 #[test]

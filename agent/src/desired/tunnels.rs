@@ -56,6 +56,15 @@ pub struct TunnelAddress {
     pub address: IpNetwork,
 }
 
+/// Who may send to a tunnel's end: anybody else could put packets with any source into the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPeers {
+    /// The end on this node.
+    pub own: IpAddr,
+    /// The other nodes.
+    pub others: BTreeSet<IpAddr>,
+}
+
 pub(super) fn tunnels(model: &Model) -> BTreeMap<String, Tunnel> {
     let wanted = model
         .tunnel_addresses
@@ -87,6 +96,24 @@ fn tunnel(model: &Model, kind: TunnelKind) -> Option<Tunnel> {
             mac: Some(vxlan_mac(&model.node_name, kind)),
         },
     })
+}
+
+/// All other nodes, whether they have such a tunnel now or not: one whose mode changes may send before we hear of it.
+pub(super) fn peers(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<TunnelKind, TunnelPeers> {
+    TunnelKind::ALL
+        .into_iter()
+        .filter(|kind| tunnels.contains_key(kind.interface()))
+        .filter_map(|kind| {
+            let addresses = model
+                .other_nodes()
+                .filter_map(|node| node.address(kind.is_ipv6()));
+            let peers = TunnelPeers {
+                own: model.own_address(kind.is_ipv6())?.ip(),
+                others: addresses.map(|address| address.ip()).collect(),
+            };
+            Some((kind, peers))
+        })
+        .collect()
 }
 
 pub(super) fn addresses(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeSet<TunnelAddress> {

@@ -117,7 +117,7 @@ pub(super) fn change_tunnel(socket: &mut NetlinkSocket, change: &TunnelChange) -
     match change {
         Change::Create { key, value } => create(socket, key, value),
         Change::Replace { key, from, to } if from.transport.as_ref() == Some(&to.transport) => {
-            set(socket, key, from.index, to)
+            set(socket, key, (from.index, from.mac), to)
         }
         Change::Replace { key, from, to } => {
             delete(socket, key, from.index)?;
@@ -186,11 +186,16 @@ fn create(socket: &mut NetlinkSocket, name: &str, tunnel: &Tunnel) -> Result<(),
         result => result?,
     }
     let index = index_of(socket, name)?;
-    set(socket, name, index, tunnel)
+    set(socket, name, (index, None), tunnel)
 }
 
-/// MTU, MAC address, our mark; up.
-fn set(socket: &mut NetlinkSocket, name: &str, index: u32, tunnel: &Tunnel) -> Result<(), KernelError> {
+/// MTU, MAC address, our mark; up. A MAC address that the link has is not written: the kernel would forget its neighbours.
+fn set(
+    socket: &mut NetlinkSocket,
+    name: &str,
+    (index, found): (u32, Option<[u8; 6]>),
+    tunnel: &Tunnel,
+) -> Result<(), KernelError> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -199,7 +204,7 @@ fn set(socket: &mut NetlinkSocket, name: &str, index: u32, tunnel: &Tunnel) -> R
         LinkAttribute::Mtu(tunnel.mtu),
         LinkAttribute::IfAlias(TUNNEL_ALIAS.to_owned()),
     ];
-    if let Some(mac) = tunnel.mac {
+    if let Some(mac) = tunnel.mac.filter(|mac| found != Some(*mac)) {
         message.attributes.push(LinkAttribute::Address(mac.to_vec()));
     }
     request(

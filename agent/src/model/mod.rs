@@ -28,7 +28,7 @@ pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
 pub use interface::Interface;
 pub use node::{NodeFacts, TunnelKind, Vtep};
 pub use pool::{Encapsulation, Pool};
-pub use settings::Settings;
+pub use settings::{NatExclusions, Settings};
 
 /// Everything the agent knows about this node and its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

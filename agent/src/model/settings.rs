@@ -24,6 +24,21 @@ pub struct Settings {
     pub pod_mtu: Option<u32>,
     /// Which interfaces are uplinks.
     pub uplinks: Pattern,
+    /// Where pods' packets go untranslated.
+    pub nat_exclusions: NatExclusions,
+}
+
+/// Destinations for which packets from pools with `natOutgoing` are not translated (Felix's `NATOutgoingExclusions`, in its
+/// words).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+pub enum NatExclusions {
+    /// All pools.
+    #[default]
+    #[serde(rename = "IPPoolsOnly")]
+    IpPools,
+    /// All pools, and the nodes' own addresses: for clusters whose nodes have routes to the pods.
+    #[serde(rename = "IPPoolsAndHostIPs")]
+    IpPoolsAndHostIps,
 }
 
 impl Default for Settings {
@@ -40,6 +55,7 @@ impl Default for Settings {
             direct_routes: false,
             pod_mtu: None,
             uplinks: Pattern::parse(UPLINKS).expect("the constant is a regular expression"),
+            nat_exclusions: NatExclusions::default(),
         }
     }
 }
