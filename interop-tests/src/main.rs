@@ -124,9 +124,9 @@ struct RunArgs {
 
 #[derive(Args)]
 struct IpamChaosArgs {
-    /// The first seed; each further round has the next
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// The first seed; each further round has the next. Left out: the kept seeds first, then from 100 on
+    #[arg(long)]
+    seed: Option<u64>,
     /// How many rounds
     #[arg(long, value_name = "N", default_value_t = 1)]
     rounds: u64,
@@ -337,12 +337,18 @@ fn maltreat_etcd(args: &IpamChaosArgs) -> anyhow::Result<ExitCode> {
     signals::catch();
     let binaries = Binaries::find()?;
     let progress = Progress::start(Stream::Error);
-    for round in 0..args.rounds {
+    let rounds = usize::try_from(args.rounds)?;
+    let seeds: Vec<u64> = match args.seed {
+        Some(first) => (first..).take(rounds).collect(),
+        None => ipam_chaos::kept_seeds().chain(100..).take(rounds).collect(),
+    };
+    for seed in seeds {
         let options = ipam_chaos::Options {
-            seed: args.seed.wrapping_add(round),
+            seed,
             duration: Duration::from_secs(args.seconds),
             nodes: args.nodes,
             workers: 3,
+            longest_fault: Duration::from_millis(2600),
         };
         let report = ipam_chaos::run(&options, &binaries, &progress)?;
         println!("{}", serde_json::to_string(&report)?);

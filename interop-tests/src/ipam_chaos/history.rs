@@ -1,4 +1,11 @@
 //! Who owned which address when, and whether anybody shared one.
+//!
+//! An address is a lock: an assignment takes it at some moment between its call and its answer, a release gives it back at
+//! some moment between its call and its answer. What is certain is only that it was owned from the answer of the assignment
+//! to the call of the release. The history of an address is linearizable exactly if these certain intervals do not
+//! overlap: then the moment of each assignment can be put at its answer and that of each release at its call. An
+//! assignment without an answer is certain of nothing; whether one took effect behind everybody's back shows at the end,
+//! when all that is allocated must be held by somebody.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

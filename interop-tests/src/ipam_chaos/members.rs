@@ -1,5 +1,7 @@
 //! Three members of etcd, each in a namespace of its own, on one switch with the nodes.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use crate::process::Process;
 
 /// How long a member may take to answer on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// A member that runs and is reached answers a question about itself sooner.
+const HEARD_WITHIN: Duration = Duration::from_millis(400);
 /// The switch.
 const SUBNET: &str = "lan";
 /// What a member may store.
@@ -178,6 +182,7 @@ impl Members {
             .as_u64()
             .context("no member ID")?;
         self.ctl(leader, &["move-leader", &format!("{id:x}")])?;
+        ensure!(self.leader() == Some(next), "another leads by now");
         Ok(())
     }
 
@@ -189,6 +194,27 @@ impl Members {
             .context("no revision")?;
         self.ctl(index, &["compact", &revision.to_string()])?;
         Ok(())
+    }
+
+    /// # Errors
+    /// What the oldest revision still has.
+    pub(crate) fn has_forgotten_the_beginning(&self) -> anyhow::Result<()> {
+        let index = self.leader().context("nobody leads")?;
+        match self.ctl(index, &["get", "/", "--rev", "1"]) {
+            Err(error) if format!("{error:#}").contains("compacted") => Ok(()),
+            other => anyhow::bail!("revision 1: {other:?}"),
+        }
+    }
+
+    /// # Errors
+    /// It answers to who asks `from` there.
+    pub(crate) fn is_unheard(&self, index: usize, from: &Namespace) -> anyhow::Result<()> {
+        let member = self.members.get(index).context("no such member")?;
+        let address: SocketAddr = member.endpoint.trim_start_matches("http://").parse()?;
+        match from.enter(|| version(address))? {
+            Ok(version) => anyhow::bail!("{} answers: {version:?}", member.name),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Stores so much that the quota is used up, and etcd refuses every write.
@@ -245,7 +271,6 @@ impl Members {
     }
 
     pub(crate) fn put(&self, key: &str, value: &str) -> anyhow::Result<()> {
-        use std::io::Write as _;
         let index = self.leader().unwrap_or_default();
         let member = self.members.get(index).context("no such member")?;
         let mut command = etcdctl(&member.endpoint);
@@ -276,6 +301,18 @@ impl Members {
 
     fn member(&mut self, index: usize) -> anyhow::Result<&mut Member> {
         self.members.get_mut(index).context("no such member")
+    }
+}
+
+/// What a member says of itself, without asking another.
+fn version(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEARD_WITHIN)?;
+    stream.set_read_timeout(Some(HEARD_WITHIN))?;
+    stream.write_all(b"GET /version HTTP/1.0\r\n\r\n")?;
+    let mut answer = [0; 512];
+    match stream.read(&mut answer)? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        length => Ok(String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! somebody who kills, freezes, cuts off, compacts, fills up and moves the leader.
 //!
 //! What every client saw is written down. An address is owned from the moment when its assignment is answered until the
-//! moment when its release is asked for: two such intervals of one address must not overlap ([`history`]). An assignment
+//! moment when its release is asked for: two such intervals of one address must not overlap (`history.rs`). An assignment
 //! without a known outcome owns nothing and is released until that is settled. When everything is mended the datastore
 //! has exactly what the clients hold, and `calidris ipam check` finds nothing; when they have given it back, nothing is left.
 //!
@@ -31,6 +31,7 @@ use crate::progress::Progress;
 use history::History;
 use members::Members;
 use nemesis::Nemesis;
+pub use nemesis::Times;
 use workload::{Client, Counts};
 
 /// What is to be done.
@@ -44,6 +45,17 @@ pub struct Options {
     pub nodes: usize,
     /// Requests that a client has under way at a time.
     pub workers: usize,
+    /// How long a member is away at most.
+    pub longest_fault: Duration,
+}
+
+/// Seeds that once brought a fault to light, ours or the lab's: they are run again. One a line, with what it was.
+const KEPT_SEEDS: &str = include_str!("seeds.txt");
+
+/// The kept seeds.
+pub fn kept_seeds() -> impl Iterator<Item = u64> {
+    let lines = KEPT_SEEDS.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_whitespace().next()?.parse().ok())
 }
 
 /// What happened.
@@ -56,7 +68,9 @@ pub struct Report {
     /// What the clients did.
     pub counts: Counts,
     /// What was done to etcd, and how often.
-    pub faults: std::collections::BTreeMap<String, u32>,
+    pub faults: std::collections::BTreeMap<String, Times>,
+    /// How often another member led than before.
+    pub leader_changes: u32,
     /// Intervals of ownership that were compared.
     pub intervals: usize,
     /// Distinct addresses in them.
@@ -72,6 +86,16 @@ pub(crate) struct Shared {
     /// How far the wall clock of the nodes has jumped, in nanoseconds.
     pub(crate) clock_offset: AtomicI64,
     pub(crate) watch: Stopwatch,
+}
+
+impl Shared {
+    /// Assignments answered so far.
+    pub(crate) fn assigned(&self) -> u64 {
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .assigned
+    }
 }
 
 /// Runs it and says what happened.
@@ -103,6 +127,7 @@ fn run_in(lab: &Lab, options: &Options, binaries: &Binaries, progress: &Progress
         clock_offset: AtomicI64::new(0),
         watch: Stopwatch::start(),
     });
+    let lone = first(&nodes)?;
     let mut nemesis = Nemesis::new(options.seed);
     let held = std::thread::scope(|scope| {
         let clients: Vec<_> = nodes
@@ -114,7 +139,8 @@ fn run_in(lab: &Lab, options: &Options, binaries: &Binaries, progress: &Progress
                 scope.spawn(move || namespace.enter(|| client.run(&shared)))
             })
             .collect();
-        let harm = nemesis.harm(lab, &mut members, &shared, options.duration);
+        let times = (options.duration, options.longest_fault);
+        let harm = nemesis.harm((lab, &mut members), lone, &shared, times);
         let mended = members.mend(lab);
         shared.ending.store(true, Ordering::Relaxed);
         let mut held = Vec::new();
@@ -128,7 +154,6 @@ fn run_in(lab: &Lab, options: &Options, binaries: &Binaries, progress: &Progress
         mended.context("mend etcd")?;
         anyhow::Ok(held)
     })?;
-    let lone = first(&nodes)?;
     verdict::holds_what_the_clients_hold(&members, lone, &held)?;
     verdict::check_finds_nothing(binaries, lone, &members, "with addresses held")?;
     workload::give_back(&members, lone, &held)?;
@@ -142,11 +167,13 @@ fn run_in(lab: &Lab, options: &Options, binaries: &Binaries, progress: &Progress
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
     ensure!(counts.assigned > 0, "nothing was assigned: nothing is proved");
+    nemesis.has_done_everything()?;
     Ok(Report {
         seed: options.seed,
         seconds: shared.watch.elapsed().as_secs_f64(),
         counts,
         faults: nemesis.done().clone(),
+        leader_changes: nemesis.leader_changes(),
         intervals: history.intervals(),
         addresses: history.addresses(),
     })

@@ -40,7 +40,11 @@ pub struct Counts {
     pub unknown: u64,
     /// Assignments whose caller lost patience.
     pub given_up: u64,
-    /// Assignments refused, or not made, with a known outcome.
+    /// Assignments not made because no member answered.
+    pub unavailable: u64,
+    /// Assignments not made because the quota was used up.
+    pub no_space: u64,
+    /// Assignments refused otherwise.
     pub refused: u64,
     /// Attempts at a release that failed and were made again.
     pub release_retries: u64,
@@ -70,8 +74,6 @@ struct Node {
     name: String,
     config: EtcdConfig,
     ipam: Mutex<Arc<Ipam<EtcdStore>>>,
-    /// Whether there is one worker: every other node.
-    is_alone: bool,
 }
 
 impl Client {
@@ -98,7 +100,6 @@ impl Client {
                 name: self.node,
                 ipam: Mutex::new(Arc::new(Ipam::new(EtcdStore::new(self.config.clone())))),
                 config: self.config,
-                is_alone: self.workers == 1,
             });
             let mut workers = JoinSet::new();
             for worker in 0..self.workers as u64 {
@@ -173,12 +174,20 @@ impl Node {
             Some(Err(AssignError::Store(StoreError::UnknownOutcome(_)))) => {
                 lock(&shared.counts).unknown += 1;
             }
+            Some(Err(AssignError::Store(error))) => {
+                let mut counts = lock(&shared.counts);
+                match error {
+                    StoreError::NoSpace(_) => counts.no_space += 1,
+                    StoreError::Unavailable(_) | StoreError::Timeout(_) => counts.unavailable += 1,
+                    _ => counts.refused += 1,
+                }
+            }
             Some(Err(_)) => lock(&shared.counts).refused += 1,
             None => lock(&shared.counts).given_up += 1,
         }
-        if self.is_alone && random.once_in(4) {
-            // As if the agent had been killed: its successor knows nothing of what was sent. With other workers on the same
-            // client this would be no kill: who leads there would go on with the request that was given up.
+        if random.once_in(4) {
+            // As if the agent had been killed: its successor knows nothing of what was sent. Other workers may go on with what
+            // they have begun through the former one; what was given up they must not.
             *lock(&self.ipam) = Arc::new(Ipam::new(EtcdStore::new(self.config.clone())));
             lock(&shared.counts).restarts += 1;
         }
