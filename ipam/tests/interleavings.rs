@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use calidris_ipam::{
-    AddressRequest, AllocationBlock, AssignRequest, CommitOutcome, Ipam, MemoryStore, Range, ReleaseOnly,
-    ReleaseRequest, Snapshot, Store, StoreError, Txn, keys,
+    AddressRequest, AllocationBlock, AssignRequest, CommitOutcome, Expect, ExtraDelete, ExtraWrite, Ipam,
+    MemoryStore, Range, ReleaseOnly, ReleaseRequest, Snapshot, Store, StoreError, Txn, keys,
 };
 use serde_json::json;
 use support::{at, invariants, now_or_never};
@@ -205,6 +205,22 @@ fn release(handle: &str) -> Request {
     Request::Release(handle.to_owned(), None)
 }
 
+/// The release of all that a handle has, with its endpoint.
+fn whole(handle: &str) -> ReleaseRequest {
+    ReleaseRequest {
+        handle_id: handle.to_owned(),
+        extra_deletes: vec![ExtraDelete {
+            key: endpoint(handle),
+            expect: Expect::Anything,
+        }],
+        ..ReleaseRequest::default()
+    }
+}
+
+fn endpoint(handle: &str) -> String {
+    format!("/endpoint/{handle}")
+}
+
 #[derive(Clone, Debug)]
 enum Request {
     Assign {
@@ -224,6 +240,9 @@ impl Request {
             Self::Assign { node, handle, count } => {
                 let mut request = AssignRequest::new(handle, node);
                 request.v4 = AddressRequest::Count(*count);
+                request.extra_writes = vec![ExtraWrite::new(endpoint(handle), Expect::Anything, |_| {
+                    Vec::new()
+                })];
                 let assigned = ipam.assign(&request, at(1000)).await.ok()?;
                 assert_eq!(assigned.addresses.len(), *count);
                 Some(
@@ -240,11 +259,9 @@ impl Request {
                     address,
                     sequence_number: Some(number),
                 });
-                let only = only.into_iter().collect();
                 let request = ReleaseRequest {
-                    handle_id: handle.clone(),
-                    only,
-                    ..ReleaseRequest::default()
+                    only: only.into_iter().collect(),
+                    ..whole(handle)
                 };
                 let _ = ipam.release(&request, at(0)).await;
                 None
@@ -307,11 +324,7 @@ impl Setup {
 
     fn release(&mut self, handle: &str) {
         let store = self.store();
-        let request = ReleaseRequest {
-            handle_id: handle.to_owned(),
-            ..ReleaseRequest::default()
-        };
-        now_or_never(Ipam::new(&*store).release(&request, at(0))).unwrap();
+        now_or_never(Ipam::new(&*store).release(&whole(handle), at(0))).unwrap();
         self.kvs = store.dump();
     }
 
@@ -504,9 +517,8 @@ fn recover(
             .any(|(other, given)| other.handle() == request.handle() && given.is_some());
         if unsettled && !known_by_another {
             let release = ReleaseRequest {
-                handle_id: request.handle().to_owned(),
                 fence: request.node().map(str::to_owned),
-                ..ReleaseRequest::default()
+                ..whole(request.handle())
             };
             run_alone(ipams[index % ipams.len()].release(&release, at(0))).unwrap();
             settled.insert(index);
@@ -585,8 +597,15 @@ impl World<'_> {
     }
 
     fn check(&self, what: &str, script: &Script) {
-        let violations = invariants::violations(&self.store.dump());
+        let stored = self.store.dump();
+        let violations = invariants::violations(&stored);
         assert!(violations.is_empty(), "{what}: {violations:?} after {script:?}");
+        for handle in stored.keys().filter_map(|key| key.strip_prefix(&endpoint(""))) {
+            assert!(
+                stored.contains_key(&keys::handle(handle)),
+                "{what}: an endpoint of {handle} without addresses after {script:?}"
+            );
+        }
     }
 
     /// Who was told that it has addresses has them (unless it was asked to release them); nobody else has any.

@@ -10,7 +10,9 @@ use calidris_cni::args::CniArgs;
 use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::{AttachmentId, NetConf};
-use calidris_ipam::{Expect, ExtraDelete, Range, ReleaseError, ReleaseRefusal, ReleaseRequest, Store};
+use calidris_ipam::{
+    Expect, ExtraDelete, ExtraGuard, Range, ReleaseError, ReleaseRefusal, ReleaseRequest, Store,
+};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
@@ -34,6 +36,14 @@ pub(super) struct Claimed {
     /// What the node knows of it.
     pub(super) found: Found,
     _held: (Held, Option<Held>),
+}
+
+/// What is under the key of a container's WorkloadEndpoint.
+enum Resource {
+    /// The container's, of this revision.
+    Own(i64),
+    /// Nothing, or another container's of the same pod.
+    Others(Expect),
 }
 
 impl<S: Store + 'static> CniServer<S> {
@@ -107,9 +117,9 @@ impl<S: Store + 'static> CniServer<S> {
         stages.over(Stage::Node, since);
         // What is to be deleted in the datastore is looked up while the link goes.
         let removing = in_thread(move || pod_link::remove(&host_interface, &id));
-        let ((removed, link), own) = tokio::join!(timed(removing), async {
+        let ((removed, link), found) = tokio::join!(timed(removing), async {
             self.require_datastore()?;
-            self.own_resource(subject, &key).await
+            self.resource(subject, &key).await
         });
         stages.note(Stage::Link, link);
         match removed? {
@@ -119,24 +129,28 @@ impl<S: Store + 'static> CniServer<S> {
             Err(error) => return Err(CniError::new(ErrorCode::DATAPLANE, error.to_string())),
         }
         let since = clock::now();
-        self.release(subject, &key, own?).await?;
+        self.release(subject, &key, found?).await?;
         stages.over(Stage::Datastore, since);
         Ok(())
     }
 
-    /// Frees the addresses and deletes the WorkloadEndpoint, if it is this container's, in one transaction.
-    async fn release(
-        &self,
-        subject: &Subject,
-        key: &str,
-        mut own: Option<ExtraDelete>,
-    ) -> Result<(), CniError> {
+    /// Frees the addresses and deletes the WorkloadEndpoint, if it is this container's, in one transaction; as long as it
+    /// is what was found, so that an ADD whose answer was lost leaves no endpoint behind when it takes effect meanwhile.
+    async fn release(&self, subject: &Subject, key: &str, mut found: Resource) -> Result<(), CniError> {
         let mut attempt = 1;
         loop {
-            let extra_deletes = own.into_iter().collect();
+            let key = key.to_owned();
+            let (extra_deletes, extra_guards) = match found {
+                Resource::Own(revision) => {
+                    let expect = Expect::Unchanged(revision);
+                    (vec![ExtraDelete { key, expect }], Vec::new())
+                }
+                Resource::Others(expect) => (Vec::new(), vec![ExtraGuard { key, expect }]),
+            };
             let request = ReleaseRequest {
                 handle_id: subject.handle_id.clone(),
                 extra_deletes,
+                extra_guards,
                 fence: Some(self.config.node.clone()),
                 ..ReleaseRequest::default()
             };
@@ -150,14 +164,15 @@ impl<S: Store + 'static> CniServer<S> {
                     if attempt < MAX_ATTEMPTS =>
                 {
                     attempt += 1;
-                    own = self.own_resource(subject, key).await?;
+                    found = self.resource(subject, key).await?;
                 }
                 Err(error) => return Err(refusal::of_release(&error)),
             }
         }
     }
 
-    async fn own_resource(&self, subject: &Subject, key: &str) -> Result<Option<ExtraDelete>, CniError> {
+    /// What is under the key of the container's WorkloadEndpoint.
+    async fn resource(&self, subject: &Subject, key: &str) -> Result<Resource, CniError> {
         let range = Range::Key(key.to_owned());
         let snapshot = self
             .ipam
@@ -166,7 +181,7 @@ impl<S: Store + 'static> CniServer<S> {
             .await
             .map_err(|error| refusal::of_store(&error))?;
         let Some(kv) = snapshot.kvs.into_iter().next() else {
-            return Ok(None);
+            return Ok(Resource::Others(Expect::Absent));
         };
         let is_own = match workload_endpoint::read(&self.config.node, key, &kv.value) {
             Ok(Some(written)) => {
@@ -178,10 +193,11 @@ impl<S: Store + 'static> CniServer<S> {
                 false
             }
         };
-        Ok(is_own.then(|| ExtraDelete {
-            key: key.to_owned(),
-            expect: Expect::Unchanged(kv.mod_revision),
-        }))
+        Ok(if is_own {
+            Resource::Own(kv.mod_revision)
+        } else {
+            Resource::Others(Expect::Unchanged(kv.mod_revision))
+        })
     }
 
     /// GC: detaches every container of the network that is not listed. Goes on after a failure and tells them all.

@@ -20,6 +20,8 @@ use crate::process::Process;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A member that runs and is reached answers a question about itself sooner.
 const HEARD_WITHIN: Duration = Duration::from_millis(400);
+/// How long one that is stopped may still be heard.
+const UNHEARD_WITHIN: Duration = Duration::from_secs(2);
 /// The switch.
 const SUBNET: &str = "lan";
 /// What a member may store.
@@ -206,15 +208,19 @@ impl Members {
         }
     }
 
+    /// Waits until who asks `from` there hears no more of it: a signal takes a moment to stop all threads.
+    ///
     /// # Errors
-    /// It answers to who asks `from` there.
+    /// It still answers.
     pub(crate) fn is_unheard(&self, index: usize, from: &Namespace) -> anyhow::Result<()> {
         let member = self.members.get(index).context("no such member")?;
         let address: SocketAddr = member.endpoint.trim_start_matches("http://").parse()?;
-        match from.enter(|| version(address))? {
-            Ok(version) => anyhow::bail!("{} answers: {version:?}", member.name),
-            Err(_) => Ok(()),
-        }
+        eventually("nothing is heard of a member", UNHEARD_WITHIN, || {
+            match from.enter(|| version(address))? {
+                Ok(version) => anyhow::bail!("{} answers: {version:?}", member.name),
+                Err(_) => Ok(()),
+            }
+        })
     }
 
     /// Stores so much that the quota is used up, and etcd refuses every write.

@@ -273,19 +273,20 @@ impl<'a> Release<'a> {
             return Ok(());
         }
         for extra in &request.extra_deletes {
-            if self.view.get(&extra.key)?.is_none() {
+            let Some(stored) = self.view.get(&extra.key)? else {
+                // Whoever makes it meanwhile makes this look again.
+                self.guards.insert(extra.key.clone(), 0);
                 continue;
-            }
+            };
             match expected_revision(self.view, &extra.key, extra.expect)? {
                 Err(()) => {
                     return Err(Stop::Refuse(ReleaseRefusal::ExtraConflict {
                         key: extra.key.clone(),
                     }));
                 }
-                Ok(Some(revision)) => {
-                    self.guards.insert(extra.key.clone(), revision);
+                Ok(_) => {
+                    self.guards.insert(extra.key.clone(), stored.mod_revision);
                 }
-                Ok(None) => {}
             }
             self.writes.insert(extra.key.clone(), None);
         }
