@@ -1,4 +1,6 @@
-//! What the cluster says about itself: IPAM configuration, ClusterInformation, and the labels of nodes.
+//! What the cluster says about itself: IPAM configuration, ClusterInformation, and the labels of nodes and namespaces.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,6 +63,20 @@ pub struct NodeSpec {
     /// All of its fields.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
+}
+
+/// The Profile of a namespace (`kns.NAMESPACE`), which Calico keeps for policies: the namespace's labels are in it.
+pub type NamespaceProfile = Resource<NamespaceProfileSpec>;
+
+/// Spec of a Profile, as far as it has labels.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NamespaceProfileSpec {
+    /// The namespace's labels, each with `pcns.` before its key.
+    #[serde(rename = "labelsToApply", default)]
+    pub labels_to_apply: BTreeMap<String, String>,
+    /// Its other fields.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl Default for IpamConfig {

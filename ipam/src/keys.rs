@@ -39,6 +39,8 @@ pub const BGP_PEERS: &str = "/calico/resources/v3/projectcalico.org/bgppeers/";
 pub const BGP_FILTERS: &str = "/calico/resources/v3/projectcalico.org/bgpfilters/";
 /// Prefix of the BGP configurations: `default`, and `node.NAME` for what one node has otherwise.
 pub const BGP_CONFIGURATIONS: &str = "/calico/resources/v3/projectcalico.org/bgpconfigurations/";
+/// Prefix of the profiles of namespaces.
+pub const NAMESPACE_PROFILES: &str = "/calico/resources/v3/projectcalico.org/profiles/kns.";
 /// Prefix of the workload endpoints.
 pub const WORKLOAD_ENDPOINTS: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints/";
 /// The one ClusterInformation, which says whether the datastore may be used.

@@ -58,7 +58,10 @@ pub use audit::{AllocationId, Finding, Repair, Running, User, audit};
 pub use block::{Allocation, AllocationAttribute, AllocationBlock, BlockError};
 pub use client::Ipam;
 pub use collector::{Act, Alive, Collector, CollectorConfig, Proof};
-pub use config::{ClusterInformation, ClusterInformationSpec, IpamConfig, Node, NodeSpec};
+pub use config::{
+    ClusterInformation, ClusterInformationSpec, IpamConfig, NamespaceProfile, NamespaceProfileSpec, Node,
+    NodeSpec,
+};
 pub use error::{
     AssignError, AssignRefusal, ErrorClass, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal,
     RepairError, RepairRefusal,

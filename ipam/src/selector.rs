@@ -6,16 +6,19 @@
 //! not        = "!" not | primary
 //! primary    = "(" selector ")" | "all()" | "global()" | "has(" key ")"
 //!            | key ( "==" | "!=" | "contains" | "starts with" | "ends with" ) string
-//!            | key ( "in" | "not in" ) "{" [ string ( "," string )* ] "}"
+//!            | key ( "in" | "not in" ) "{" [ string ( "," string )* [ "," ] ] "}"
+//! key        = one or more of a-z A-Z 0-9 _ . / -
 //! ```
 //!
-//! A string is in single or double quotes, without escapes. An empty selector matches everything. `!=` and `not in`
-//! hold for a label that is absent; every other operator needs the label.
+//! A string is in single or double quotes, without escapes. Spaces and tabs, and nothing else, may stand between any two
+//! parts but a function's name and its parenthesis; operators of two words may be written as one. Words that are operators or
+//! functions are labels where a label can stand. An empty selector matches everything. `!=` and `not in` hold for a label
+//! that is absent; every other operator needs the label.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Deepest nesting of parentheses and negations, to bound the recursion over what others wrote.
+/// Deepest nesting of parentheses, to bound the recursion over what others wrote.
 const MAX_DEPTH: usize = 64;
 /// Longest selector in bytes.
 const MAX_LENGTH: usize = 64 * 1024;
@@ -185,21 +188,30 @@ impl<'a> Parser<'a> {
         if depth > MAX_DEPTH {
             return Err(self.expected(&format!("at most {MAX_DEPTH} levels of nesting")));
         }
-        if self.take("!") {
-            return Ok(Node::Not(Box::new(self.not(depth + 1)?)));
+        let mut is_negated = false;
+        while self.rest().starts_with('!') {
+            self.advance(1);
+            is_negated = !is_negated;
         }
+        let node = self.primary(depth)?;
+        Ok(if is_negated {
+            Node::Not(Box::new(node))
+        } else {
+            node
+        })
+    }
+
+    fn primary(&mut self, depth: usize) -> Result<Node, SelectorError> {
         if self.take("(") {
             let inner = self.or(depth + 1)?;
             self.require(")")?;
             return Ok(inner);
         }
-        for function in ["all", "global"] {
-            if self.call(function) {
-                self.require(")")?;
-                return Ok(Node::All);
-            }
+        if self.take("all(") || self.take("global(") {
+            self.require(")")?;
+            return Ok(Node::All);
         }
-        if self.call("has") {
+        if self.take("has(") {
             let key = self.key()?;
             self.require(")")?;
             return Ok(Node::Has(key));
@@ -241,10 +253,13 @@ impl<'a> Parser<'a> {
         }
         loop {
             values.push(self.string()?);
+            let is_more = self.take(",");
             if self.take("}") {
                 return Ok(values);
             }
-            self.require(",")?;
+            if !is_more {
+                return Err(self.expected("\",\" or \"}\""));
+            }
         }
     }
 
@@ -272,30 +287,14 @@ impl<'a> Parser<'a> {
         Ok(key)
     }
 
-    /// `name` followed by `(`. A label may have the same name as a function.
-    fn call(&mut self, name: &str) -> bool {
-        let from = self.at;
-        if self.words(&[name]) && self.take("(") {
-            return true;
-        }
-        self.at = from;
-        false
-    }
-
-    /// All of `words`, each whole.
+    /// All of `words`.
     fn words(&mut self, words: &[&str]) -> bool {
         let from = self.at;
-        for word in words {
-            let next = self.rest().strip_prefix(word).map(|rest| rest.bytes().next());
-            match next {
-                Some(following) if !following.is_some_and(is_key_byte) => self.advance(word.len()),
-                _ => {
-                    self.at = from;
-                    return false;
-                }
-            }
+        let are_all = words.iter().all(|word| self.take(word));
+        if !are_all {
+            self.at = from;
         }
-        true
+        are_all
     }
 
     fn take(&mut self, token: &str) -> bool {
@@ -320,7 +319,7 @@ impl<'a> Parser<'a> {
     }
 
     fn skip_space(&mut self) {
-        self.at += self.rest().len() - self.rest().trim_start_matches([' ', '\t', '\r', '\n']).len();
+        self.at += self.rest().len() - self.rest().trim_start_matches([' ', '\t']).len();
     }
 
     fn rest(&self) -> &'a str {
@@ -408,18 +407,107 @@ mod tests {
     }
 
     #[test]
+    fn every_form_that_calico_takes_is_taken() {
+        let pod = labels(&[
+            ("a", "1"),
+            ("A_b.c/d-e", "it's"),
+            ("not", "n"),
+            ("has", "h"),
+            ("starts", "s"),
+            ("e", ""),
+        ]);
+        for (text, expected) in [
+            // Spaces and tabs, or none.
+            ("a=='1'&&has(not)||!has(a)", true),
+            ("\ta\t==\t'1' ", true),
+            ("( ( a == '1' ) )", true),
+            ("all( )", true),
+            ("has(\ta )", true),
+            ("a in{'1'}", true),
+            ("a contains'1'", true),
+            // Operators of two words.
+            ("a notin {'1'}", false),
+            ("a not\tin {'2'}", true),
+            ("a startswith '1'", true),
+            ("a ends  with '2'", false),
+            // Both quotes; no escapes.
+            ("A_b.c/d-e == \"it's\"", true),
+            ("A_b.c/d-e contains '\\'", false),
+            ("e == ''", true),
+            ("e contains ''", true),
+            ("missing contains ''", false),
+            ("e starts with ''", true),
+            // Sets.
+            ("a in {}", false),
+            ("a not in {}", true),
+            ("missing not in {}", true),
+            ("a in {'2',\"1\"}", true),
+            ("a in { '1' , }", true),
+            // Negations cancel out.
+            ("!!a == '1'", true),
+            ("! ! ! has(a)", false),
+            ("!(a == '1' || has(x))", false),
+            ("!global()", false),
+            // Precedence: not, and, or.
+            ("has(x) && has(x) || has(a)", true),
+            ("has(x) && (has(x) || has(a))", false),
+            ("!has(x) && has(a)", true),
+            // Words where a label stands.
+            ("not == 'n' && has == 'h' && starts starts with 's'", true),
+            ("has(has)", true),
+            ("in == 'x' || all != 'y'", true),
+            ("1.2/3-4_5 != 'x'", true),
+        ] {
+            let selector = Selector::parse(text).unwrap();
+            assert_eq!(selector.matches(&pod), expected, "{text}");
+            assert_eq!(Selector::parse(&selector.to_string()), Ok(selector), "{text}");
+        }
+        let deep = format!("{}has(a){}", "(".repeat(60), ")".repeat(60));
+        assert!(Selector::parse(&deep).unwrap().matches(&pod));
+        assert!(
+            Selector::parse(&format!("{}has(a)", "!".repeat(10_000)))
+                .unwrap()
+                .matches(&pod)
+        );
+    }
+
+    #[test]
     fn a_wrong_selector_says_where_and_what_was_expected() {
         for (text, at) in [
             ("rack", 4),
             ("rack = 'r1'", 5),
             ("rack == r1", 8),
             ("rack == 'r1", 8),
+            ("rack == 'r1\"", 8),
             ("(rack == 'r1'", 13),
+            ("rack == 'r1')", 12),
             ("rack == 'r1' rack", 13),
-            ("has()", 4),
-            ("rack in {'a' 'b'}", 13),
+            ("rack == 'r1' & all()", 13),
+            ("rack == 'r1' | all()", 13),
+            ("rack == 'r1' &&", 15),
+            ("|| all()", 0),
             ("&& all()", 0),
-            ("rack notin {'a'}", 5),
+            ("()", 1),
+            ("!", 1),
+            ("has()", 4),
+            ("has (rack)", 4),
+            ("all ()", 4),
+            ("all(rack)", 4),
+            ("All()", 3),
+            ("has(rack", 8),
+            ("has('rack')", 4),
+            ("rack in {'a' 'b'}", 13),
+            ("rack in {,}", 9),
+            ("rack in 'a'", 8),
+            ("rack in {'a'", 12),
+            ("rack not {'a'}", 5),
+            ("rack starts 'a'", 5),
+            ("rack equals 'a'", 5),
+            ("rack ! = 'a'", 5),
+            ("rack ==\n'a'", 7),
+            ("ra\u{10d}k == 'a'", 2),
+            ("$rack == 'a'", 0),
+            ("'rack' == 'a'", 0),
         ] {
             assert_eq!(Selector::parse(text).unwrap_err().at, at, "{text}");
         }

@@ -70,7 +70,7 @@ impl View {
     }
 
     /// The part that every assignment of a node looks at again: pools, reservations, configuration, the node and its fence,
-    /// its affinities and their blocks. Nothing if that is too much for a transaction to depend on.
+    /// labels of namespaces, its affinities and their blocks. Nothing if that is too much for a transaction to depend on.
     pub(crate) fn lasting(&self) -> Self {
         let blocks = self.kvs.keys().filter_map(|key| keys::parse_affinity(key));
         let blocks: BTreeSet<String> = blocks.map(|(_, cidr)| keys::block(cidr)).collect();

@@ -103,11 +103,16 @@ fn a_refusal_names_every_pool_and_the_reason_against_it() {
             .unwrap()[0]
             .starts_with("10.5.")
     );
-    let with_team = |r: &mut AssignRequest| {
+    // The labels of a namespace are in its Profile.
+    let in_shop = |r: &mut AssignRequest| {
         one(r);
-        r.namespace_labels.insert("team".to_owned(), "a".to_owned());
+        r.namespace = Some("shop".to_owned());
     };
-    assert!(cluster.ask("n", "w", with_team).unwrap()[0].starts_with("10.4."));
+    assert!(cluster.ask("n", "v", in_shop).is_err());
+    let profile = json!({"kind": "Profile", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "kns.shop"},
+        "spec": {"labelsToApply": {"pcns.team": "a", "team": "b"}}});
+    cluster.put(&format!("{}shop", keys::NAMESPACE_PROFILES), &profile);
+    assert!(cluster.ask("n", "w", in_shop).unwrap()[0].starts_with("10.4."));
     assert!(
         cluster
             .ask("n", "m", |r| {
@@ -119,6 +124,24 @@ fn a_refusal_names_every_pool_and_the_reason_against_it() {
     );
     cluster.node("n2", &[("rack", "r2")]);
     assert!(cluster.ask("n2", "x", one).unwrap()[0].starts_with("10.3."));
+}
+
+#[test]
+fn a_namespace_can_be_selected_by_its_name_alone() {
+    for (label, is_given) in [
+        ("kubernetes.io/metadata.name == 'shop'", true),
+        ("projectcalico.org/name in {'shop', 'bank'}", true),
+        ("projectcalico.org/name != 'shop'", false),
+        ("all()", true),
+        ("has(team)", false),
+    ] {
+        let cluster = Cluster::new(&[("p", json!({"cidr": "10.0.0.0/24", "namespaceSelector": label}))]);
+        let given = cluster.ask("n", "h", |r| {
+            one(r);
+            r.namespace = Some("shop".to_owned());
+        });
+        assert_eq!(given.is_ok(), is_given, "{label}");
+    }
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl<S: Store + 'static> CniServer<S> {
             v4: wanted.v4.clone(),
             v6: wanted.v6.clone(),
             pools: wanted.pools.clone(),
-            namespace_labels: namespace_labels(subject),
+            namespace: subject.pod.as_ref().map(|(namespace, _)| namespace.clone()),
             attributes,
             keep: wanted.keep.clone(),
             extra_writes: vec![write],
@@ -257,17 +257,6 @@ fn endpoint(subject: &Subject, wanted: &Wanted, addresses: BTreeSet<IpAddr>) -> 
         host_ports: wanted.host_ports.clone(),
         allowed_sources: wanted.allowed_sources.clone(),
     }
-}
-
-/// The labels that every namespace has by its name alone: Kubernetes' own and the one that Calico adds. Others are known to
-/// the Kubernetes API only, which the agent does not ask.
-pub(super) fn namespace_labels(subject: &Subject) -> BTreeMap<String, String> {
-    let labels = ["kubernetes.io/metadata.name", "projectcalico.org/name"];
-    let namespace = subject.pod.as_ref().map(|(namespace, _)| namespace);
-    namespace
-        .into_iter()
-        .flat_map(|namespace| labels.map(|label| (label.to_owned(), namespace.clone())))
-        .collect()
 }
 
 /// The default route through a gateway.

@@ -139,13 +139,16 @@ impl<S: Store + 'static> CniServer<S> {
     async fn release(&self, subject: &Subject, key: &str, mut found: Resource) -> Result<(), CniError> {
         let mut attempt = 1;
         loop {
-            let key = key.to_owned();
+            let its_key = key.to_owned();
             let (extra_deletes, extra_guards) = match found {
                 Resource::Own(revision) => {
-                    let expect = Expect::Unchanged(revision);
+                    let (key, expect) = (its_key, Expect::Unchanged(revision));
                     (vec![ExtraDelete { key, expect }], Vec::new())
                 }
-                Resource::Others(expect) => (Vec::new(), vec![ExtraGuard { key, expect }]),
+                Resource::Others(expect) => {
+                    let key = its_key;
+                    (Vec::new(), vec![ExtraGuard { key, expect }])
+                }
             };
             let request = ReleaseRequest {
                 handle_id: subject.handle_id.clone(),

@@ -93,7 +93,7 @@ impl<S: Store + 'static> CniServer<S> {
             v4: wanted.v4,
             v6: wanted.v6,
             pools: wanted.pools,
-            namespace_labels: super::attach::namespace_labels(&subject),
+            namespace: subject.pod.as_ref().map(|(namespace, _)| namespace.clone()),
             attributes,
             keep: wanted.keep,
             excluded: gateways.iter().copied().map(IpNetwork::from).collect(),

@@ -73,8 +73,8 @@ pub struct AssignRequest {
     pub excluded: Vec<IpNetwork>,
     /// What the addresses are for.
     pub intended_use: IntendedUse,
-    /// Labels of the pod's namespace, for pools that select namespaces.
-    pub namespace_labels: BTreeMap<String, String>,
+    /// The pod's namespace, for pools that select namespaces: by its name and by the labels in its Profile.
+    pub namespace: Option<String>,
     /// Notes stored with the allocation (`pod`, `namespace`, `type`). `node` and `timestamp` are added if missing
     /// (no `timestamp` for a tunnel device).
     pub attributes: BTreeMap<String, String>,
@@ -223,7 +223,7 @@ impl AssignRequest {
             pools: Vec::new(),
             excluded: Vec::new(),
             intended_use: IntendedUse::Workload,
-            namespace_labels: BTreeMap::new(),
+            namespace: None,
             attributes: BTreeMap::new(),
             keep: None,
             extra_writes: Vec::new(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::config::Node;
+use crate::config::{NamespaceProfile, Node};
 use crate::error::{AssignRefusal, Family, PoolReport};
 use crate::keys;
 use crate::pool::{AssignmentMode, Geometry, IpPool, IpPoolSpec, IpReservation};
@@ -13,6 +13,9 @@ use crate::selector::Selector;
 use crate::view::View;
 
 use super::{AssignRequest, IntendedUse, Stop};
+
+/// What a Profile has before the key of a namespace's label.
+const NAMESPACE_LABEL: &str = "pcns.";
 
 /// A pool that can be used.
 pub(super) struct UsablePool {
@@ -193,12 +196,14 @@ fn reason_against(
     if let Some(text) = &spec.namespace_selector {
         match Selector::parse(text) {
             Err(error) => return Ok(Some(format!("namespaceSelector: {error}"))),
-            Ok(selector) if !selector.matches(&request.namespace_labels) => {
-                return Ok(Some(format!(
-                    "namespaceSelector {text:?} does not select the namespace"
-                )));
+            Ok(selector) if selector.is_all() => {}
+            Ok(selector) => {
+                if !selector.matches(&namespace_labels(view, request)?) {
+                    return Ok(Some(format!(
+                        "namespaceSelector {text:?} does not select the namespace"
+                    )));
+                }
             }
-            Ok(_) => {}
         }
     }
     Ok(None)
@@ -223,6 +228,30 @@ fn node_labels(view: &View, pool: &str, node: &str) -> Result<BTreeMap<String, S
             node: node.to_owned(),
         })),
     }
+}
+
+/// The labels that every namespace has by its name alone, Kubernetes' own and the one that Calico adds, and those in its
+/// Profile. None without a namespace.
+fn namespace_labels(
+    view: &View,
+    request: &AssignRequest,
+) -> Result<BTreeMap<String, String>, Stop<AssignRefusal>> {
+    let Some(namespace) = &request.namespace else {
+        return Ok(BTreeMap::new());
+    };
+    let key = format!("{}{namespace}", keys::NAMESPACE_PROFILES);
+    let mut labels = match view.get(&key)? {
+        None => BTreeMap::new(),
+        Some(kv) => NamespaceProfile::parse(&key, "Profile", &kv.value)?
+            .spec
+            .labels_to_apply
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(NAMESPACE_LABEL)?.to_owned(), value)))
+            .collect(),
+    };
+    let by_name = ["kubernetes.io/metadata.name", "projectcalico.org/name"];
+    labels.extend(by_name.map(|label| (label.to_owned(), namespace.clone())));
+    Ok(labels)
 }
 
 fn name_in(key: &str) -> String {
