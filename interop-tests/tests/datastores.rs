@@ -107,7 +107,8 @@ fn pods_come_and_go(node: &mut Node) -> anyhow::Result<()> {
     );
     node.reaches(&again_result)?;
     node.runtime(json!({})).del(&again, Some(&again_result))?;
-    node.calidris(&format!("ipam release --ip {kept}"), 0)?;
+    let keeper = listed["kept"][0]["handle_id"].as_str().context("a keeper")?;
+    node.calidris(&format!("ipam release --handle {keeper}"), 0)?;
     let shown = node.calidris(&format!("ipam show --ip {kept} -o json"), 0)?;
     ensure!(String::from_utf8_lossy(&shown.stdout).contains("\"state\": \"free\""));
 
@@ -148,7 +149,8 @@ impl Node {
     fn start(kind: &str) -> anyhow::Result<Self> {
         let lab = Lab::create(&format!("store-{kind}-{}", std::process::id()))?;
         let namespace = lab.namespace("node")?;
-        namespace.ip("link add up0 type dummy")?;
+        namespace.ip("link add up0 type veth peer name up1")?;
+        namespace.ip("link set up1 up")?;
         namespace.ip("link set up0 up")?;
         namespace.ip("addr add 192.0.2.11/24 dev up0")?;
         let folder = lab.folder("node")?;

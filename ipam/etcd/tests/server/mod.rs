@@ -181,9 +181,21 @@ impl TestEtcd {
         std::fs::remove_dir_all(&self.directory).unwrap();
     }
 
-    /// Stops it from running (SIGSTOP) without closing its connections.
+    /// Stops it from running (SIGSTOP) without closing its connections, and waits until all of its threads stand.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            // PID (NAME) STATE …; a thread that has gone stands, too.
+            stat.map_or(true, |stat| {
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            })
+        };
+        while !std::fs::read_dir(&threads).unwrap().all(stands) {
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it run again.
