@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -115,19 +116,21 @@ pub struct RuntimeConfig {
     pub other: Map<String, Value>,
 }
 
-/// One entry of the capability `portMappings`.
+/// One entry of the capability `portMappings`. containerd prints it with the names that the fields have in Go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// Port on the host.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// Port in the container.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`; empty means `tcp`.
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub protocol: String,
     /// Host address to bind to; empty means all.
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     pub host_ip: String,
 }
 
@@ -136,12 +139,16 @@ pub struct PortMapping {
 #[serde(default, rename_all = "camelCase")]
 pub struct Bandwidth {
     /// Towards the container.
+    #[serde(alias = "IngressRate")]
     pub ingress_rate: u64,
     /// Burst towards the container.
+    #[serde(alias = "IngressBurst")]
     pub ingress_burst: u64,
     /// From the container.
+    #[serde(alias = "EgressRate")]
     pub egress_rate: u64,
     /// Burst from the container.
+    #[serde(alias = "EgressBurst")]
     pub egress_burst: u64,
 }
 
@@ -150,15 +157,31 @@ pub struct Bandwidth {
 #[serde(rename_all = "camelCase")]
 pub struct IpRange {
     /// The subnet.
+    #[serde(alias = "Subnet")]
     pub subnet: IpNetwork,
     /// First address to hand out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "RangeStart",
+        deserialize_with = "address_or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub range_start: Option<IpAddr>,
     /// Last address to hand out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "RangeEnd",
+        deserialize_with = "address_or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub range_end: Option<IpAddr>,
     /// The subnet's gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "Gateway",
+        deserialize_with = "address_or_empty",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gateway: Option<IpAddr>,
 }
 
@@ -419,6 +442,17 @@ fn take<T: serde::de::DeserializeOwned>(
         Some(value) => serde_json::from_value(value)
             .map(Some)
             .map_err(|error| invalid(key, &error.to_string())),
+    }
+}
+
+/// Go prints an address that is not there as an empty string.
+fn address_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| D::Error::custom(format!("{text:?} is not an IP address"))),
     }
 }
 

@@ -102,6 +102,26 @@ fn capabilities_arrive_typed_and_unknown_ones_are_kept() {
 }
 
 #[test]
+fn what_containerd_prints_with_the_names_of_go_is_understood() {
+    let parse = |runtime_config: serde_json::Value| {
+        let config = json!({"cniVersion": "1.0.0", "name": "pods", "type": "calidris-cni", "runtimeConfig": runtime_config});
+        let parsed = NetConf::parse(config.to_string().as_bytes(), BadPrevResult::Refuse);
+        parsed.unwrap().runtime_config
+    };
+    let of_containerd = parse(json!({
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+        "bandwidth": {"IngressRate": 1, "IngressBurst": 2, "EgressRate": 3, "EgressBurst": 4},
+        "ipRanges": [[{"Subnet": "10.1.0.0/16", "RangeStart": "", "RangeEnd": "", "Gateway": ""}]],
+    }));
+    let of_others = parse(json!({
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {"ingressRate": 1, "ingressBurst": 2, "egressRate": 3, "egressBurst": 4},
+        "ipRanges": [[{"subnet": "10.1.0.0/16"}]],
+    }));
+    assert_eq!(of_containerd, of_others);
+}
+
+#[test]
 fn what_go_prints_as_null_is_empty() {
     let parse =
         |config: serde_json::Value| NetConf::parse(config.to_string().as_bytes(), BadPrevResult::Refuse);
