@@ -170,6 +170,8 @@ impl<K: Kernel> Dataplane<K> {
             self.links_differ(&changed);
         }
         self.sysctls.made(made.sysctls);
+        // What could not be done for want of this link: its endpoint was heard of before, or it follows one of the same name.
+        self.retry.try_again(|op| leads_through(op, host_interface));
     }
 
     /// Takes in what the kernel said of links with our prefix. Whether a workload's is gone; what else does not agree with what is
@@ -498,6 +500,15 @@ pub fn findings_about(endpoint: &Endpoint, ops: &[Op], unread: &[Failure]) -> Ve
         .filter(about)
         .map(|op| format!("not as it should be: {op}"));
     to_do.chain(unread.iter().map(ToString::to_string)).collect()
+}
+
+/// Whether it makes a route to the workload behind this interface.
+fn leads_through(op: &Op, host_interface: &str) -> bool {
+    let (Op::Route(Change::Create { value: route, .. }) | Op::Route(Change::Replace { to: route, .. })) = op
+    else {
+        return false;
+    };
+    matches!(&route.path, RoutePath::Link { interface } if interface == host_interface)
 }
 
 fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {

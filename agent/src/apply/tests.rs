@@ -400,6 +400,31 @@ fn links_that_go_and_come_back_get_their_routes_and_parameters_again() {
     assert!(is_as_desired(&dataplane.kernel, &desired));
 }
 
+#[test]
+fn what_failed_for_want_of_a_link_is_tried_when_the_link_is_made() {
+    let mut model = model();
+    let mut dataplane = Dataplane::new(kernel());
+    settle(&mut dataplane, &compute(&model));
+    // The pod is started again: its old link has gone, which nobody has heard of yet, and its new address is known before
+    // there is a new link.
+    dataplane.kernel.remove_link("cali2");
+    let (id, mut endpoint) = model.endpoints.pop_first().unwrap();
+    endpoint.addresses = ["10.65.0.4".parse().unwrap()].into();
+    model.endpoints.insert(id, endpoint.clone());
+    let now = clock::now();
+    let report = dataplane.apply(&compute(&model), IN_SYNC, now);
+    assert!(report.failure_of(&endpoint).is_some(), "{report:?}");
+
+    dataplane.kernel.add_link("cali2");
+    let made = HostEnd {
+        link: dataplane.kernel.links["cali2"].clone(),
+        sysctls: Vec::new(),
+    };
+    dataplane.note_made("cali2", made);
+    let report = dataplane.apply(&compute(&model), IN_SYNC, now);
+    assert_eq!(report.failure_of(&endpoint), None);
+}
+
 proptest! {
     /// From any state to any other, with one fault anywhere: the kernel's routes are the desired ones.
     #[test]
