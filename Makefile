@@ -66,19 +66,19 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 .PHONY: test-containers
 test-containers: ## Prove Calidris under containerd, spoken to as kubelet does, and under podman (installs both)
 	@interop-tests/setup-debian.sh containers
-	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
-	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked -p calidris-interop --test containers
+	$(CARGO) build --locked --workspace --bins
+	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked --workspace --test containers
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namespaces (needs Go; the first time takes ten minutes more)
 	@interop-tests/setup-debian.sh containers
 	@programs=$$(interop-tests/kubernetes/build.sh) && \
-		$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop && \
+		$(CARGO) build --locked --workspace --bins && \
 		target/debug/calidris-lab kubernetes --programs "$$programs"
 
 .PHONY: conformance
 conformance: setup ## Walk our CNI plugin and Debian's through the specification; writes the table (ALSO="--also 'ptp 1.9.1=PATH'")
-	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop -p calidris-cni-conformance
+	$(CARGO) build --locked --workspace --bins
 	target/debug/calidris-lab conformance $(ALSO) --write interop-tests/cni-conformance/RESULTS.md
 
 # Where another Debian with newer daemons is put, and which release.
@@ -89,13 +89,13 @@ INTEROP_ARGS ?=
 
 .PHONY: interop
 interop: setup ## Run our speaker against BIRD, FRR, GoBGP, OpenBGPD and ExaBGP, feature by feature; writes interop-tests/RESULTS.md
-	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
+	$(CARGO) build --locked --workspace --bins
 	target/debug/calidris-lab interop --results interop-tests/RESULTS.md $(INTEROP_ARGS)
 
 .PHONY: interop-newer
 interop-newer: setup ## The same against the daemons of a newer Debian, put into a folder with debootstrap; adds columns to the table
 	@interop-tests/newer-debian.sh "$(NEWER)" "$(NEWER_SUITE)"
-	$(CARGO) build --locked -p calidris-agent -p calidris-cni -p calidris-interop
+	$(CARGO) build --locked --workspace --bins
 	target/debug/calidris-lab interop --newer "$(NEWER)" --results interop-tests/RESULTS.md $(INTEROP_ARGS)
 
 # How long to fuzz, and the first seed.

@@ -9,6 +9,8 @@ mkdir -p "$folder/disk"
 mount -t tmpfs machine "$folder/disk"
 mkdir "$folder"/disk/{etc,etc.work,opt,lib,run,tunables}
 mount -t overlay machine -o "lowerdir=/etc,upperdir=$folder/disk/etc,workdir=$folder/disk/etc.work" /etc
+# Network configurations that packages of the real host put there (podman's) are not seen.
+rm -rf /etc/cni
 
 # A kubelet sets these, and the kernel has them once for all machines: here it sets files.
 for tunable in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
