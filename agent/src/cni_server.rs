@@ -21,7 +21,7 @@ mod request;
 mod stages;
 mod status;
 
-pub use announced::Announcements;
+pub use announced::{Announcements, Confirmed};
 pub(crate) use request::handle_id;
 
 use std::io;

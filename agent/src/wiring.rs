@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
-use crate::cni_server::{Announcements, CniServer, ServerConfig};
+use crate::cni_server::{Announcements, CniServer, Confirmed, ServerConfig};
 use crate::config::{Config, Environment, kubernetes_addresses};
 use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
@@ -224,6 +224,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
             speaker: bgp.speaker.clone(),
             heard_back_timeout: config.cni.heard_back_timeout,
             not_heard_back: config.cni.not_heard_back,
+            confirmed: Confirmed::default(),
         }),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
