@@ -1,5 +1,6 @@
 //! containerd 1.6 or later on a machine of its own, with everything at its usual path; `ctr` brings images in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,6 +52,7 @@ impl Containerd {
     /// # Errors
     /// When it does not start; with the end of its log.
     pub fn launch(&mut self, lab: &Lab, machine: &Machine) -> anyhow::Result<()> {
+        let folders = snapshot_folders(machine)?;
         let mut command = Command::new(PROGRAM);
         command.args(["--log-level", "info"]);
         let mut process = lab.start(machine.name(), PROGRAM, machine, &mut command)?;
@@ -59,8 +61,58 @@ impl Containerd {
             ctr(machine, &["version"])
         })?;
         self.process = Some(process);
-        Ok(())
+        remove_half_made(machine, &folders)
     }
+}
+
+/// The folders of snapshots, by number.
+fn snapshot_folders(machine: &Machine) -> anyhow::Result<BTreeSet<u64>> {
+    let entries = match std::fs::read_dir(machine.path(SNAPSHOTS)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.with_context(|| format!("read {SNAPSHOTS}"))?,
+    };
+    let mut folders = BTreeSet::new();
+    for entry in entries {
+        folders.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u64>().ok()),
+        );
+    }
+    Ok(folders)
+}
+
+/// A containerd that is killed after it has made the folder of a snapshot and before it has noted the snapshot gives the next
+/// one the same number, and finds the folder in its way for ever ("failed to rename: file exists"). Nothing was ever in it.
+/// `folders` were there before containerd was started: those with numbers above all snapshots that it knows are removed.
+fn remove_half_made(machine: &Machine, folders: &BTreeSet<u64>) -> anyhow::Result<()> {
+    let of_snapshotter = |words: &[&str]| {
+        ctr(
+            machine,
+            &[&["snapshots", "--snapshotter", SNAPSHOTTER][..], words].concat(),
+        )
+    };
+    let mut highest = None;
+    for line in of_snapshotter(&["list"])?.lines() {
+        // Key, parent if there is one, and kind.
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (Some(key), Some(&"Active")) = (words.first(), words.last()) else {
+            continue;
+        };
+        let mount = of_snapshotter(&["mounts", "/mnt", key])?;
+        let number = mount.split_once(&format!("{SNAPSHOTS}/")).and_then(|(_, rest)| {
+            let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+            digits.parse::<u64>().ok()
+        });
+        highest = highest.max(number.filter(|number| folders.contains(number)));
+    }
+    let Some(highest) = highest else { return Ok(()) };
+    for folder in folders.iter().filter(|folder| **folder > highest) {
+        let path = machine.path(&format!("{SNAPSHOTS}/{folder}"));
+        std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs `ctr` in the namespace of Kubernetes.
@@ -81,6 +133,8 @@ fn import(machine: &Machine, archive: &Path) -> anyhow::Result<()> {
     ctr(machine, &words).map(drop)
 }
 
+/// Where it keeps snapshots.
+const SNAPSHOTS: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.native/snapshots";
 /// Copies instead of overlays: works on every file system that a lab may lie on, and the images are small.
 const SNAPSHOTTER: &str = "native";
 
