@@ -130,7 +130,7 @@ bench-cni: setup release ## Measure adding and deleting pods beside the referenc
 	$(RELEASE)/calidris-lab bench cni $(BENCH_ARGS)
 
 .PHONY: bench-bgp
-bench-bgp: setup release ## Measure the BGP speaker beside BIRD 2 and FRR: a million prefixes in and out, half a million to ten peers
+bench-bgp: setup release ## Measure the BGP speaker beside BIRD 2 and FRR: a million prefixes in and out, half a million to ten peers, a reflector's thousand clients
 	$(RELEASE)/calidris-lab bench bgp $(BENCH_ARGS)
 
 .PHONY: bench-ipam

@@ -26,6 +26,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod namespaces;
+pub mod open_files;
 pub mod ours;
 pub mod plan;
 pub mod pod_link;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use calidris_bgp::config::{Impact, PeerConfig, SessionImpact, SpeakerConfig};
+use calidris_bgp::config::{Impact, SessionImpact, SpeakerConfig};
 use calidris_bgp::family::Prefix;
 use calidris_bgp::route::Origination;
 use calidris_bgp_driver::BgpHandle;
@@ -165,11 +165,11 @@ impl<C: Reloadable + Clone> Reloader<C> {
         let mut wanted = bgp.speaker(router_id);
         let sessions = self.datastore.as_ref().map(|datastore| datastore.sessions(bgp));
         let is_known = sessions.as_ref().is_none_or(Option::is_some);
-        let sessions = sessions.flatten().unwrap_or_default();
+        let mut sessions = sessions.flatten().unwrap_or_default();
         if !is_known {
             wanted.sync_timeout = UNTIL_PEERS_ARE_KNOWN;
         }
-        add(&sessions, &mut wanted);
+        add(&mut sessions, &mut wanted);
         let before = self.routes.borrow().clone().unwrap_or_default();
         let after = bgp.originations();
         let withdrawn = before.keys().filter(|prefix| !after.contains_key(prefix));
@@ -238,19 +238,20 @@ impl FromDatastore {
     }
 }
 
-/// Adds the sessions of the datastore to those of the file, which come first where both name an address or a name.
-fn add(sessions: &Sessions, wanted: &mut SpeakerConfig) {
-    let is_taken = |peer: &PeerConfig| {
+/// Adds the sessions of the datastore to those of the file, which come first where both name an address or a name. One that does not go together with
+/// the rest is left out, and told among the problems.
+fn add(sessions: &mut Sessions, wanted: &mut SpeakerConfig) {
+    for peer in &sessions.peers {
         let mut configured = wanted.peers.iter();
-        configured.any(|other| other.address == peer.address || other.name == peer.name)
-    };
-    let new: Vec<PeerConfig> = sessions
-        .peers
-        .iter()
-        .filter(|peer| !is_taken(peer))
-        .cloned()
-        .collect();
-    wanted.peers.extend(new);
+        if configured.any(|other| other.address == peer.address || other.name == peer.name) {
+            continue;
+        }
+        wanted.peers.push(peer.clone());
+        if let Err(error) = wanted.check() {
+            wanted.peers.pop();
+            sessions.problems.insert(error.to_string());
+        }
+    }
     wanted.cluster_id = wanted.cluster_id.or(sessions.cluster_id);
 }
 
@@ -389,5 +390,35 @@ impl Reloadable for Config {
             ),
             ("everything outside of [bgp]", rest(self) != rest(new)),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calidris_bgp::config::PeerConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_does_not_fit_is_left_out_alone() {
+        let peer = |name: &str, host: u8| PeerConfig::new(name, [192, 0, 2, host].into(), 65001);
+        let mut wanted = SpeakerConfig::new(64512, Ipv4Addr::new(192, 0, 2, 9));
+        wanted.peers.push(peer("of-file", 1));
+        let mut long = peer("long", 3);
+        long.transport.md5_password = Some("x".repeat(81));
+        let mut sessions = Sessions {
+            peers: vec![peer("same-address", 1), peer("of-file", 2), long, peer("fits", 4)],
+            cluster_id: Some(Ipv4Addr::new(224, 0, 0, 1)),
+            ..Sessions::default()
+        };
+        add(&mut sessions, &mut wanted);
+        let names: Vec<&str> = wanted.peers.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(names, ["of-file", "fits"]);
+        assert_eq!(wanted.cluster_id, sessions.cluster_id);
+        let problems: Vec<&String> = sessions.problems.iter().collect();
+        assert!(
+            matches!(problems.as_slice(), [problem] if problem.contains("long")),
+            "{problems:?}"
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::SpeakerFile;
 use crate::control::{self, Controlled, ReloadRequest};
 use crate::listen::listen;
+use crate::open_files;
 use crate::reload::Reloader;
 
 /// Reload requests that may wait.
@@ -33,6 +34,7 @@ const FAREWELL: &str = "the operator has stopped this speaker";
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
+    open_files::allow_as_many_as_may_be();
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

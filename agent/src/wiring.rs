@@ -31,6 +31,7 @@ use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::{Model, NatExclusions, Settings};
+use crate::open_files;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
 use crate::report::{DatastoreReport, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
@@ -60,6 +61,7 @@ struct Bgp {
 /// # Errors
 /// What kept it from starting, or made it stop.
 pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
+    open_files::allow_as_many_as_may_be();
     let runtime = Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()

@@ -110,7 +110,12 @@ impl StatusReport {
             .take(MAX_ROUTES)
             .map(|(prefix, next_hops)| {
                 let next_hops: Vec<String> = next_hops.iter().map(ToString::to_string).collect();
-                vec![prefix.to_string(), next_hops.join(" ")]
+                let via = if next_hops.is_empty() {
+                    "dropped".to_owned()
+                } else {
+                    next_hops.join(" ")
+                };
+                vec![prefix.to_string(), via]
             });
         write_table(f, &["LEARNED ROUTE", "VIA"], routes.collect())?;
         match self.learned_routes.len().saturating_sub(MAX_ROUTES) {

@@ -128,6 +128,7 @@ fn delete(peering: &mut Peering, key: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::peering::{Local, sessions};
 
     fn kv(key: String, value: &str) -> KeyValue {
         KeyValue {
@@ -151,6 +152,71 @@ mod tests {
         assert_eq!(peering, before);
         take_change(&mut peering, &Change::Delete { key, mod_revision: 2 });
         assert_eq!(peering, Peering::default());
+    }
+
+    /// What calicoctl wrote, and what Calico's own nodes make of it.
+    #[test]
+    fn what_calicoctl_wrote_makes_the_sessions_that_calico_makes() {
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            key: String,
+            value: String,
+        }
+        let stored: Vec<Stored> =
+            serde_json::from_str(include_str!("../../../ipam/tests/data/01_resources.json")).unwrap();
+        let kvs: Vec<KeyValue> = stored
+            .into_iter()
+            .map(|stored| kv(stored.key, &stored.value))
+            .collect();
+        let mut peering = Peering::default();
+        take_snapshot(&mut peering, &kvs);
+        for (node, as_number, expected) in [
+            (
+                "node-a",
+                64512,
+                &[
+                    "global-tor-192.0.2.1 65000",
+                    "to-rr-192.0.2.12 64513",
+                    "mesh-198.51.100.13 64512 held down",
+                    "rack1-tor-2001:db8:2::1 65010 held down",
+                ][..],
+            ),
+            (
+                "node-b",
+                64513,
+                &[
+                    "global-tor-192.0.2.1 65000",
+                    "to-rr-192.0.2.11 64512",
+                    "node-b-local-192.0.2.77 65001",
+                    "to-rr-198.51.100.13 64512",
+                ],
+            ),
+            (
+                "node-c.example.com",
+                64512,
+                &[
+                    "global-tor-192.0.2.1 65000",
+                    "mesh-192.0.2.11 64512 held down",
+                    "to-rr-192.0.2.12 64513",
+                ],
+            ),
+        ] {
+            let local = Local {
+                node,
+                as_number,
+                listen_port: 179,
+            };
+            let sessions = sessions(&peering, local, |secret| Err(format!("no {}", secret.key)));
+            let lines: Vec<String> = sessions
+                .peers
+                .iter()
+                .map(|peer| {
+                    let held_down = peer.held_down().map_or("", |_| " held down");
+                    format!("{} {}{held_down}", peer.name, peer.remote_as)
+                })
+                .collect();
+            assert_eq!(lines, expected, "{node}");
+        }
     }
 
     #[test]

@@ -283,6 +283,13 @@ fn resources_in_the_datastore_make_sessions_and_change_them_without_a_reset() {
     kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2"]);
     assert_eq!(peer(&cluster, "tor-10.0.1.2").unwrap()["established_count"], 1);
 
+    // A peer that is reached through a gateway has a route, before there is any session with it.
+    let behind = r#"{"peerIP":"10.77.0.1","asNumber":65009,"reachableBy":"10.0.1.2"}"#;
+    put(&cluster, "bgppeers", "behind", behind);
+    kernel_has(&cluster, "10.77.0.1", &["via 10.0.1.2"]);
+    cluster.delete("/calico/resources/v3/projectcalico.org/bgppeers/behind");
+    kernel_lacks(&cluster, "10.77.0.1", "via");
+
     cluster.delete("/calico/resources/v3/projectcalico.org/bgppeers/tor");
     kernel_lacks(&cluster, "10.99.0.0/24", "10.99");
     assert!(

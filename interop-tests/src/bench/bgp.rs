@@ -1,4 +1,4 @@
-//! BGP beside BIRD 2 and FRR: a table in from one peer and out to one or to many.
+//! BGP beside BIRD 2 and FRR: a table in from one peer and out to one, to many, and to the clients of a route reflector.
 //!
 //! The subject runs alone in a namespace as a bare speaker that accepts and exports everything and writes nothing to the
 //! kernel (BIRD without the kernel protocol, bgpd without zebra). A second namespace, on the other end of one veth pair,
@@ -23,7 +23,7 @@ use crate::lab::Lab;
 use crate::netns::Namespace;
 use subject::Subject;
 use table::Table;
-use traffic::{Feeder, Sink};
+use traffic::{Feeder, Sink, Sinks};
 
 pub use subject::Kind;
 
@@ -34,8 +34,12 @@ pub struct Options {
     pub prefixes: usize,
     /// Prefixes of the scenario with many sinks; 0 leaves it out.
     pub fanout_prefixes: usize,
-    /// Sinks of the scenario with many, 1 to 200.
+    /// Sinks of the scenario with many, 1 to 2000.
     pub fanout_peers: usize,
+    /// Prefixes that a route reflector is fed; 0 leaves the scenario out.
+    pub reflected_prefixes: usize,
+    /// Its clients, 1 to 2000.
+    pub clients: usize,
     /// Prefixes that share their path attributes.
     pub prefixes_per_path: usize,
     /// Counted runs of each subject in each scenario.
@@ -54,10 +58,15 @@ const RUN_WITHIN: Duration = Duration::from_secs(600);
 pub fn run(options: &Options, calidris: &Path) -> anyhow::Result<Report> {
     let mut report = Report::new("bgp");
     let scenarios = [
-        (options.prefixes, 1),
-        (options.fanout_prefixes, options.fanout_peers),
+        (options.prefixes, 1, Sinks::External),
+        (options.fanout_prefixes, options.fanout_peers, Sinks::External),
+        (options.reflected_prefixes, options.clients, Sinks::Clients),
     ];
-    for (prefixes, sinks) in scenarios.into_iter().filter(|(prefixes, _)| *prefixes > 0) {
+    for (prefixes, sinks, are) in scenarios.into_iter().filter(|(prefixes, ..)| *prefixes > 0) {
+        let to = match are {
+            Sinks::External => "to",
+            Sinks::Clients => "reflected-to",
+        };
         let table = Table::new(prefixes, options.prefixes_per_path);
         let mut results: Vec<(Kind, String, Vec<Outcome>)> = options
             .subjects
@@ -69,10 +78,10 @@ pub fn run(options: &Options, calidris: &Path) -> anyhow::Result<Report> {
             let count = results.len();
             for turn in 0..count {
                 let (kind, _, outcomes) = &mut results[(turn + round) % count];
-                let outcome = run_once(*kind, calidris, &table, sinks)
+                let outcome = run_once(*kind, calidris, &table, (sinks, are))
                     .with_context(|| format!("{} with {prefixes} prefixes to {sinks}", kind.name()))?;
                 eprintln!(
-                    "{:>9}: {prefixes} prefixes to {sinks}: {:.3} s, {:.2} s CPU, {:.1} MiB",
+                    "{:>9}: {prefixes} prefixes {to} {sinks}: {:.3} s, {:.2} s CPU, {:.1} MiB",
                     kind.name(),
                     outcome.seconds,
                     outcome.cpu_seconds,
@@ -87,7 +96,7 @@ pub fn run(options: &Options, calidris: &Path) -> anyhow::Result<Report> {
                 let values: Vec<f64> = outcomes.iter().map(value).collect();
                 report.add(
                     subject,
-                    (&format!("{metric}-{prefixes}-to-{sinks}"), unit),
+                    (&format!("{metric}-{prefixes}-{to}-{sinks}"), unit),
                     &values,
                 );
             };
@@ -107,7 +116,12 @@ struct Outcome {
     peak_mib: f64,
 }
 
-fn run_once(kind: Kind, calidris: &Path, table: &Table, sinks: usize) -> anyhow::Result<Outcome> {
+fn run_once(
+    kind: Kind,
+    calidris: &Path,
+    table: &Table,
+    (sinks, are): (usize, Sinks),
+) -> anyhow::Result<Outcome> {
     ensure!(
         (1..=traffic::MAX_SINKS).contains(&sinks),
         "1 to {} sinks",
@@ -116,11 +130,11 @@ fn run_once(kind: Kind, calidris: &Path, table: &Table, sinks: usize) -> anyhow:
     let lab = Lab::create(&format!("bench-bgp-{}", std::process::id()))?;
     let (inside, outside) = (lab.namespace("subject")?, lab.namespace("peers")?);
     connect(&inside, &outside, sinks)?;
-    let mut subject = Subject::start(&lab, kind, calidris, &inside, sinks)?;
+    let mut subject = Subject::start(&lab, kind, calidris, &inside, (sinks, are))?;
     let mut feeder = outside.enter(Feeder::connect)??;
     let mut counting = Vec::new();
     for number in 0..sinks {
-        counting.push(outside.enter(|| Sink::connect(number))??);
+        counting.push(outside.enter(|| Sink::connect(number, are))??);
     }
     let before = subject.cpu_seconds()?;
     let watch = Stopwatch::start();

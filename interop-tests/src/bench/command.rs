@@ -50,6 +50,12 @@ struct BgpArgs {
     /// How many peers that is
     #[arg(long, value_name = "N", default_value_t = 10)]
     fanout_peers: usize,
+    /// Prefixes that a route reflector is fed; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    reflected_prefixes: usize,
+    /// How many clients it has
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    clients: usize,
     /// Prefixes that share their path attributes
     #[arg(long, value_name = "N", default_value_t = 10)]
     prefixes_per_path: usize,
@@ -160,6 +166,8 @@ impl Default for BgpArgs {
             prefixes: 1_000_000,
             fanout_prefixes: 500_000,
             fanout_peers: 10,
+            reflected_prefixes: 1000,
+            clients: 1000,
             prefixes_per_path: 10,
             rounds: 3,
             subjects: vec![Kind::Calidris, Kind::Bird, Kind::Frr],
@@ -194,6 +202,8 @@ fn run_bgp(args: &BgpArgs, folder: &Path) -> anyhow::Result<()> {
         prefixes: args.prefixes,
         fanout_prefixes: args.fanout_prefixes,
         fanout_peers: args.fanout_peers,
+        reflected_prefixes: args.reflected_prefixes,
+        clients: args.clients,
         prefixes_per_path: args.prefixes_per_path,
         rounds: args.rounds.max(1),
         subjects: args.subjects.clone(),

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::super::usage;
-use super::traffic::{FEEDER, FEEDER_AS, HOLD_TIME, SUBJECT, SUBJECT_AS, sink_address, sink_as};
+use super::traffic::{FEEDER, FEEDER_AS, HOLD_TIME, SUBJECT, SUBJECT_AS, Sinks, sink_address, sink_as};
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::process::Process;
@@ -64,24 +64,24 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Starts it with a feeder and so many sinks configured.
+    /// Starts it with a feeder and so many sinks of a kind configured.
     pub(super) fn start(
         lab: &Lab,
         kind: Kind,
         calidris: &Path,
         namespace: &Namespace,
-        sinks: usize,
+        (sinks, are): (usize, Sinks),
     ) -> anyhow::Result<Self> {
         let folder = lab.folder("subject")?;
         let mut command = match kind {
             Kind::Calidris => {
-                let file = write(&folder, "speaker.toml", &calidris_config(&folder, sinks))?;
+                let file = write(&folder, "speaker.toml", &calidris_config(&folder, sinks, are))?;
                 let mut command = Command::new(calidris);
                 command.args(["speaker", "--config"]).arg(file);
                 command
             }
             Kind::Bird => {
-                let file = write(&folder, "bird.conf", &bird_config(sinks))?;
+                let file = write(&folder, "bird.conf", &bird_config(sinks, are))?;
                 let mut command = Command::new("bird");
                 command.arg("-f").arg("-c").arg(file);
                 command
@@ -92,7 +92,7 @@ impl Subject {
                 command
             }
             Kind::Frr => {
-                let file = write(&folder, "bgpd.conf", &frr_config(sinks))?;
+                let file = write(&folder, "bgpd.conf", &frr_config(sinks, are))?;
                 let mut command = Command::new(BGPD);
                 command.args([
                     "-u",
@@ -143,53 +143,59 @@ fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Address and AS of every peer.
-fn peers(sinks: usize) -> impl Iterator<Item = (std::net::Ipv4Addr, u32)> {
+fn peers(sinks: usize, are: Sinks) -> impl Iterator<Item = (std::net::Ipv4Addr, u32)> {
     std::iter::once((FEEDER, FEEDER_AS))
-        .chain((0..sinks).map(|number| (sink_address(number), sink_as(number))))
+        .chain((0..sinks).map(move |number| (sink_address(number), sink_as(number, are))))
 }
 
-fn calidris_config(folder: &Path, sinks: usize) -> String {
+fn calidris_config(folder: &Path, sinks: usize, are: Sinks) -> String {
     let socket = folder.join("control.sock");
     let mut text = format!(
         "[bgp]\nas_number = {SUBJECT_AS}\nrouter_id = \"{SUBJECT}\"\nlisten_addresses = [\"{SUBJECT}\"]\nsync_timeout = \"1s\"\n\
          [control]\nsocket = \"{}\"\n[log]\nlevel = \"warn\"\n",
         socket.display()
     );
-    for (address, asn) in peers(sinks) {
+    for (address, asn) in peers(sinks, are) {
+        let is_client = asn == SUBJECT_AS;
         // Writing to a String cannot fail.
         let _ = write!(
             text,
             "[[bgp.peers]]\nname = \"{address}\"\naddress = \"{address}\"\nas_number = {asn}\npassive = true\n\
-             hold_time = \"{HOLD_TIME}s\"\nfamilies = [\"ipv4\"]\nimport = \"accept\"\nexport = \"accept\"\n"
+             hold_time = \"{HOLD_TIME}s\"\nfamilies = [\"ipv4\"]\nimport = \"accept\"\nexport = \"accept\"\nroute_reflector_client = {is_client}\n"
         );
     }
     text
 }
 
-fn bird_config(sinks: usize) -> String {
+fn bird_config(sinks: usize, are: Sinks) -> String {
     let mut text = format!(
         "log stderr {{ warning, error, fatal, bug }};\nrouter id {SUBJECT};\nprotocol device {{ }}\n"
     );
-    for (number, (address, asn)) in peers(sinks).enumerate() {
+    for (number, (address, asn)) in peers(sinks, are).enumerate() {
+        let client = if asn == SUBJECT_AS { "rr client;" } else { "" };
         let _ = writeln!(
             text,
-            "protocol bgp p{number} {{ local {SUBJECT} as {SUBJECT_AS}; neighbor {address} as {asn}; passive; \
+            "protocol bgp p{number} {{ local {SUBJECT} as {SUBJECT_AS}; neighbor {address} as {asn}; passive; {client} \
              hold time {HOLD_TIME}; ipv4 {{ import all; export all; }}; }}"
         );
     }
     text
 }
 
-fn frr_config(sinks: usize) -> String {
+fn frr_config(sinks: usize, are: Sinks) -> String {
     let mut text = format!(
         "router bgp {SUBJECT_AS}\n bgp router-id {SUBJECT}\n no bgp ebgp-requires-policy\n no bgp network import-check\n \
          timers bgp {} {HOLD_TIME}\n",
         HOLD_TIME / 3
     );
-    for (address, asn) in peers(sinks) {
+    for (address, asn) in peers(sinks, are) {
+        let client = match are {
+            Sinks::Clients if asn == SUBJECT_AS => format!(" neighbor {address} route-reflector-client\n"),
+            Sinks::Clients | Sinks::External => String::new(),
+        };
         let _ = write!(
             text,
-            " neighbor {address} remote-as {asn}\n neighbor {address} passive\n neighbor {address} advertisement-interval 0\n"
+            " neighbor {address} remote-as {asn}\n neighbor {address} passive\n neighbor {address} advertisement-interval 0\n{client}"
         );
     }
     text

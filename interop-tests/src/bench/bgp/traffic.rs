@@ -23,7 +23,9 @@ pub(super) const FEEDER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 /// The feeder's AS.
 pub(super) const FEEDER_AS: u32 = 65_001;
 /// Sinks at most.
-pub(super) const MAX_SINKS: usize = 200;
+pub(super) const MAX_SINKS: usize = 2000;
+/// Sinks in one /24.
+const SINKS_A_NET: usize = 250;
 
 /// Longer than a run: nobody has to send KEEPALIVEs while it is measured.
 pub(super) const HOLD_TIME: u16 = 1800;
@@ -38,13 +40,30 @@ const TYPE_KEEPALIVE: u8 = 4;
 
 /// Where a sink connects from.
 pub(super) fn sink_address(number: usize) -> Ipv4Addr {
-    let host = u8::try_from(number).unwrap_or(u8::MAX);
-    Ipv4Addr::new(10, 99, 1, host.saturating_add(1))
+    let octet = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
+    Ipv4Addr::new(
+        10,
+        99,
+        octet(1 + number / SINKS_A_NET),
+        octet(1 + number % SINKS_A_NET),
+    )
+}
+
+/// What the sinks are to the subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sinks {
+    /// Peers in ASes of their own.
+    External,
+    /// Clients of the subject as route reflector.
+    Clients,
 }
 
 /// A sink's AS.
-pub(super) fn sink_as(number: usize) -> u32 {
-    65_100 + u32::try_from(number).unwrap_or(0)
+pub(super) fn sink_as(number: usize, sinks: Sinks) -> u32 {
+    match sinks {
+        Sinks::External => 100_000 + u32::try_from(number).unwrap_or(0),
+        Sinks::Clients => SUBJECT_AS,
+    }
 }
 
 /// The peer that sends.
@@ -73,8 +92,8 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Connects from within the current namespace.
-    pub(super) fn connect(number: usize) -> anyhow::Result<Self> {
-        let (stream, pending) = establish(sink_address(number), sink_as(number))?;
+    pub(super) fn connect(number: usize, sinks: Sinks) -> anyhow::Result<Self> {
+        let (stream, pending) = establish(sink_address(number), sink_as(number, sinks))?;
         Ok(Self { stream, pending })
     }
 
