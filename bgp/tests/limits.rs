@@ -250,6 +250,21 @@ fn a_peer_that_fails_again_and_again_is_let_in_ever_more_rarely() {
     assert!(lines < 30, "{lines} lines in ten minutes");
 }
 
+#[test]
+fn a_connection_that_goes_before_the_peers_open_leads_to_active() {
+    let mut config = peer_config();
+    config.connect_retry = Duration::from_secs(2);
+    let mut raw = RawPeer::new(config);
+    for _ in 0..20 {
+        raw.knock().expect("whoever was not ready may come again at once");
+        raw.cut();
+        assert_eq!(raw.speaker.status(raw.now).peers[0].state, State::Active);
+    }
+    // And an OPEN that is heard at last is as good as the first.
+    raw.connect(&open(Vec::new()));
+    assert_eq!(raw.speaker.status(raw.now).peers[0].state, State::Established);
+}
+
 /// What the speaker keeps of a connection whose peer sends and never reads, beside the tables: less than this many octets to send.
 const MOST_UNSENT: usize = 64 * 1024;
 

@@ -5,7 +5,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
 
 use calidris_bgp::PeerConfig;
 use calidris_bgp::config::Distance;
@@ -23,8 +22,6 @@ pub(crate) struct SocketOptions {
     min_ttl: Option<u8>,
     /// RFC 2385.
     md5_key: Option<String>,
-    /// How long sent data may stay unacknowledged; the hold time.
-    user_timeout: Option<Duration>,
 }
 
 impl SocketOptions {
@@ -41,7 +38,6 @@ impl SocketOptions {
             ttl,
             min_ttl,
             md5_key: peer.transport.md5_password.clone(),
-            user_timeout: (peer.hold_time > 0).then(|| Duration::from_secs(peer.hold_time.into())),
         }
     }
 
@@ -76,7 +72,7 @@ impl SocketOptions {
     pub(crate) fn apply_accepted(&self, socket: &impl AsFd) -> io::Result<()> {
         let options = SockRef::from(socket);
         options.set_tcp_nodelay(true)?;
-        options.set_tcp_user_timeout(self.user_timeout)?;
+        // No TCP_USER_TIMEOUT: it would end the session of a peer that is slow to read before its SendHoldTimer does (RFC 9687).
         if let Some(ttl) = self.ttl {
             match self.peer {
                 IpAddr::V4(_) => options.set_ttl_v4(ttl.into())?,

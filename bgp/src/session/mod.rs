@@ -7,6 +7,7 @@
 mod close;
 mod connection;
 mod negotiate;
+mod offer;
 mod peer;
 mod timers;
 

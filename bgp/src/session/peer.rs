@@ -13,22 +13,17 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::{ConnectMode, PeerConfig, Role};
-use crate::family::{AFI_IPV6, AfiSafi};
 use crate::jitter::Jitter;
 use crate::policy::PeerKind;
 use crate::session::State;
 use crate::session::close::{CloseReason, Closed};
 use crate::session::connection::{Body, Connection, ConnectionSettings, Event};
 use crate::session::negotiate::Negotiated;
+use crate::session::offer::offer;
 use crate::session::timers::{Timer, TimerTable};
 use crate::status::Counters;
 use crate::time::Time;
-use crate::wire::capability::{
-    AddPath, Capabilities, Capability, ExtendedNextHop, GracefulRestart, GracefulRestartFamily,
-    LongLivedGracefulRestart,
-};
 use crate::wire::notification::{CeaseError, Notification, NotificationCode};
-use crate::wire::open::Open;
 
 /// An OPEN on a second connection means a restart of the peer only when the Established one is older than this: both
 /// connections of a collision at start-up arrive within moments of each other.
@@ -524,7 +519,7 @@ impl Peer {
 
     fn add_link(&mut self, id: ConnId, direction: Direction, ends: (SocketAddr, SocketAddr), now: Time) {
         let settings = ConnectionSettings {
-            open: self.open(),
+            open: offer(&self.config, &self.local, self.role()),
             remote_as: self.config.expected_as(),
             strict_role: self.config.role.is_some_and(|role| role.strict),
             delay_open: self.config.delay_open,
@@ -540,69 +535,6 @@ impl Peer {
             remote: ends.1,
         });
         self.note_state(now);
-    }
-
-    fn open(&self) -> Open {
-        let mut capabilities = Capabilities::default();
-        for family in &self.config.families {
-            capabilities.push(Capability::Multiprotocol(*family));
-        }
-        if self.config.extended_next_hop && self.config.families.contains(&AfiSafi::IPV4_UNICAST) {
-            capabilities.push(Capability::ExtendedNextHop(vec![ExtendedNextHop {
-                family: AfiSafi::IPV4_UNICAST,
-                next_hop_afi: AFI_IPV6,
-            }]));
-        }
-        capabilities.push(Capability::RouteRefresh);
-        if self.config.enhanced_refresh {
-            capabilities.push(Capability::EnhancedRouteRefresh);
-        }
-        capabilities.push(Capability::ExtendedMessage);
-        capabilities.push(Capability::FourOctetAs(self.local_as()));
-        if let Some(direction) = self.config.add_path.direction() {
-            let entry = |family: &_| AddPath {
-                family: *family,
-                direction,
-            };
-            capabilities.push(Capability::AddPath(
-                self.config.families.iter().map(entry).collect(),
-            ));
-        }
-        // RFC 9234 §4.1: between ASes only.
-        if let Some(role) = self.role() {
-            capabilities.push(Capability::Role(role));
-        }
-        if let Some(restart) = &self.config.graceful_restart {
-            let family = |family: &_| GracefulRestartFamily {
-                family: *family,
-                forwarding_preserved: self.local.forwarding,
-            };
-            capabilities.push(Capability::GracefulRestart(GracefulRestart {
-                restart_state: self.local.restarting,
-                notification: restart.notification,
-                restart_time: restart.restart_time.min(4095),
-                families: self.config.families.iter().map(family).collect(),
-            }));
-            // Without families it still says that we know what stale routes are (RFC 9494 §4.3).
-            let asked = Some(restart.long_lived.stale_time).filter(|secs| *secs > 0);
-            let families = asked.iter().flat_map(|stale_time| {
-                self.config
-                    .families
-                    .iter()
-                    .map(|family| LongLivedGracefulRestart {
-                        family: *family,
-                        forwarding_preserved: self.local.forwarding,
-                        stale_time: *stale_time,
-                    })
-            });
-            capabilities.push(Capability::LongLivedGracefulRestart(families.collect()));
-        }
-        Open::new(
-            self.local_as(),
-            self.config.hold_time,
-            self.local.router_id,
-            capabilities,
-        )
     }
 
     /// Event 19: an OPEN came on the link at `at`; keep it, or the other one.
@@ -688,6 +620,10 @@ impl Peer {
                 None => self.administration = Administration::Suspended,
             }
         } else if alone && self.connecting.is_none() && self.administration == Administration::Up {
+            if is_unopened(&link.connection, closed) {
+                self.retry_after(self.config.connect_retry, now);
+                return self.note_state(now);
+            }
             self.failures = if lasted {
                 1
             } else {
@@ -784,6 +720,12 @@ impl Peer {
 }
 
 /// Which of two connections survives a collision, by who opened it (RFC 4271 §6.8, RFC 6286 §2.3).
+/// The transport went away before the peer's OPEN: Event 18 in OpenSent, which leads to Active and not to Idle (RFC 4271 §8.2.2). A peer that is
+/// not ready may accept connections and close them at once; while we wait in Idle, it could not reach us either.
+fn is_unopened(connection: &Connection, closed: &Closed) -> bool {
+    matches!(closed.reason, CloseReason::Transport(_)) && connection.negotiated().is_none()
+}
+
 fn winner(ours: (u32, u32), theirs: (u32, u32)) -> Direction {
     if ours > theirs {
         Direction::Outgoing

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use calidris_bgp::config::ConnectMode;
-use calidris_bgp::session::ConnId;
+use calidris_bgp::session::{ConnId, RefusedConnection};
 use calidris_bgp::wire::capability::{Capabilities, Capability};
 use calidris_bgp::wire::context::EncodeContext;
 use calidris_bgp::wire::frame::{Frame, MessageLimit, MessageType, encode_keepalive};
@@ -73,14 +73,19 @@ impl RawPeer {
         raw
     }
 
-    /// Connects and exchanges OPENs; returns what the speaker sent.
-    pub(crate) fn connect(&mut self, open: &Open) -> Vec<(MessageType, Vec<u8>)> {
+    /// Connects, and says nothing yet.
+    pub(crate) fn knock(&mut self) -> Result<(), RefusedConnection> {
         let ends = ("10.0.0.1:179", "10.0.0.2:40000");
         let parse = |text: &str| text.parse::<SocketAddr>().expect("address");
         self.conn = self
             .speaker
-            .handle_accepted(parse(ends.0), parse(ends.1), self.now)
-            .expect("accepted");
+            .handle_accepted(parse(ends.0), parse(ends.1), self.now)?;
+        Ok(())
+    }
+
+    /// Connects and exchanges OPENs; returns what the speaker sent.
+    pub(crate) fn connect(&mut self, open: &Open) -> Vec<(MessageType, Vec<u8>)> {
+        self.knock().expect("accepted");
         let mut bytes = Vec::new();
         open.encode(&mut bytes).expect("OPEN");
         encode_keepalive(&mut bytes);

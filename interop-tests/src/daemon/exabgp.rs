@@ -29,7 +29,14 @@ pub fn helpers(seat: &Seat) -> anyhow::Result<String> {
     seat.write(COMMANDS, "")?;
     // The shell stays, since ExaBGP takes a helper with a closed output for dead.
     let heard = seat.write("heard.sh", &format!("cat >>{}\ntrue\n", path(HEARD)))?;
-    let commands = seat.write("commands.sh", &format!("exec tail -n +1 -F {}\n", path(COMMANDS)))?;
+    // What is heard goes to this one too: unread it would fill the pipe, and ExaBGP would wait forever.
+    let commands = seat.write(
+        "commands.sh",
+        &format!(
+            "exec 3<&0\ncat <&3 >/dev/null &\nexec tail -n +1 -F {} 3<&-\n",
+            path(COMMANDS)
+        ),
+    )?;
     Ok(format!(
         "process heard {{ run /bin/sh {}; encoder json; }}\nprocess commands {{ run /bin/sh {}; encoder text; }}\n",
         heard.display(),

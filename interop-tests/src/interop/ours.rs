@@ -153,15 +153,31 @@ impl Ours {
     /// # Errors
     /// [`WeCannot`] when there is no such key; anything that keeps it from starting.
     pub fn start(lab: &Lab, program: &Path, namespace: &Namespace, config: &Config) -> anyhow::Result<Self> {
-        let mut ours = Self {
+        let mut ours = Self::seated(lab, program, namespace)?;
+        ours.write(config)?;
+        ours.launch(lab)?;
+        Ok(ours)
+    }
+
+    /// Starts it with a configuration as it is written, which says nothing of a control socket.
+    ///
+    /// # Errors
+    /// See [`Ours::start`].
+    pub fn start_with(lab: &Lab, program: &Path, namespace: &Namespace, text: &str) -> anyhow::Result<Self> {
+        let mut ours = Self::seated(lab, program, namespace)?;
+        let control = format!("[control]\nsocket = \"{}\"\n", ours.socket().display());
+        std::fs::write(ours.file(), format!("{text}\n{control}"))?;
+        ours.launch(lab)?;
+        Ok(ours)
+    }
+
+    fn seated(lab: &Lab, program: &Path, namespace: &Namespace) -> anyhow::Result<Self> {
+        Ok(Self {
             program: program.to_owned(),
             namespace: namespace.clone(),
             folder: lab.folder("us")?,
             process: None,
-        };
-        ours.write(config)?;
-        ours.launch(lab)?;
-        Ok(ours)
+        })
     }
 
     /// Starts it, or starts it again after [`Ours::kill`]; returns when it answers.

@@ -47,8 +47,17 @@ fn resident_kib(ours: &Ours) -> anyhow::Result<u64> {
         .context("VmRSS")
 }
 
-/// Connects as the peer and brings a session up; reads until the KEEPALIVE of our speaker, then no more.
-fn session(site: &Site, member: Member, asn: u16) -> anyhow::Result<TcpStream> {
+/// Seconds after which a peer that says nothing has none with us, where there is such a time.
+const HOLD_SECS: u16 = 3;
+
+const KEEPALIVE: [u8; 19] = {
+    let mut message = [0xff; 19];
+    (message[16], message[17], message[18]) = (0, 19, 4);
+    message
+};
+
+/// Connects as the peer and brings a session up; reads our speaker's OPEN, then no more.
+fn session(site: &Site, member: Member, asn: u16, hold_secs: u16) -> anyhow::Result<TcpStream> {
     let mut stream = site
         .namespace(member)?
         .enter(|| TcpStream::connect((Member::Us.v4(), 179)))?
@@ -57,14 +66,11 @@ fn session(site: &Site, member: Member, asn: u16) -> anyhow::Result<TcpStream> {
     let mut open = vec![0xff; 16];
     open.extend([0, 37, 1, 4]);
     open.extend(asn.to_be_bytes());
-    // No hold time: this peer has nothing more to say.
-    open.extend([0, 0]);
+    open.extend(hold_secs.to_be_bytes());
     open.extend(member.v4().octets());
     open.extend([8, 2, 6, 1, 4, 0, 1, 0, 1]);
     open[17] = u8::try_from(open.len())?;
-    let mut keepalive = vec![0xff; 16];
-    keepalive.extend([0, 19, 4]);
-    stream.write_all(&[open, keepalive].concat())?;
+    stream.write_all(&[open.as_slice(), &KEEPALIVE].concat())?;
     let mut first = [0; 19];
     stream.read_exact(&mut first)?;
     ensure!(first[18] == 1, "no OPEN: {first:?}");
@@ -93,6 +99,13 @@ fn config(site: &Site) -> anyhow::Result<Config> {
         .peers
         .push(PeerKeys::new("third", Member::Third.v4().into(), THIRD_AS));
     Ok(config)
+}
+
+/// Says that it lives, and reads nothing, until the connection is gone.
+fn keep_alive(mut stream: TcpStream) {
+    while stream.write_all(&KEEPALIVE).is_ok() {
+        pace(Duration::from_millis(500));
+    }
 }
 
 fn established(ours: &Ours, name: &str) -> anyhow::Result<()> {
@@ -126,15 +139,18 @@ fn a_peer_that_reads_nothing_costs_no_queue_and_nobody_else_waits() -> anyhow::R
     let site = site("unread")?;
     let third = site.third_bird(setup_of(Member::Third, THIRD_AS, announced("10.3.0.0/24")?))?;
     let mut config = config(&site)?;
+    config.peers[0].text("hold_time", format!("{HOLD_SECS}s"));
     config.routes.extend(table([20, 0, 0, 0].into())?);
-    let ours = site.us(&config)?;
+    let mut ours = site.us(&config)?;
     established(&ours, "third")?;
     wait_theirs(&*third, "21.134.159.0/24")?;
     // Reading a changed file of that size costs memory of its own, which the allocator keeps: the measure is taken after it.
     change_everything(&ours, &mut config, &*third, 1)?;
     let before = resident_kib(&ours)?;
     // It is told 100,000 prefixes, and reads none of them.
-    let _stuck = session(&site, Member::Peer, u16::try_from(PEER_AS)?)?;
+    let stuck = session(&site, Member::Peer, u16::try_from(PEER_AS)?, HOLD_SECS)?;
+    let alive = std::thread::spawn(move || keep_alive(stuck));
+    let established_at = Stopwatch::start();
     established(&ours, "peer")?;
     // Twice over, everything changes, while others hear of each change at once.
     for round in 2..=3 {
@@ -143,11 +159,19 @@ fn a_peer_that_reads_nothing_costs_no_queue_and_nobody_else_waits() -> anyhow::R
     let growth = resident_kib(&ours)?.saturating_sub(before);
     println!("resident before {before} KiB, growth {growth} KiB");
     ensure!(growth < GROWTH_KIB, "{before} KiB before, {growth} KiB more");
+    // It is given up by the SendHoldTimer alone (RFC 9687), which is minutes; nothing else ends the session of one that lives.
+    let beyond = Duration::from_secs(u64::from(HOLD_SECS) * 2);
+    eventually("the hold time is over", SOON, || {
+        ensure!(established_at.elapsed() > beyond);
+        Ok(())
+    })?;
     let peer = ours.peer("peer")?;
     ensure!(
         peer["state"] == "established" && ours.peer("third")?["established_count"] == 1,
         "{peer}"
     );
+    ours.kill()?;
+    ensure!(alive.join().is_ok(), "the stuck peer's thread panicked");
     site.lab.take_down()
 }
 
@@ -160,7 +184,7 @@ fn a_slow_reader_gets_the_last_state_and_delays_nobody() -> anyhow::Result<()> {
     config.routes.extend(table([20, 0, 0, 0].into())?);
     let ours = site.us(&config)?;
     established(&ours, "third")?;
-    let mut slow = session(&site, Member::Peer, u16::try_from(PEER_AS)?)?;
+    let mut slow = session(&site, Member::Peer, u16::try_from(PEER_AS)?, 0)?;
     established(&ours, "peer")?;
     // A few kilobytes a time, while the only route of interest comes and goes.
     let mut buffer = [0; 2048];
@@ -194,7 +218,7 @@ fn noise_fills_neither_log_nor_memory() -> anyhow::Result<()> {
     wait_theirs(&*third, "10.1.0.0/24")?;
     let before = (resident_kib(&ours)?, ours.log()?.len());
     // UPDATEs that are treated as withdrawal, each worth a line in the log.
-    let mut noisy = session(&site, Member::Peer, u16::try_from(PEER_AS)?)?;
+    let mut noisy = session(&site, Member::Peer, u16::try_from(PEER_AS)?, 0)?;
     established(&ours, "peer")?;
     let body = [
         0, 0, 0, 18, 0x40, 1, 1, 9, 0x40, 2, 4, 2, 1, 0xfd, 0xea, 0x40, 3, 4, 192, 0, 2, 2, 24, 10, 200, 0,

@@ -140,6 +140,12 @@ fn four_octet_as(site: &Site) -> anyhow::Result<String> {
 
 /// Our AS does not fit: the peer sees AS_TRANS, and what we pass on keeps its long numbers behind the peer's back.
 fn two_octet_peer(site: &Site) -> anyhow::Result<String> {
+    if site.kind() == Kind::Openbgpd && site.major()? >= 9 {
+        return peer_cannot(
+            "the session comes up; it withdraws every route with an AS4_PATH (\"aspath merge failed, path invalidated and prefix \
+             withdrawn\" in its log), as short as AS_PATH 23456 with AS4_PATH 4200000001, which the others read",
+        );
+    }
     // BIRD without the capability takes no neighbour with a longer number.
     let us = if site.kind() == Kind::Bird {
         65001
@@ -279,7 +285,10 @@ fn enhanced_refresh(site: &Site) -> anyhow::Result<String> {
              object is not iterable) and closes the connection without NOTIFICATION",
         );
     }
-    let peer = site.peer(site.setup()?)?;
+    let mut setup = site.setup()?;
+    // A refresh begins after End-of-RIB only (RFC 7313 §4.2), which some send with graceful restart only.
+    setup.sessions[0].graceful_restart = Some(60);
+    let peer = site.peer(setup)?;
     let ours = site.us(&site.config()?)?;
     wait_established(&ours, "peer", &*peer)?;
     wait_ours(&ours, "10.2.0.0/24")?;

@@ -199,6 +199,12 @@ fn restart_theirs(site: &Site) -> anyhow::Result<String> {
         Kind::Exabgp => {
             return peer_cannot("it forwards nothing, and says that its forwarding state is not preserved");
         }
+        Kind::Frr if site.major()? >= 10 => {
+            return peer_cannot(
+                "it sends End-of-RIB with its first KEEPALIVE and its routes some 40 ms later, so that by RFC 4724 §4.2 they go meanwhile: \
+                 seen as packets lost",
+            );
+        }
         _ => {}
     }
     let mut setup = site.setup()?;

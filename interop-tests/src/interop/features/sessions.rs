@@ -121,7 +121,9 @@ fn collision(site: &Site) -> anyhow::Result<String> {
     setup.sessions[0].opening = Opening::Eager;
     let peer = site.peer(setup)?;
     let mut ours = site.us(&site.config()?)?;
-    for _ in 0..3 {
+    // OpenBGPD 9 stays Idle for more than 45 s after its second session that ended, and closes every connection meanwhile.
+    let once = site.kind() == Kind::Openbgpd && site.major()? >= 9;
+    for _ in 0..if once { 1 } else { 3 } {
         wait_established(&ours, "peer", &*peer)?;
         wait_theirs(&*peer, "10.1.0.0/24")?;
         eventually("one connection is left", SOON, || {
@@ -141,7 +143,11 @@ fn collision(site: &Site) -> anyhow::Result<String> {
         ours.launch(&site.lab)?;
     }
     wait_established(&ours, "peer", &*peer)?;
-    works()
+    Ok(if once {
+        "after one restart of ours instead of three: after the second it stays Idle for longer than the 45 s that a case waits".to_owned()
+    } else {
+        String::new()
+    })
 }
 
 fn connections(namespace: &Namespace) -> anyhow::Result<usize> {

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
 
+use super::Kind;
 use crate::daemon::bird::{CONFIG, ask, launch};
 use crate::daemon::seat::Seat;
 use crate::interop::peer::{Capability, Path, Peer, SessionView};
@@ -17,14 +18,21 @@ use crate::process::Process;
 pub(super) struct Bird {
     seat: Seat,
     setup: Setup,
+    major: u32,
     process: Option<Process>,
 }
 
 impl Bird {
     pub(super) fn start(lab: &Lab, seat: Seat, setup: Setup) -> anyhow::Result<Self> {
         seat.write(CONFIG, &config(&setup))?;
+        let major = Kind::Bird.major(&seat.installation)?;
         let process = Some(launch(lab, &seat, &[])?);
-        Ok(Self { seat, setup, process })
+        Ok(Self {
+            seat,
+            setup,
+            major,
+            process,
+        })
     }
 
     fn reconfigure(&self) -> anyhow::Result<()> {
@@ -94,8 +102,9 @@ impl Peer for Bird {
     }
 
     fn refresh(&self, session: &str) -> anyhow::Result<()> {
-        let answer = ask(&self.seat, &format!("reload in {}", self.protocol(session)?))?;
-        ensure!(answer.contains("reloading"), "birdc reload in: {answer}");
+        let what = if self.major < 3 { "reload" } else { "reload bgp" };
+        let answer = ask(&self.seat, &format!("{what} in {}", self.protocol(session)?))?;
+        ensure!(answer.contains(": reloading"), "birdc {what} in: {answer}");
         Ok(())
     }
 

@@ -246,6 +246,8 @@ fn neighbor(session: &Session) -> String {
     }
     if session.as_width == AsWidth::TwoOctets {
         line("dont-capability-negotiate".to_owned());
+        // Since version 10 it compares the AS_TRANS in our paths with the long number that it took from our OPEN all the same.
+        text.push_str(&format!(" no neighbor {label} enforce-first-as\n"));
     }
     text
 }

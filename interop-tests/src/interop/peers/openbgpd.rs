@@ -235,6 +235,8 @@ fn neighbor(setup: &Setup, session: &Session, major: u32) -> String {
     }
     if session.as_width == AsWidth::TwoOctets {
         line("announce as-4byte no".to_owned());
+        // It would compare the AS_TRANS in our paths with the long number that it expects in our OPEN.
+        line("enforce neighbor-as no".to_owned());
     }
     if let Some(role) = session.role {
         let role = role.replace("route-server", "rs");
