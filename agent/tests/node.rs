@@ -427,9 +427,16 @@ fn check_names_what_is_damaged_and_the_nodes_side_is_mended() {
             "proxy_delay",
         ),
         ("nft delete table inet calidris".to_owned(), "inet calidris"),
+        (
+            "nft flush set inet calidris workload-sources-ipv4".to_owned(),
+            "workload-sources-ipv4",
+        ),
     ] {
-        cluster.node.sh(&damage);
-        let error = agent.check(&pod, &result).unwrap_err();
+        // The agent may hear of it and mend it before CHECK looks.
+        let error = eventually(&format!("CHECK sees: {damage}"), || {
+            cluster.node.sh(&damage);
+            agent.check(&pod, &result).err()
+        });
         assert_eq!(error.code, ErrorCode::CHECK_FAILED, "{damage}: {error:?}");
         assert!(error.details.contains(complaint), "{damage}: {error:?}");
         agent.check(&pod, &result).unwrap();

@@ -285,7 +285,7 @@ fn a_tunnel_is_open_to_the_other_nodes_once_they_are_known_and_to_nobody_else() 
     for (kind, end, peers) in [
         (TunnelKind::VxlanV4, "192.0.2.11", "192.0.2.12 198.51.100.13"),
         (TunnelKind::Ipip, "192.0.2.11", "192.0.2.12 198.51.100.13"),
-        (TunnelKind::VxlanV6, "2001:db8::11", "2001:db8:1::13 2001:db8::12"),
+        (TunnelKind::VxlanV6, "2001:db8::11", "2001:db8::12 2001:db8:1::13"),
     ] {
         assert_eq!(sets(&dataplane, kind), [end, peers], "{kind:?}");
     }
