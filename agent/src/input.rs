@@ -23,6 +23,9 @@ pub enum Input {
     EndpointSeen(EndpointId, Endpoint),
     /// The datastore says that an endpoint of this node was deleted.
     EndpointUnseen(EndpointId),
+    /// The CNI server is about to attach a container: the datastore may show it before its link is there. [`Self::Attached`] or
+    /// [`Self::Detached`] follows.
+    Attaching(EndpointId),
     /// The CNI server attached a container: the datastore has it and the link is there.
     Attached {
         /// The attachment.

@@ -44,14 +44,18 @@ impl Links {
         self.dirty
     }
 
-    /// Takes in a link that is known without reading it back. Returns what differs by it: nothing where there was no link of
+    /// Takes in a link that is known without reading it back. Returns what differs by it: nothing where there was no other link of
     /// that name.
     pub(super) fn made(&mut self, name: &str, link: Link) -> Option<LinksChanged> {
+        let essence = |link: &Link| (link.index, link.up);
+        let made = essence(&link);
         let before = self.known.insert(name.to_owned(), link);
-        before.map(|_| LinksChanged {
-            names: BTreeSet::from([name.to_owned()]),
-            uplinks: false,
-        })
+        before
+            .filter(|before| essence(before) != made)
+            .map(|_| LinksChanged {
+                names: BTreeSet::from([name.to_owned()]),
+                uplinks: false,
+            })
     }
 
     /// Takes in what the kernel said of a link with our prefix, which may be older than what is known. Returns what differs by

@@ -15,13 +15,14 @@ use tracing::{debug, warn};
 
 use super::request::{self, Subject, Wanted};
 use super::stages::{Stage, Stages, timed};
-use super::{CniServer, in_thread, refusal};
+use super::{CniServer, ending, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint::{self, Written, mac_text};
 use crate::input::Input;
 use crate::model::{Endpoint, EndpointId};
 use crate::ours::HOST_MAC;
 use crate::pod_link::{self, Earlier, Families, NewLink, PodLinkError};
+use crate::turn::Message;
 
 impl<S: Store + 'static> CniServer<S> {
     /// Attaches the container.
@@ -71,6 +72,9 @@ impl<S: Store + 'static> CniServer<S> {
             );
             self.tear_down(&subject, Some(known), stages).await?;
         }
+        // From here on the node's thread hears how it ended: attached, or, by the undoing, detached.
+        let coming = Message::Input(Input::Attaching(subject.id.clone()));
+        self.inbox.send(coming).await.map_err(|_| ending())?;
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
             Ok((endpoint, gateways, mtu)) => Ok(result(
                 &subject,

@@ -2,7 +2,8 @@
 //!
 //! Two sources speak of the same endpoints and blocks: the CNI server, which writes them, and the datastore's watch, which
 //! repeats every write a moment later, and after a lost connection may deliver a picture taken *before* the write.
-//! So a write of our own stands until the datastore has repeated it ([`Unechoed`]).
+//! So a write of our own stands until the datastore has repeated it ([`Unechoed`]). The watch may also be faster than the CNI
+//! server: what it shows of an attachment under way is no fact before its link is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +65,10 @@ impl Affected {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
+    /// It is being put, and the endpoint is no fact yet. Whether the datastore shows it.
+    Coming {
+        is_shown: bool,
+    },
     Put,
     Deleted,
 }
@@ -93,6 +98,11 @@ impl Model {
             }
             Input::EndpointSeen(id, endpoint) => self.see_endpoint(id, endpoint),
             Input::EndpointUnseen(id) => self.unsee_endpoint(&id),
+            Input::Attaching(id) => {
+                let coming = Written::Coming { is_shown: false };
+                self.unechoed.endpoints.entry(id).or_insert(coming);
+                Affected::Nothing
+            }
             Input::Attached {
                 id,
                 endpoint,
@@ -105,7 +115,10 @@ impl Model {
                         has_new_block = true;
                     }
                 }
-                self.unechoed.endpoints.insert(id.clone(), Written::Put);
+                let before = self.unechoed.endpoints.insert(id.clone(), Written::Put);
+                if before == Some(Written::Coming { is_shown: true }) {
+                    self.unechoed.endpoints.remove(&id);
+                }
                 // Also one that is known: its link may be another one.
                 let attached = Affected::Workloads(vec![endpoint.clone()]);
                 Affected::everything_if(has_new_block)
@@ -117,7 +130,10 @@ impl Model {
                     self.unechoed.endpoints.insert(id, Written::Deleted);
                     Affected::Workloads(vec![endpoint])
                 }
-                None => Affected::Nothing,
+                None => {
+                    self.no_longer_coming(id);
+                    Affected::Nothing
+                }
             },
             Input::Learned(changes) => {
                 self.learn(changes);
@@ -187,6 +203,10 @@ impl Model {
                     endpoints.remove(&id);
                     self.unechoed.endpoints.insert(id, Written::Deleted);
                 }
+                Written::Coming { .. } => {
+                    let is_shown = endpoints.remove(&id).is_some();
+                    self.unechoed.endpoints.insert(id, Written::Coming { is_shown });
+                }
                 Written::Put | Written::Deleted => {}
             }
         }
@@ -195,12 +215,16 @@ impl Model {
     }
 
     fn see_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Affected {
+        if let Some(Written::Coming { is_shown }) = self.unechoed.endpoints.get_mut(&id) {
+            *is_shown = true;
+            return Affected::Nothing;
+        }
         if self.is_taken_over(&id, &endpoint) {
             self.unechoed.endpoints.remove(&id);
             return Affected::Nothing;
         }
         match self.unechoed.endpoints.get(&id) {
-            Some(Written::Deleted) => Affected::Nothing,
+            Some(Written::Deleted | Written::Coming { .. }) => Affected::Nothing,
             Some(Written::Put) => {
                 self.unechoed.endpoints.remove(&id);
                 self.put_endpoint(id, endpoint)
@@ -210,7 +234,11 @@ impl Model {
     }
 
     fn unsee_endpoint(&mut self, id: &EndpointId) -> Affected {
-        match self.unechoed.endpoints.get(id) {
+        match self.unechoed.endpoints.get_mut(id) {
+            Some(Written::Coming { is_shown }) => {
+                *is_shown = false;
+                Affected::Nothing
+            }
             // The deletion is older than our write, whose echo is still to come.
             Some(Written::Put) => Affected::Nothing,
             Some(Written::Deleted) => {
@@ -218,6 +246,19 @@ impl Model {
                 Affected::Nothing
             }
             None => Affected::workloads(self.endpoints.remove(id).into_iter().collect()),
+        }
+    }
+
+    /// An attachment was given up. What the datastore shows of it is about to be deleted.
+    fn no_longer_coming(&mut self, id: EndpointId) {
+        match self.unechoed.endpoints.get(&id) {
+            Some(Written::Coming { is_shown: true }) => {
+                self.unechoed.endpoints.insert(id, Written::Deleted);
+            }
+            Some(Written::Coming { is_shown: false }) => {
+                self.unechoed.endpoints.remove(&id);
+            }
+            Some(Written::Put | Written::Deleted) | None => {}
         }
     }
 

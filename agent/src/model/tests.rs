@@ -320,3 +320,43 @@ fn workloads_are_affected_as_they_were_and_as_they_are() {
         "a block has routes and announcements"
     );
 }
+
+#[test]
+fn what_the_datastore_shows_of_an_attachment_under_way_is_no_fact_yet() {
+    let coming = || Input::Attaching(id("a"));
+    let known = |inputs: Vec<Input>| {
+        let model = after(inputs);
+        (model.endpoints.contains_key(&id("a")), model)
+    };
+    for echo in [seen("a"), snapshot(&["a"])] {
+        let (is_known, mut model) = known(vec![coming(), echo.clone()]);
+        assert!(!is_known, "{echo:?}");
+        // The echo has been: what is deleted from now on is deleted by somebody else.
+        model.absorb(attached("a"));
+        assert!(model.endpoints.contains_key(&id("a")));
+        model.absorb(Input::EndpointUnseen(id("a")));
+        assert!(!model.endpoints.contains_key(&id("a")), "after {echo:?}");
+        // Given up: it is not to be seen again until it is deleted.
+        let given_up = vec![coming(), echo.clone(), Input::Detached(id("a")), seen("a")];
+        assert!(!known(given_up.clone()).0, "{echo:?}");
+        let again = [given_up, vec![Input::EndpointUnseen(id("a")), seen("a")]].concat();
+        assert!(known(again).0, "{echo:?}");
+    }
+    // The echo is still to come.
+    assert!(known(vec![coming(), attached("a"), Input::EndpointUnseen(id("a"))]).0);
+    assert!(known(vec![coming(), attached("a"), seen("a")]).0);
+    // Given up before the datastore had it: nothing stays behind.
+    let (is_known, model) = known(vec![coming(), Input::Detached(id("a"))]);
+    assert!(!is_known && model.unechoed == Unechoed::default());
+    // A deletion that is not repeated yet counts more.
+    assert!(
+        !known(vec![
+            attached("a"),
+            seen("a"),
+            Input::Detached(id("a")),
+            coming(),
+            seen("a")
+        ])
+        .0
+    );
+}
