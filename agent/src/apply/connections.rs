@@ -3,7 +3,7 @@
 //!
 //! Connections of an address that moves are forgotten before its route is changed, as Felix does. Those of one that goes are
 //! forgotten later, of many together, since the kernel's whole table has to be read for it; but before anybody else gets the
-//! address. A start that changes nothing forgets nothing.
+//! address, and at once where ports of the node led to it. A start that changes nothing forgets nothing.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -52,7 +52,13 @@ impl Connections {
     pub(super) fn after(&mut self, op: &Op) {
         match op {
             Op::Route(change @ Change::Delete { .. }) => self.gone.extend(workload_left(change)),
-            Op::Nft(change) => self.pending.udp_ports.extend(udp_ports_added(change)),
+            Op::Nft(change) => {
+                self.pending.udp_ports.extend(udp_ports_added(change));
+                if takes_host_ports_away(change) {
+                    // Whoever comes to such a port again would still be led to the address.
+                    self.gone_are_due();
+                }
+            }
             _ => {}
         }
     }
@@ -102,9 +108,26 @@ pub(super) fn host(prefix: IpNetwork) -> Option<IpAddr> {
     (prefix.prefix() == longest).then(|| prefix.ip())
 }
 
+fn is_host_ports(set: &str) -> bool {
+    set.starts_with("host-") && set.contains("ports-")
+}
+
+/// Whether ports of the node lead to an address no more.
+fn takes_host_ports_away(change: &NftChange) -> bool {
+    match &change.change {
+        TableChange::Elements(sets) => {
+            let mut sets = sets.iter();
+            sets.any(|(name, change)| is_host_ports(name) && !change.removed.is_empty())
+        }
+        TableChange::Whole { from, to } => from.iter().flat_map(|table| &table.sets).any(|(name, before)| {
+            let after = to.sets.get(name).map(|set| &set.elements);
+            is_host_ports(name) && after.is_none_or(|after| !before.elements.is_subset(after))
+        }),
+    }
+}
+
 /// Ports of UDP in the maps of host ports that were not there, or led elsewhere.
 fn udp_ports_added(change: &NftChange) -> Vec<u16> {
-    let is_host_ports = |name: &str| name.starts_with("host-") && name.contains("ports-");
     let elements: Vec<&NftElement> = match &change.change {
         TableChange::Elements(sets) => {
             let sets = sets.iter().filter(|(name, _)| is_host_ports(name));

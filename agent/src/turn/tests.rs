@@ -15,7 +15,7 @@ use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
     ObservedRoute, RouteChange, TunnelChange,
 };
-use crate::model::{Encapsulation, Learned, NextHop, Pool};
+use crate::model::{Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
 type Announced = Option<BTreeMap<IpNetwork, Announcement>>;
 
@@ -561,14 +561,30 @@ fn connections_of_an_address_that_goes_are_forgotten_later_but_before_anybody_ge
         "nothing is left to do"
     );
 
+    // Ports of the node led to it: somebody may come to them again.
+    let Input::EndpointSeen(at, mut with_port) = pod(4) else {
+        unreachable!()
+    };
+    world.tell([gone(4)]);
+    with_port.host_ports.insert(HostPort {
+        protocol: Protocol::Sctp,
+        host_address: None,
+        host_port: 3868,
+        port: 38,
+    });
+    world.tell([Input::EndpointSeen(at, with_port)]);
+    world.tell([gone(4)]);
+    assert_eq!(forgotten(&world), [2, 1, 1, 1]);
+    world.tell([pod(4)]);
+
     // What fails is tried again.
     world.tell([gone(4)]);
     world.now = world.node.deadline();
     let calls = world.shared.kernel.borrow().calls;
     world.shared.kernel.borrow_mut().fault = Some((calls, Fault::LostBefore));
     world.tell([]);
-    assert_eq!(forgotten(&world), [2, 1]);
+    assert_eq!(forgotten(&world), [2, 1, 1, 1]);
     world.now = world.node.deadline();
     world.tell([]);
-    assert_eq!(forgotten(&world), [2, 1, 1]);
+    assert_eq!(forgotten(&world), [2, 1, 1, 1, 1]);
 }
