@@ -80,6 +80,9 @@ pub(super) fn add_address(index: u32, address: IpAddr, prefix: u8) -> RouteNetli
     RouteNetlinkMessage::NewAddress(kernel::address_message(index, address, prefix))
 }
 
+/// As Calico does: a veth passes packets on without queueing, and the kernel would make queues for every processor.
+const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+
 fn veth(link: &NewLink, host_namespace: &File) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -88,11 +91,13 @@ fn veth(link: &NewLink, host_namespace: &File) -> RouteNetlinkMessage {
         LinkAttribute::Mtu(link.mtu),
         LinkAttribute::NetNsFd(host_namespace.as_raw_fd()),
     ];
+    peer.attributes.extend(ONE_QUEUE);
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(link.id.ifname.clone()),
         LinkAttribute::Mtu(link.mtu),
     ];
+    message.attributes.extend(ONE_QUEUE);
     if let Some(mac) = link.mac {
         message.attributes.push(LinkAttribute::Address(mac.to_vec()));
     }

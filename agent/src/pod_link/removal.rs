@@ -16,6 +16,7 @@ use std::time::Duration;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{self, Timeout};
+use socket2::{SockFilter, SockRef};
 
 use super::pod_end;
 use crate::kernel::KernelError;
@@ -44,7 +45,7 @@ pub(super) fn delete(host: &mut NetlinkSocket, name: &str, index: u32) -> Result
         return send(host, name, index);
     };
     // Before the deletion, so that its notification is not missed. Without one the deletion is waited for.
-    let Ok(notifications) = listen() else {
+    let Ok(notifications) = listen(index) else {
         return send(host, name, index);
     };
     let (done, outcome) = channel();
@@ -89,12 +90,37 @@ fn send(socket: &mut NetlinkSocket, name: &str, index: u32) -> Result<(), Kernel
     socket.request(request, &format!("delete link {name}"))
 }
 
-/// A socket that hears of links that go, in the namespace of this thread.
-fn listen() -> io::Result<Socket> {
+/// A socket that hears when the link with this index goes, in the namespace of this thread.
+fn listen(index: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
+    // Before it hears anything: of many links that go at once, each wakes its own listener only.
+    SockRef::from(&socket).attach_filter(&only_end_of(index))?;
     socket.bind(&SocketAddr::new(0, GROUP_LINK))?;
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
     Ok(socket)
+}
+
+/// A filter (linux/filter.h) that lets notifications pass whose first message is `RTM_DELLINK` of this index. It reads fields
+/// as if they were in network byte order.
+fn only_end_of(index: u32) -> [SockFilter; 6] {
+    // The kernel's numbers of opcodes have 16 bits, libc's names for their parts more.
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, if_not, k| SockFilter::new(code, 0, if_not, k);
+    [
+        step(LOAD_HALF, 0, TYPE as u32),
+        step(
+            JUMP_IF_EQUAL,
+            3,
+            u16::from_be_bytes(RTM_DELLINK.to_ne_bytes()).into(),
+        ),
+        step(LOAD_WORD, 0, IFI_INDEX as u32),
+        step(JUMP_IF_EQUAL, 1, u32::from_be_bytes(index.to_ne_bytes())),
+        step(RETURN, 0, u32::MAX),
+        step(RETURN, 0, 0),
+    ]
 }
 
 fn wait(
