@@ -168,12 +168,12 @@ impl<S: Store + 'static> CniServer<S> {
 
     /// One connection: one request, one reply.
     async fn converse(&self, stream: BlockingStream) {
-        let (stream, received) = match in_thread(move || {
+        let has_request = socket::has_request(&stream);
+        let read = move || {
             let received = socket::read_request(&stream, RECEIVE_TIMEOUT);
             (stream, received)
-        })
-        .await
-        {
+        };
+        let (stream, received) = match in_thread_unless(has_request, read).await {
             Ok(read) => read,
             Err(error) => {
                 warn!(%error, "CNI: reading a request failed");
@@ -193,7 +193,9 @@ impl<S: Store + 'static> CniServer<S> {
         };
         let is_added = matches!(reply, Reply::Added { .. });
         self.count(&reply);
-        let sent = in_thread(move || socket::write_reply(&stream, &reply, SEND_TIMEOUT)).await;
+        let is_short = is_short(&reply);
+        let send = move || socket::write_reply(&stream, &reply, SEND_TIMEOUT);
+        let sent = in_thread_unless(is_short, send).await;
         let Ok(Err(error)) = sent else { return };
         warn!(%error, answer_to, "CNI: the plugin has gone without its answer");
         if let Some(request) = request.filter(|_| is_added)
@@ -399,6 +401,27 @@ async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         CniError::new(ErrorCode::INTERNAL, "a defect in the agent").with_details(error.to_string())
     })
+}
+
+/// As [`in_thread`], unless it is known that the work does not block: then a thread costs more than the work.
+async fn in_thread_unless<T: Send + 'static>(
+    does_not_block: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CniError> {
+    if does_not_block {
+        Ok(work())
+    } else {
+        in_thread(work).await
+    }
+}
+
+/// Whether the reply fits into the empty buffer of a socket, which holds some hundred addresses and more.
+fn is_short(reply: &Reply) -> bool {
+    match reply {
+        Reply::Added { result } => result.ips.len() <= 16,
+        Reply::Done => true,
+        Reply::Failed { .. } => false,
+    }
 }
 
 fn blocking(stream: tokio::net::UnixStream) -> io::Result<BlockingStream> {

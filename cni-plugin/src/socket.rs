@@ -68,6 +68,19 @@ pub fn read_request(stream: &UnixStream, timeout: Duration) -> Result<Received, 
     }
 }
 
+/// Whether a whole request has arrived, as it has as a rule when the connection is accepted: [`read_request`] does not block
+/// then.
+pub fn has_request(stream: &UnixStream) -> bool {
+    let mut header = [0; HEADER_LENGTH];
+    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let is_header_there = rustix::net::recv(stream, header.as_mut_slice(), peek)
+        .is_ok_and(|(length, _)| length == HEADER_LENGTH);
+    let arrived = rustix::io::ioctl_fionread(stream).unwrap_or_default();
+    is_header_there
+        && body_length(header)
+            .is_ok_and(|body| u64::try_from(HEADER_LENGTH + body).is_ok_and(|length| arrived >= length))
+}
+
 /// The agent's side, second half: sends the reply.
 ///
 /// # Errors
