@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -98,14 +99,28 @@ impl Namespace {
         }
     }
 
+    /// Whether this thread is inside.
+    fn is_entered(&self) -> bool {
+        let identity = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        let own = identity(Path::new("/proc/thread-self/ns/net"));
+        own.is_some() && own == identity(&self.path())
+    }
+
     /// Starts a process inside.
     ///
     /// # Errors
     /// When the namespace cannot be entered or the program not be started.
     pub fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         let program = command.get_program().to_owned();
-        self.enter(|| command.spawn())?
-            .with_context(|| format!("start {} in {}", program.display(), self.name))
+        let started = if self.is_entered() {
+            command.spawn()
+        } else {
+            self.enter(|| command.spawn())?
+        };
+        started.with_context(|| format!("start {} in {}", program.display(), self.name))
     }
 
     /// Runs a program inside to its end, whatever its exit code.

@@ -140,7 +140,9 @@ fn measure(options: &Options, cluster: &Cluster) -> anyhow::Result<Report> {
         for _ in 0..options.rounds {
             let attachments = attachments(pods.iter().take(options.burst))?;
             let burst = burst::run(&node.runtime, &attachments, BURST_PARALLEL, asker)?;
-            in_parallel(&attachments, BURST_PARALLEL, |pod| node.runtime.del(pod, None))?;
+            in_parallel(&node.namespace, &attachments, BURST_PARALLEL, |pod| {
+                node.runtime.del(pod, None)
+            })?;
             eprintln!("    burst: all reachable after {:.2} s", burst.all_reachable);
             all.push(burst.all_reachable);
             after_add.push(percentile(&burst.after_add, 99));
@@ -190,8 +192,10 @@ fn add_rows(report: &mut Report, subject: &Subject, parallel: usize, outcomes: &
 fn run_once(runtime: &Runtime, attachments: &[Attachment], parallel: usize) -> anyhow::Result<Outcome> {
     let cpu_before = usage::machine_cpu_seconds()?;
     let watch = Stopwatch::start();
-    let added = in_parallel(attachments, parallel, |attachment| runtime.add(attachment))?;
-    let dels = in_parallel(attachments, parallel, |attachment| {
+    let added = in_parallel(&runtime.namespace, attachments, parallel, |attachment| {
+        runtime.add(attachment)
+    })?;
+    let dels = in_parallel(&runtime.namespace, attachments, parallel, |attachment| {
         let watch = Stopwatch::start();
         runtime.del(attachment, None)?;
         Ok(watch.elapsed())
@@ -206,27 +210,31 @@ fn run_once(runtime: &Runtime, attachments: &[Attachment], parallel: usize) -> a
     })
 }
 
-/// Does `work` for all attachments, `parallel` at a time.
+/// Does `work` for all attachments, `parallel` at a time, by threads in the node's namespace: starting a plugin there costs what
+/// it costs a runtime.
 fn in_parallel<T: Send>(
+    node: &Namespace,
     attachments: &[Attachment],
     parallel: usize,
     work: impl Fn(&Attachment) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let worker = || {
+        let worker = || -> anyhow::Result<Vec<T>> {
             let mut done = Vec::new();
             while let Some(attachment) = attachments.get(next.fetch_add(1, Ordering::Relaxed)) {
                 done.push(work(attachment)?);
             }
             Ok(done)
         };
-        let workers: Vec<_> = (0..parallel.max(1)).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..parallel.max(1))
+            .map(|_| scope.spawn(move || node.enter(worker)))
+            .collect();
         let mut all = Vec::with_capacity(attachments.len());
         for worker in workers {
-            let done: anyhow::Result<Vec<T>> =
+            let done: anyhow::Result<anyhow::Result<Vec<T>>> =
                 worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-            all.extend(done?);
+            all.extend(done??);
         }
         Ok(all)
     })

@@ -43,14 +43,20 @@ pub(super) fn run(
             .take(times)
             .try_for_each(|stream| answer(&mut stream?))
     });
-    let (mut plugin, mut nothing): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
-    for _ in 0..times {
-        plugin.push(runtime.add(attachment)?.took);
-        let watch = Stopwatch::start();
-        let status = runtime.namespace.spawn(&mut Command::new("/bin/true"))?.wait()?;
-        nothing.push(watch.elapsed());
-        ensure!(status.success(), "/bin/true: {status}");
-    }
+    let (plugin, nothing) =
+        runtime
+            .namespace
+            .enter(|| -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+                let (mut plugin, mut nothing) = (Vec::new(), Vec::new());
+                for _ in 0..times {
+                    plugin.push(runtime.add(attachment)?.took);
+                    let watch = Stopwatch::start();
+                    let status = runtime.namespace.spawn(&mut Command::new("/bin/true"))?.wait()?;
+                    nothing.push(watch.elapsed());
+                    ensure!(status.success(), "/bin/true: {status}");
+                }
+                Ok((plugin, nothing))
+            })??;
     answering
         .join()
         .map_err(|_| anyhow::anyhow!("the agent that answers at once panicked"))??;

@@ -59,7 +59,7 @@ pub(super) fn run(
     let watch = Stopwatch::start();
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&socket, &ledger, &over));
-        let added = in_parallel(attachments, parallel, |attachment| {
+        let added = in_parallel(&runtime.namespace, attachments, parallel, |attachment| {
             let added = runtime.add(attachment)?;
             let IpAddr::V4(address) = first_address(&added.result)?.ip() else {
                 anyhow::bail!("not an IPv4 address: {}", added.result);
