@@ -349,7 +349,7 @@ fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
 
 /// What `birdc show protocols all`, `birdc show route all`, `vtysh -c "show bgp neighbors json"` and `"show bgp ipv4 json detail"` tell, and
 /// where it is here.
-const OF_A_PEER: [(&str, &str); 39] = [
+const OF_A_PEER: [(&str, &str); 40] = [
     ("name", "/name"),
     ("neighbour address", "/address"),
     ("neighbour AS", "/remote_as"),
@@ -388,6 +388,7 @@ const OF_A_PEER: [(&str, &str); 39] = [
     ("routes preferred", "/families/0/best"),
     ("routes exported", "/families/0/announced"),
     ("import updates and withdraws", "/families/0/announcements_in"),
+    ("export updates and withdraws", "/families/0/announcements_out"),
     ("update group", "/families/0/update_group_size"),
 ];
 

@@ -239,6 +239,12 @@ pub struct FamilyStatus {
     /// Prefixes withdrawn from us in this session, each time counted.
     #[serde(default)]
     pub withdrawals_in: u64,
+    /// Prefixes announced to the peer in this session, each time counted.
+    #[serde(default)]
+    pub announcements_out: u64,
+    /// Prefixes withdrawn from it in this session, each time counted.
+    #[serde(default)]
+    pub withdrawals_out: u64,
     /// Peers that are told the same as this one, itself included: UPDATEs are made once for all of them.
     #[serde(default)]
     pub update_group_size: usize,

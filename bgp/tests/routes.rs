@@ -548,3 +548,20 @@ fn policies_see_source_path_and_communities() {
         ("65001 65001 65001 65003", Some(7))
     );
 }
+
+#[test]
+fn prefixes_announced_and_withdrawn_are_counted_on_both_sides() {
+    let mut world = chain(3);
+    world.run_until(MINUTE, "up", |w| w.established(1, "n1") && w.established(1, "n3"));
+    world.originate(0, &["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24"]);
+    world.run_for(MINUTE);
+    world.originate(0, &["10.1.0.0/24"]);
+    world.run_for(MINUTE);
+    let mut family = |node: usize, peer: &str| world.peer(node, peer).families[0].clone();
+    for (from, to) in [((0, "n2"), (1, "n1")), ((1, "n3"), (2, "n2"))] {
+        let (told, heard) = (family(from.0, from.1), family(to.0, to.1));
+        assert_eq!((told.announcements_out, told.withdrawals_out), (3, 2), "{from:?}");
+        assert_eq!((heard.announcements_in, heard.withdrawals_in), (3, 2), "{to:?}");
+        assert_eq!((heard.received, heard.accepted, heard.best), (1, 1, 1), "{to:?}");
+    }
+}

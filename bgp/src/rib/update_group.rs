@@ -39,19 +39,58 @@ pub struct Chunk<F: Family> {
     waiting: usize,
 }
 
+/// How much a peer is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// UPDATE messages.
+    pub messages: u64,
+    /// Prefixes announced in them.
+    pub announcements: u64,
+    /// Prefixes withdrawn in them.
+    pub withdrawals: u64,
+}
+
+impl Told {
+    /// So many routes announced; the messages are not made yet.
+    pub fn announcements(count: usize) -> Self {
+        Self {
+            announcements: count as u64,
+            ..Self::default()
+        }
+    }
+
+    /// So many routes withdrawn; the messages are not made yet.
+    pub fn withdrawals(count: usize) -> Self {
+        Self {
+            withdrawals: count as u64,
+            ..Self::default()
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            messages: self.messages + other.messages,
+            announcements: self.announcements + other.announcements,
+            withdrawals: self.withdrawals + other.withdrawals,
+        }
+    }
+}
+
 /// Whole messages about routes of one source, who does not get them.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     source: SourceId,
     end: usize,
-    messages: u64,
+    told: Told,
 }
 
 #[derive(Debug)]
 struct Extra {
     to: SourceId,
     octets: Vec<u8>,
-    messages: u64,
+    told: Told,
 }
 
 impl<F: Family> Default for Chunk<F> {
@@ -67,28 +106,26 @@ impl<F: Family> Default for Chunk<F> {
 }
 
 impl<F: Family> Chunk<F> {
-    /// Appends a piece: `write` appends whole messages about routes of `source` and returns how many.
-    pub fn write(&mut self, source: SourceId, write: impl FnOnce(&mut Vec<u8>) -> usize) {
+    /// Appends a piece: `write` appends whole messages about these `routes` of `source` and returns how many.
+    pub fn write(&mut self, source: SourceId, routes: Told, write: impl FnOnce(&mut Vec<u8>) -> usize) {
         let messages = write(&mut self.octets) as u64;
+        let told = Told { messages, ..routes };
         let end = self.octets.len();
         match self.pieces.last_mut().filter(|piece| piece.source == source) {
             Some(piece) => {
                 piece.end = end;
-                piece.messages += messages;
+                piece.told = piece.told.plus(told);
             }
-            None => self.pieces.push(Piece {
-                source,
-                end,
-                messages,
-            }),
+            None => self.pieces.push(Piece { source, end, told }),
         }
     }
 
-    /// Appends whole messages for one member alone.
-    pub fn write_extra(&mut self, to: SourceId, write: impl FnOnce(&mut Vec<u8>) -> usize) {
+    /// Appends whole messages about these `routes` for one member alone.
+    pub fn write_extra(&mut self, to: SourceId, routes: Told, write: impl FnOnce(&mut Vec<u8>) -> usize) {
         let mut octets = Vec::new();
         let messages = write(&mut octets) as u64;
-        self.extras.push(Extra { to, octets, messages });
+        let told = Told { messages, ..routes };
+        self.extras.push(Extra { to, octets, told });
     }
 
     /// Notes that the chunk is about a route.
@@ -101,22 +138,22 @@ impl<F: Family> Chunk<F> {
         self.octets.is_empty() && self.extras.is_empty()
     }
 
-    /// Appends what a member gets and returns how many messages that is.
-    pub fn append_for(&self, member: SourceId, out: &mut Vec<u8>) -> u64 {
-        let mut messages = 0;
+    /// Appends what a member gets and returns how much that is.
+    pub fn append_for(&self, member: SourceId, out: &mut Vec<u8>) -> Told {
+        let mut told = Told::default();
         let mut begin = 0;
         for piece in &self.pieces {
             if piece.source != member {
                 out.extend_from_slice(self.octets.get(begin..piece.end).unwrap_or_default());
-                messages += piece.messages;
+                told = told.plus(piece.told);
             }
             begin = piece.end;
         }
         for extra in self.extras.iter().filter(|extra| extra.to == member) {
             out.extend_from_slice(&extra.octets);
-            messages += extra.messages;
+            told = told.plus(extra.told);
         }
-        messages
+        told
     }
 
     fn octets(&self) -> usize {
@@ -281,15 +318,15 @@ impl<F: Family> UpdateGroup<F> {
         }
     }
 
-    /// The next chunk for a member, if one waits: it counts as taken. Appends it to `out`; returns how many messages it has.
-    pub fn take_chunk(&mut self, peer: u32, out: &mut Vec<u8>) -> Option<u64> {
+    /// The next chunk for a member, if one waits: it counts as taken. Appends it to `out`; returns how much it tells.
+    pub fn take_chunk(&mut self, peer: u32, out: &mut Vec<u8>) -> Option<Told> {
         let member = self.members.get_mut(&peer)?;
         let chunk = self.log.get_mut(taken(self.first, member))?;
-        let messages = chunk.append_for(SourceId::peer(peer), out);
+        let told = chunk.append_for(SourceId::peer(peer), out);
         chunk.waiting -= 1;
         member.next += 1;
         self.forget_taken();
-        Some(messages)
+        Some(told)
     }
 
     /// At most `limit` destinations or routes a member is to be told of besides the chunks, of which it must have taken all.

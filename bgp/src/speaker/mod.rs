@@ -35,6 +35,7 @@ use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};
 use crate::jitter::Jitter;
 use crate::policy::{PeerKind, SourceKind};
+use crate::rib::update_group::Told;
 use crate::rib::{AttrStore, LocRib, Source, SourceId, Tables};
 use crate::route::Origination;
 use crate::session::{
@@ -161,6 +162,8 @@ struct FamilyProgress {
     /// Prefixes announced and withdrawn by the peer.
     announcements: u64,
     withdrawals: u64,
+    /// What the peer was told.
+    told: Told,
 }
 
 #[derive(Debug)]

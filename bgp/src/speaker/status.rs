@@ -133,6 +133,8 @@ impl Speaker {
                 best: counts.best,
                 announcements_in: progress.map_or(0, |progress| progress.announcements),
                 withdrawals_in: progress.map_or(0, |progress| progress.withdrawals),
+                announcements_out: progress.map_or(0, |progress| progress.told.announcements),
+                withdrawals_out: progress.map_or(0, |progress| progress.told.withdrawals),
                 update_group_size,
                 beyond_limit: progress.map_or(0, |progress| progress.discarded),
                 announced,

@@ -13,7 +13,7 @@ use super::groups::Treatment;
 use super::{FamilyTables, PeerEntry, Speaker, each_family};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
 use crate::rib::adj_rib_out::{SentPath, SentPaths};
-use crate::rib::update_group::{CatchUp, Chunk, UpdateGroup};
+use crate::rib::update_group::{CatchUp, Chunk, Told, UpdateGroup};
 use crate::rib::{AttrId, AttrStore, DestId, Destination, LocRib, Path, Source, SourceId};
 use crate::session::{ConnId, State};
 use crate::time::Time;
@@ -66,18 +66,23 @@ impl Speaker {
 
     /// Appends UPDATEs for a peer; returns how many.
     fn fill(&mut self, index: u32, out: &mut Vec<u8>) -> u64 {
-        let mut updates = 0;
+        let mut told = [Told::default(); 2];
         let mut outlet = Outlet {
             sources: &self.sources,
             attrs: &mut self.attrs,
-            updates: &mut updates,
             out,
         };
+        let [ipv4, ipv6] = &mut told;
         while outlet.out.len() < CHUNK {
-            let more = outlet.advance(&mut self.ipv4, index) | outlet.advance(&mut self.ipv6, index);
+            let more =
+                outlet.advance(&mut self.ipv4, index, ipv4) | outlet.advance(&mut self.ipv6, index, ipv6);
             if !more {
                 break;
             }
+        }
+        let mut updates = told.iter().map(|told| told.messages).sum();
+        if let Some(entry) = self.peers.get_mut(&index) {
+            note_told(entry, told);
         }
         let progress = self.peers.get(&index).map(|entry| &entry.progress);
         let owed = progress.is_some_and(|families| families.values().any(|family| !family.end_of_rib_sent));
@@ -145,26 +150,25 @@ fn laggards<F: Family>(tables: &FamilyTables<F>) -> Vec<u32> {
 struct Outlet<'a> {
     sources: &'a [Source],
     attrs: &'a mut AttrStore,
-    updates: &'a mut u64,
     out: &'a mut Vec<u8>,
 }
 
 impl Outlet<'_> {
-    /// Does the next thing there is to do for a peer in a family; `false` when there is none.
-    fn advance<F: Family>(&mut self, tables: &mut FamilyTables<F>, index: u32) -> bool {
+    /// Does the next thing there is to do for a peer in a family, and adds up what it is told; `false` when there is none.
+    fn advance<F: Family>(&mut self, tables: &mut FamilyTables<F>, index: u32, told: &mut Told) -> bool {
         let FamilyTables { loc_rib, groups, .. } = tables;
         let Some(group) = groups.of_mut(index) else {
             return false;
         };
-        if let Some(messages) = group.updates.take_chunk(index, self.out) {
-            *self.updates += messages;
+        if let Some(more) = group.updates.take_chunk(index, self.out) {
+            *told = told.plus(more);
             return true;
         }
         if let Some(missed) = group.updates.catch_up(index, BATCH) {
             let mut batch = Batch::new(&group.treatment.context, self.attrs);
             batch.catch_up(&missed, index, &group.updates, loc_rib);
             let chunk = batch.finish(false);
-            *self.updates += chunk.append_for(SourceId::peer(index), self.out);
+            *told = told.plus(chunk.append_for(SourceId::peer(index), self.out));
             return true;
         }
         let mut dests = Vec::new();
@@ -423,6 +427,10 @@ impl<'a, F: Family> Batch<'a, F> {
         self.changes
             .sort_unstable_by_key(|change| (change.source, change.template));
         let withdraw = UpdateTemplate::withdraw(self.context);
+        let told = |template: Option<usize>, count| match template {
+            Some(_) => Told::announcements(count),
+            None => Told::withdrawals(count),
+        };
         let template_of = |place: Option<usize>| match place {
             Some(place) => self
                 .templates
@@ -439,7 +447,8 @@ impl<'a, F: Family> Batch<'a, F> {
             };
             let routes = run.iter().map(|change| change.route);
             let template = template_of(first.template);
-            chunk.write(first.source, |out| template.encode_all(routes, out));
+            let count = told(first.template, run.len());
+            chunk.write(first.source, count, |out| template.encode_all(routes, out));
         }
         for (member, changes) in &mut self.extras {
             changes.sort_unstable_by_key(|change| change.template);
@@ -449,13 +458,23 @@ impl<'a, F: Family> Batch<'a, F> {
                 };
                 let routes = run.iter().map(|change| change.route);
                 let template = template_of(first.template);
-                chunk.write_extra(*member, |out| template.encode_all(routes, out));
+                let count = told(first.template, run.len());
+                chunk.write_extra(*member, count, |out| template.encode_all(routes, out));
             }
         }
         for (id, _) in &self.templates {
             self.attrs.release(*id);
         }
         chunk
+    }
+}
+
+/// Counts what a peer was told.
+fn note_told(entry: &mut PeerEntry, told: [Told; 2]) {
+    for (family, told) in [Ipv4Unicast::AFI_SAFI, Ipv6Unicast::AFI_SAFI].iter().zip(told) {
+        if let Some(progress) = entry.progress.get_mut(family) {
+            progress.told = progress.told.plus(told);
+        }
     }
 }
 

@@ -95,10 +95,8 @@ impl Subject {
                 let file = write(&folder, "bgpd.conf", &frr_config(sinks, are))?;
                 let mut command = Command::new(BGPD);
                 command.args([
-                    "-u",
-                    "root",
-                    "-g",
-                    "root",
+                    // As root, without the group that FRR's own user is in.
+                    "-S",
                     "-Z",
                     "-P",
                     "0",
