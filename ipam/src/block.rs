@@ -191,18 +191,8 @@ impl AllocationBlock {
 
     /// The allocated addresses, ascending.
     pub fn allocations(&self) -> impl Iterator<Item = Allocation> + '_ {
-        self.allocations
-            .iter()
-            .enumerate()
-            .filter_map(|(ordinal, index)| {
-                let attribute = self.attributes.get((*index)?)?.clone();
-                Some(Allocation {
-                    address: address_at(self.cidr, ordinal),
-                    block: self.cidr,
-                    sequence_number: self.allocation_sequence_number(ordinal),
-                    attribute,
-                })
-            })
+        self.allocated()
+            .map(|(ordinal, attribute)| self.allocation_at(ordinal, attribute))
     }
 
     /// The attributes of every allocated address, one per address, ascending.
@@ -215,18 +205,14 @@ impl AllocationBlock {
     pub fn allocation(&self, address: IpAddr) -> Option<Allocation> {
         let ordinal = ordinal_of(self.cidr, address)?;
         let index = (*self.allocations.get(ordinal)?)?;
-        Some(Allocation {
-            address,
-            block: self.cidr,
-            sequence_number: self.allocation_sequence_number(ordinal),
-            attribute: self.attributes.get(index)?.clone(),
-        })
+        Some(self.allocation_at(ordinal, self.attributes.get(index)?))
     }
 
     /// The addresses that `handle_id` has, ascending.
     pub fn allocations_of<'a>(&'a self, handle_id: &'a str) -> impl Iterator<Item = Allocation> + 'a {
-        self.allocations()
-            .filter(move |allocation| allocation.attribute.belongs_to(handle_id))
+        self.allocated()
+            .filter(move |(_, attribute)| attribute.belongs_to(handle_id))
+            .map(|(ordinal, attribute)| self.allocation_at(ordinal, attribute))
     }
 
     /// Gives `addresses` of this block to `attribute`: all of them, in one change, or none.
@@ -356,6 +342,26 @@ impl AllocationBlock {
         next.affinity_claim_time = None;
         next.sequence_number = self.sequence_number.wrapping_add(1);
         next
+    }
+
+    /// Whether any address rests.
+    pub(crate) fn has_resting(&self) -> bool {
+        self.attributes.iter().any(AllocationAttribute::is_resting)
+    }
+
+    /// The ordinals that are allocated, and to what.
+    fn allocated(&self) -> impl Iterator<Item = (usize, &AllocationAttribute)> {
+        let indexes = self.allocations.iter().enumerate();
+        indexes.filter_map(|(ordinal, index)| Some((ordinal, self.attributes.get((*index)?)?)))
+    }
+
+    fn allocation_at(&self, ordinal: usize, attribute: &AllocationAttribute) -> Allocation {
+        Allocation {
+            address: address_at(self.cidr, ordinal),
+            block: self.cidr,
+            sequence_number: self.allocation_sequence_number(ordinal),
+            attribute: attribute.clone(),
+        }
     }
 
     fn free_ordinal(&self, address: IpAddr) -> Result<usize, BlockError> {

@@ -5,12 +5,17 @@
 //! the store: the guards of the transaction are what makes that safe.
 //!
 //! Part of a view outlives its transaction ([`View::lasting`]): what every assignment of a node looks at again. A
-//! transaction depends on all of that, so that one that commits proves it true at its own revision, and the next can be
-//! planned without reading.
+//! transaction depends on that, so that one that commits proves it true at its own revision, and the next can be planned
+//! without reading. Blocks are the exception: who changes one depends on it, what is known of the others may be outdated.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
+use ipnetwork::IpNetwork;
+
+use crate::block::AllocationBlock;
 use crate::keys;
+use crate::resource::ResourceError;
 use crate::store::{Guard, KeyValue, PrefixGuard, Range, Snapshot, Txn, Write};
 
 /// Modification revision of what is not stored yet: none that a store gives, so that nobody can have seen it there.
@@ -23,7 +28,22 @@ const MAX_LASTING: usize = 64;
 pub struct View {
     /// What was read, with the revision at which it was.
     read: BTreeMap<Range, i64>,
-    kvs: BTreeMap<String, KeyValue>,
+    kvs: BTreeMap<String, Arc<Stored>>,
+}
+
+/// What is under a key. A block is parsed once, however many plans look at it: a full one takes longer to parse than to
+/// fetch.
+#[derive(Debug)]
+struct Stored {
+    kv: KeyValue,
+    block: OnceLock<Result<Arc<AllocationBlock>, ResourceError>>,
+}
+
+impl Stored {
+    fn new(kv: KeyValue) -> Arc<Self> {
+        let block = OnceLock::new();
+        Arc::new(Self { kv, block })
+    }
 }
 
 /// Ranges that must be read before the plan can go on.
@@ -47,8 +67,12 @@ impl View {
             }
             self.read.insert(range.clone(), snapshot.revision);
         }
-        self.kvs
-            .extend(snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)));
+        self.kvs.extend(
+            snapshot
+                .kvs
+                .into_iter()
+                .map(|kv| (kv.key.clone(), Stored::new(kv))),
+        );
     }
 
     /// Takes in what a refused transaction found of all that it depended on.
@@ -95,25 +119,35 @@ impl View {
         };
         let kvs = self
             .kvs
-            .values()
-            .filter(|kv| lasting.knows(&Range::Key(kv.key.clone())));
-        lasting.kvs = kvs.map(|kv| (kv.key.clone(), kv.clone())).collect();
+            .iter()
+            .filter(|(key, _)| lasting.knows(&Range::Key((*key).clone())));
+        lasting.kvs = kvs
+            .map(|(key, stored)| (key.clone(), Arc::clone(stored)))
+            .collect();
         if lasting.read.len() + lasting.kvs.len() > MAX_LASTING {
             return Self::default();
         }
         lasting
     }
 
-    /// What a transaction depends on so that all of this is true when it commits.
+    /// What a transaction depends on so that this is true when it commits. Of the node's blocks it depends on those only
+    /// that it changes, by itself: what is known of another may be outdated, until somebody wants to change it.
     pub(crate) fn guards(&self) -> (Vec<Guard>, Vec<PrefixGuard>) {
         let mut guards: Vec<Guard> = Vec::new();
         let mut prefix_guards = Vec::new();
+        let may_be_outdated = |key: &str| {
+            [keys::BLOCKS, keys::AFFINITIES]
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
+        };
         for (range, &revision) in &self.read {
             match range {
-                Range::Key(key) if !self.kvs.contains_key(key) => guards.push(Guard {
-                    key: key.clone(),
-                    mod_revision: 0,
-                }),
+                Range::Key(key) if !self.kvs.contains_key(key) && !may_be_outdated(key) => {
+                    guards.push(Guard {
+                        key: key.clone(),
+                        mod_revision: 0,
+                    });
+                }
                 Range::Key(_) => {}
                 Range::Prefix(prefix) => prefix_guards.push(PrefixGuard {
                     prefix: prefix.clone(),
@@ -121,9 +155,10 @@ impl View {
                 }),
             }
         }
-        guards.extend(self.kvs.values().map(|kv| Guard {
-            key: kv.key.clone(),
-            mod_revision: kv.mod_revision,
+        let kvs = self.kvs.iter().filter(|(key, _)| !may_be_outdated(key));
+        guards.extend(kvs.map(|(key, stored)| Guard {
+            key: key.clone(),
+            mod_revision: stored.kv.mod_revision,
         }));
         (guards, prefix_guards)
     }
@@ -131,9 +166,12 @@ impl View {
     /// What lasts of it, after the transaction that depended on it and made what was assumed committed at `revision`.
     pub(crate) fn committed(&self, revision: i64) -> Self {
         let mut lasting = self.lasting();
-        for kv in lasting.kvs.values_mut() {
-            if kv.mod_revision == NOT_STORED {
-                kv.mod_revision = revision;
+        for stored in lasting.kvs.values_mut() {
+            if stored.kv.mod_revision == NOT_STORED {
+                *stored = Stored::new(KeyValue {
+                    mod_revision: revision,
+                    ..stored.kv.clone()
+                });
             }
         }
         lasting.read.values_mut().for_each(|at| *at = revision);
@@ -151,7 +189,7 @@ impl View {
                         value: value.clone(),
                         mod_revision: NOT_STORED,
                     };
-                    self.kvs.insert(key.clone(), kv);
+                    self.kvs.insert(key.clone(), Stored::new(kv));
                 }
                 Write::Delete { key } => {
                     self.kvs.remove(key);
@@ -173,7 +211,7 @@ impl View {
     /// The present value of `key`, `None` if it does not exist.
     pub(crate) fn get(&self, key: &str) -> Result<Option<&KeyValue>, Need> {
         match self.kvs.get(key) {
-            Some(kv) => Ok(Some(kv)),
+            Some(stored) => Ok(Some(&stored.kv)),
             None => self.require([Range::Key(key.to_owned())]).map(|()| None),
         }
     }
@@ -183,8 +221,32 @@ impl View {
         self.require([Range::Prefix(prefix.to_owned())])?;
         let from = self.kvs.range(prefix.to_owned()..);
         Ok(from
-            .map(|(_, kv)| kv)
+            .map(|(_, stored)| &stored.kv)
             .take_while(move |kv| kv.key.starts_with(prefix)))
+    }
+
+    /// The block `cidr`; the inner error is a value that cannot be used.
+    pub(crate) fn block(
+        &self,
+        cidr: IpNetwork,
+    ) -> Result<Result<Option<Arc<AllocationBlock>>, ResourceError>, Need> {
+        let key = keys::block(cidr);
+        let Some(stored) = self.kvs.get(&key) else {
+            return self.require([Range::Key(key)]).map(|()| Ok(None));
+        };
+        let parsed = stored.block.get_or_init(|| {
+            let block = AllocationBlock::parse(&key, &stored.kv.value)?;
+            if block.cidr() == cidr {
+                return Ok(Arc::new(block));
+            }
+            let why = format!("cidr is {}", block.cidr());
+            Err(ResourceError {
+                key: key.clone(),
+                what: "allocation block",
+                why,
+            })
+        });
+        Ok(parsed.clone().map(Some))
     }
 
     fn knows(&self, range: &Range) -> bool {

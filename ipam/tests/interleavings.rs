@@ -139,12 +139,13 @@ fn three_nodes_that_claim_in_the_same_pool() {
 fn three_clients_of_which_one_dies_between_any_two_steps() {
     // Four addresses in two blocks. The third client lives on what it borrows; one address is free, or comes free.
     let setup = Setup::new(30).with_clients_that_have(&[("n1", "w1"), ("n2", "w2"), ("n3", "w3")]);
-    for trouble in TROUBLES {
-        let requests = [assign("n1", "a", 1), assign("n2", "b", 1), assign("n3", "c", 1)];
-        explore("three for one address", trouble, &setup, &requests);
-        let requests = [assign("n1", "a", 2), release("w2"), assign("n3", "c", 1)];
-        explore("two for two, one of them released", trouble, &setup, &requests);
-    }
+    let requests = [assign("n1", "a", 1), assign("n2", "b", 1), release("w3")];
+    explore(
+        "two for two, one of them released",
+        Trouble::Crash,
+        &setup,
+        &requests,
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -15,7 +16,7 @@ use crate::store::{Range, Txn};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
-use super::draft::{Draft, stored_block};
+use super::draft::Draft;
 use super::pools;
 use super::{
     AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, IntendedUse, Stop,
@@ -187,7 +188,7 @@ fn already_assigned(
     view.require(blocks.iter().map(|&cidr| Range::Key(keys::block(cidr))))?;
     let mut done = Assigned::default();
     for cidr in blocks {
-        let Ok(Some(block)) = stored_block(view, cidr)? else {
+        let Ok(Some(block)) = view.block(cidr)? else {
             continue;
         };
         let mine = block
@@ -300,7 +301,7 @@ impl Assignment<'_> {
             .require(by_block.keys().map(|&cidr| Range::Key(keys::block(cidr))))?;
         for (cidr, addresses) in by_block {
             let block = match self.draft.block(cidr)?? {
-                None => self.claim(cidr)?,
+                None => Arc::new(self.claim(cidr)?),
                 Some(block) if block.host() == Some(&self.request.node) => {
                     self.draft.confirm_affinity(cidr)?;
                     block

@@ -6,6 +6,7 @@
 //! 4. single addresses of other nodes' blocks, unless affinity is strict.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -32,9 +33,9 @@ struct Wanted {
     /// Blocks with the node's affinity that do not exist (half a claim of Calico's).
     claimable: Vec<IpNetwork>,
     /// Empty blocks of others, old enough to be taken.
-    reclaimable: Vec<AllocationBlock>,
+    reclaimable: Vec<Arc<AllocationBlock>>,
     /// Blocks of others with free addresses.
-    borrowable: Vec<AllocationBlock>,
+    borrowable: Vec<Arc<AllocationBlock>>,
 }
 
 impl Assignment<'_> {
@@ -169,7 +170,7 @@ impl Assignment<'_> {
     }
 
     /// A block met in the search that exists already.
-    fn consider(&mut self, pool: &UsablePool, block: AllocationBlock, wanted: &mut Wanted) -> Plan<()> {
+    fn consider(&mut self, pool: &UsablePool, block: Arc<AllocationBlock>, wanted: &mut Wanted) -> Plan<()> {
         if block.host() == Some(&self.request.node) {
             // Ours without affinity, or claimed by another request of this node since the affinities were read.
             let cidr = block.cidr();

@@ -1,8 +1,8 @@
 //! Several plans, one transaction: each is made on the view as the ones before it leave it.
 //!
 //! A key that an earlier plan writes is as that plan wrote it, by construction, if the transaction commits at all: a guard
-//! on it is dropped. All other guards are on what is stored, and are kept; and all that lasts of the view is guarded, so that
-//! it is known to be true after the transaction ([`View::lasting`]).
+//! on it is dropped. All other guards are on what is stored, and are kept; and what lasts of the view is guarded, so that
+//! it is known to be true after the transaction ([`View::guards`]).
 
 use std::collections::BTreeMap;
 

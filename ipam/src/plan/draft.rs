@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -29,7 +30,7 @@ pub(super) struct Draft<'a> {
     pub(super) attribute: AllocationAttribute,
     pub(super) assigned: Vec<AssignedAddress>,
     pub(super) claimed: Vec<IpNetwork>,
-    blocks: BTreeMap<IpNetwork, AllocationBlock>,
+    blocks: BTreeMap<IpNetwork, Arc<AllocationBlock>>,
     /// The keeper that addresses are taken from, as it will be, with its ID.
     keeper: Option<(String, Handle)>,
     guards: BTreeMap<String, i64>,
@@ -66,12 +67,19 @@ impl<'a> Draft<'a> {
     pub(super) fn block(
         &self,
         cidr: IpNetwork,
-    ) -> Result<Result<Option<AllocationBlock>, ResourceError>, Need> {
+    ) -> Result<Result<Option<Arc<AllocationBlock>>, ResourceError>, Need> {
         if let Some(block) = self.blocks.get(&cidr) {
-            return Ok(Ok(Some(block.clone())));
+            return Ok(Ok(Some(Arc::clone(block))));
         }
-        let stored = stored_block(self.view, cidr)?;
-        Ok(stored.map(|block| block.map(|block| block.rested(self.now, self.cooldown_nanos))))
+        let rested = |block: Arc<AllocationBlock>| {
+            if block.has_resting() {
+                Arc::new(block.rested(self.now, self.cooldown_nanos))
+            } else {
+                block
+            }
+        };
+        let stored = self.view.block(cidr)?;
+        Ok(stored.map(|block| block.map(rested)))
     }
 
     /// Gives `addresses` of `block` (as it now is) to the request.
@@ -84,7 +92,7 @@ impl<'a> Draft<'a> {
                 block: block.cidr(),
                 sequence_number: block.sequence_number(),
             }));
-        self.blocks.insert(next.cidr(), next);
+        self.blocks.insert(next.cidr(), Arc::new(next));
         Ok(())
     }
 
@@ -105,7 +113,7 @@ impl<'a> Draft<'a> {
                 block: block.cidr(),
                 sequence_number: block.sequence_number(),
             }));
-        self.blocks.insert(next.cidr(), next);
+        self.blocks.insert(next.cidr(), Arc::new(next));
         self.keeper = Some((keeper_id.to_owned(), keeper.clone()));
         keeper
     }
@@ -186,29 +194,6 @@ impl<'a> Draft<'a> {
         );
         txn(self.guards, self.writes)
     }
-}
-
-/// The block as it is stored; the inner error is a value that cannot be used.
-pub(super) fn stored_block(
-    view: &View,
-    cidr: IpNetwork,
-) -> Result<Result<Option<AllocationBlock>, ResourceError>, Need> {
-    let key = keys::block(cidr);
-    let Some(kv) = view.get(&key)? else {
-        return Ok(Ok(None));
-    };
-    let block = AllocationBlock::parse(&key, &kv.value).and_then(|block| {
-        if block.cidr() == cidr {
-            return Ok(block);
-        }
-        let why = format!("cidr is {}", block.cidr());
-        Err(ResourceError {
-            key,
-            what: "allocation block",
-            why,
-        })
-    });
-    Ok(block.map(Some))
 }
 
 /// Assembles a transaction; `None` as a value deletes.

@@ -8,7 +8,6 @@ use crate::keys;
 use crate::store::Range;
 
 use super::assign::{Assignment, Plan};
-use super::draft::stored_block;
 use super::{AddressRequest, Stop, pools};
 
 impl Assignment<'_> {
@@ -41,7 +40,7 @@ impl Assignment<'_> {
             if !self.is_usable(cidr, of_family)? {
                 continue;
             }
-            let Some(block) = stored_block(self.draft.view, cidr)?? else {
+            let Some(block) = self.draft.view.block(cidr)?? else {
                 continue;
             };
             let mut taken: Vec<IpAddr> = Vec::new();

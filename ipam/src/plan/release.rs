@@ -19,7 +19,7 @@ use crate::store::{Guard, Range, Txn, Write};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
-use super::draft::{stored_block, txn};
+use super::draft::txn;
 use super::{
     AssignedAddress, Decision, KeepOnRelease, ReleaseRequest, Released, Stop, datastore_ready,
     expected_revision, ipam_config, is_identifier,
@@ -176,7 +176,7 @@ impl<'a> Release<'a> {
             .require(blocks.iter().map(|&cidr| Range::Key(keys::block(cidr))))?;
         let mut handle = stored.clone();
         for cidr in blocks {
-            handle = match stored_block(self.view, cidr)?? {
+            handle = match self.view.block(cidr)?? {
                 Some(block) => self.block(&block, handle, request)?,
                 // Calico counts before it allocates: a handle may name a block that was never made.
                 None => handle.with_count(cidr, 0),

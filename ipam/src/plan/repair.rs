@@ -17,7 +17,7 @@ use crate::store::{Range, Txn, Write};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
-use super::draft::{stored_block, txn};
+use super::draft::txn;
 use super::{Decision, Expect, Stop, datastore_ready, expected_revision, is_identifier};
 
 /// Blocks that a recount looks at, at most: keeps a transaction below etcd's 128 operations.
@@ -176,7 +176,7 @@ struct Change<'a> {
 
 impl Change<'_> {
     fn give_back(&mut self, node: &str, cidr: IpNetwork, sequence_number: u64) -> Plan<()> {
-        let Some(block) = stored_block(self.view, cidr)?? else {
+        let Some(block) = self.view.block(cidr)?? else {
             return self.settle(node, cidr);
         };
         if block.host() != Some(node) {
@@ -201,7 +201,7 @@ impl Change<'_> {
     }
 
     fn take(&mut self, node: &str, cidr: IpNetwork) -> Plan<()> {
-        let Some(block) = stored_block(self.view, cidr)?? else {
+        let Some(block) = self.view.block(cidr)?? else {
             return self.settle(node, cidr);
         };
         if block.host() != Some(node) {
@@ -213,7 +213,10 @@ impl Change<'_> {
     }
 
     fn settle(&mut self, node: &str, cidr: IpNetwork) -> Plan<()> {
-        let is_the_nodes = stored_block(self.view, cidr)??.is_some_and(|block| block.host() == Some(node));
+        let is_the_nodes = self
+            .view
+            .block(cidr)??
+            .is_some_and(|block| block.host() == Some(node));
         self.guard(&keys::block(cidr))?;
         if !is_the_nodes {
             return self.remove_affinity(node, cidr);
@@ -252,7 +255,10 @@ impl Change<'_> {
             .require(blocks.iter().map(|&cidr| Range::Key(keys::block(cidr))))?;
         let mut counted = handle;
         for cidr in blocks {
-            let count = stored_block(self.view, cidr)??.map_or(0, |block| count_of(&block, handle_id));
+            let count = self
+                .view
+                .block(cidr)??
+                .map_or(0, |block| count_of(&block, handle_id));
             self.guard(&keys::block(cidr))?;
             counted = counted.with_count(cidr, count);
         }
@@ -265,7 +271,7 @@ impl Change<'_> {
     }
 
     fn free(&mut self, cidr: IpNetwork, address: IpAddr, sequence_number: u64) -> Plan<()> {
-        let Some(block) = stored_block(self.view, cidr)?? else {
+        let Some(block) = self.view.block(cidr)?? else {
             return Ok(());
         };
         let Some(allocation) = block.allocation(address) else {
