@@ -208,23 +208,63 @@ fn state_10_locked_refuses_everything() {
     assert_eq!(dump(replay.ipam.store()), before);
 }
 
+/// Between states 10 and 11 other containers came and went as well, of which nothing is left but the order of a queue. So
+/// this begins with state 11 without its three pods.
 #[test]
-fn a_kubernetes_pod_with_a_named_address_claims_its_block_as_in_state_11() {
-    let replay = Replay::from_state(9);
-    replay.add("node-a", "df46", |request| {
-        exactly("10.244.3.7")(request);
+fn replay_to_11_three_pods_of_a_real_kubelet() {
+    const WEB_1: &str = "cb7d031eb0bab8ebd35a243149f1b0c7cebabd59ac2da8f5f87f2c276efb11a9";
+    const WEB_2: &str = "df4637ed309dc4803ec1a35cdf433ea2eec821456f84ccf538489da2320dcb5f";
+    const WEB_3: &str = "37434c926889771b7421dbadaf74850e8abf04b5962bd6f1a1f961f2095677fc";
+    let mut before = state(11);
+    before.retain(|key, _| {
+        let of_pods = [WEB_1, WEB_2, WEB_3, "10.244.3.0-26", "10.60.11.160-28"];
+        !of_pods.iter().any(|part| key.contains(part))
+    });
+    forget(&mut before, "10.244.0.0/26", &[11]);
+    forget(&mut before, "fd00:10:244:6d15:74ba:80e:4835:8080/122", &[1, 2]);
+    let pairs = before.into_iter().map(|(key, value)| (key, value.into_bytes()));
+    let replay = Replay {
+        ipam: Ipam::new(MemoryStore::with(pairs)),
+        clock: std::cell::Cell::new(0),
+    };
+    let pod = |request: &mut AssignRequest, name: &str| {
+        request.namespace = Some("shop".to_owned());
         request.attributes = BTreeMap::from([
-            ("pod".to_owned(), "web-2".to_owned()),
+            ("pod".to_owned(), name.to_owned()),
             ("namespace".to_owned(), "shop".to_owned()),
         ]);
+    };
+    replay.add("node-a", WEB_1, |request| {
+        dual()(request);
+        pod(request, "web-1");
     });
-    let key = keys::block("10.244.3.0/26".parse().unwrap());
-    let ours = dump(replay.ipam.store())[&key].replace("df46", "");
-    let theirs = state(11)[&key].replace(
-        "df4637ed309dc4803ec1a35cdf433ea2eec821456f84ccf538489da2320dcb5f",
-        "",
-    );
-    assert_eq!(without_times(&ours), without_times(&theirs));
+    replay.add("node-a", WEB_2, |request| {
+        exactly("10.244.3.7")(request);
+        pod(request, "web-2");
+    });
+    replay.add("node-a", WEB_3, |request| {
+        dual()(request);
+        pod(request, "web-3");
+        request.pools = vec!["10.60.0.0/20".to_owned()];
+    });
+    replay.gives_state(11);
+}
+
+/// Makes it as if the allocations at `ordinals` of a block, the last that were made in it, had not been made.
+fn forget(state: &mut BTreeMap<String, String>, cidr: &str, ordinals: &[usize]) {
+    let key = keys::block(cidr.parse().unwrap());
+    let mut block: Value = serde_json::from_str(&state[&key]).unwrap();
+    for &ordinal in ordinals.iter().rev() {
+        block["allocations"][ordinal] = Value::Null;
+        block["unallocated"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, ordinal.into());
+        block["attributes"].as_array_mut().unwrap().pop();
+        let numbers = block["sequenceNumberForAllocation"].as_object_mut().unwrap();
+        block["sequenceNumber"] = numbers.remove(&ordinal.to_string()).unwrap();
+    }
+    state.insert(key, block.to_string());
 }
 
 /// A request for one IPv4 address.
