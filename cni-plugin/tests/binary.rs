@@ -604,6 +604,9 @@ fn an_agent_that_answers_rubbish_is_reported_and_never_a_crash() {
             "{:?}: {error}",
             String::from_utf8_lossy(&answer)
         );
+        // Plugin and agent of two versions: which speaks what is told.
+        let says_versions = error.to_string().contains("contract version 2, this side 1");
+        assert_eq!(says_versions, code == 100, "{error}");
         agent.join().unwrap();
     }
 }

@@ -1,14 +1,16 @@
 //! Facts about the configuration file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use super::*;
+use crate::model::detection::Method;
 
 const EXAMPLE: &str = include_str!("../../../deploy/calidris.toml");
 const SPEAKER_EXAMPLE: &str = include_str!("../../../deploy/calidris-speaker.toml");
+const KUBERNETES_EXAMPLE: &str = include_str!("../../../deploy/kubernetes/config.yaml");
 const MINIMAL: &str = "node_name = \"n1\"\n[datastore]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -26,6 +28,27 @@ fn the_example_parses_and_its_commented_keys_too() {
     let full = parse(&without_alternative).unwrap();
     assert!(full.datastore.tls.is_some() && full.datastore.auth.is_some());
     assert_eq!(full.bgp.unwrap().peers[0].ttl_security, Some(1));
+}
+
+#[test]
+fn the_examples_for_kubernetes_parse() {
+    // A ConfigMap: `NODE.toml: |`, then the file, indented.
+    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    let mut node = None;
+    for line in KUBERNETES_EXAMPLE.lines() {
+        if let (Some(name), Some(text)) = (node, line.strip_prefix("    ")) {
+            *files.entry(name).or_default() += &format!("{text}\n");
+        } else {
+            node = line.trim_start().strip_suffix(".toml: |");
+        }
+    }
+    assert_eq!(files.keys().copied().collect::<Vec<_>>(), ["node1", "node2"]);
+    for (node, text) in files {
+        let config = parse(&text).unwrap();
+        assert_eq!(config.node_name.as_str(), node);
+        assert_eq!(config.node.ipv4_detection, Some(Method::KubernetesInternalIp));
+        assert!(config.cni.conflist.is_some() && config.ipam.pools.len() == 1);
+    }
 }
 
 #[test]
