@@ -16,10 +16,10 @@ use std::time::Instant;
 use calidris_agent::apply::{Dataplane, Op};
 use calidris_agent::clock;
 use calidris_agent::delta::delta;
-use calidris_agent::desired::{Desired, Gateway, Route, RouteKey, RouteOrigin, RoutePath, compute};
+use calidris_agent::desired::{Desired, Gateway, Route, RouteKey, RouteOrigin, RoutePath, compute, part};
 use calidris_agent::input::{Input, KernelChange};
 use calidris_agent::kernel::{Kernel, Linux, RouteChange};
-use calidris_agent::model::{Endpoint, EndpointId, InSync, Model};
+use calidris_agent::model::{Affected, Endpoint, EndpointId, InSync, Model};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -205,29 +205,38 @@ fn pod(number: u32) -> Endpoint {
     }
 }
 
-/// From an endpoint known to its packets let in, beside `count` others; the links are there.
+/// From an endpoint known to its packets let in, beside `count` others; the links are there. Then a look at everything, which
+/// finds nothing to do.
 fn endpoint(count: u32) {
     let mut model = Model::new("bench".to_owned());
     model.in_sync = IN_SYNC;
     model.endpoints = (0..count).map(|number| (id(number), pod(number))).collect();
     let mut dataplane = Dataplane::new(Linux::open().unwrap());
-    let mut turn = |model: &mut Model| {
-        dataplane.note(KernelChange::Links);
-        model.links = dataplane.links().unwrap().keys().cloned().collect();
-        let report = dataplane.apply(&compute(model), model.in_sync, clock::now());
-        assert!(report.failures.is_empty(), "{:?}", report.failures);
-        report.ops.len()
-    };
-    turn(&mut model);
+    look_at_everything(&mut dataplane, &mut model);
     for number in count..count + 20 {
         let started = clock::now();
-        model.absorb(Input::EndpointSeen(id(number), pod(number)));
-        assert!(turn(&mut model) > 0);
+        let affected = model.absorb(Input::EndpointSeen(id(number), pod(number)));
+        let Affected::Workloads(touched) = affected else {
+            panic!("{affected:?}");
+        };
+        assert!(dataplane.is_settled(IN_SYNC));
+        let part = part(&model, &touched).unwrap();
+        let report = dataplane.apply_part(&part, IN_SYNC).unwrap();
         told("endpoint", started);
+        assert!(report.ops.iter().any(|op| matches!(op, Op::Route(_))));
         let started = clock::now();
-        assert_eq!(turn(&mut model), 0);
-        told("idle-turn", started);
+        assert_eq!(look_at_everything(&mut dataplane, &mut model), 0);
+        told("whole-turn", started);
     }
+}
+
+/// A turn that reads the links back; how much it did.
+fn look_at_everything(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> usize {
+    dataplane.note(KernelChange::Links);
+    model.links = dataplane.links().unwrap().keys().cloned().collect();
+    let report = dataplane.apply(&compute(model), model.in_sync, clock::now());
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    report.ops.len()
 }
 
 /// The nftables tables with `count` endpoints: made, changed by one, read back.

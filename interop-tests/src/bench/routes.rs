@@ -5,6 +5,14 @@
 //! and stands for what the kernel can do; `calidris-writer` is the agent's batching writer alone, from a list of changes to the
 //! kernel's answers; `calidris` is a whole turn with read-back, difference and bookkeeping. What only the agent has is
 //! measured without a peer: a resync with nothing to do, an endpoint from known to reachable, nftables.
+//!
+//! Seen with 200,000 routes, one run on two processors, as a part of what `raw-netlink` does a second in the same run:
+//!
+//! | subject | in | out |
+//! |---|---|---|
+//! | `calidris-writer` | 1.09 | 0.99 |
+//! | `calidris` | 0.66 | 0.72 |
+//! | `ip-batch` | 0.28 | 0.26 |
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -203,7 +211,7 @@ impl Ground {
             "router id 192.0.2.1;\nprotocol device {}\nprotocol kernel kernel1 { disabled; ipv4 { import none; export all; }; }\nprotocol static static1 { ipv4;\n",
         );
         for address in addresses(routes) {
-            let _ = writeln!(text, "route {address}/32 via 192.0.2.2 dev \"up0\";");
+            let _ = writeln!(text, "route {address}/32 via 192.0.2.2;");
         }
         text.push_str("}\n");
         std::fs::write(&config, text)?;
