@@ -47,3 +47,22 @@ fn what_is_done_has_a_test_and_every_status_is_one() {
         );
     }
 }
+
+/// What the speaker is meant to keep.
+const MEANT: [u16; 29] = [
+    1997, 2385, 2918, 4271, 4360, 4456, 4486, 4724, 4760, 5082, 5492, 6286, 6608, 6793, 7313, 7606, 7911,
+    7947, 7999, 8092, 8212, 8326, 8538, 8654, 8950, 9003, 9234, 9494, 9687,
+];
+
+#[test]
+fn every_rfc_that_is_meant_has_a_row() {
+    let named = |number: &u16| {
+        let heads = LEDGER
+            .lines()
+            .filter(|line| line.starts_with("## ") || line.starts_with("| "));
+        let mut words = heads.flat_map(|line| line.split(|c: char| !c.is_ascii_digit()));
+        words.any(|word| word == number.to_string())
+    };
+    let missing: Vec<_> = MEANT.iter().filter(|number| !named(number)).collect();
+    assert!(missing.is_empty(), "no rows for {missing:?}");
+}

@@ -11,7 +11,8 @@
 //!
 //! What a peer costs at most beside its routes: one read of 64 KiB and less than one message (64 KiB) received and not understood yet, one chunk
 //! of some 64 KiB to send, and what its session says for itself, of which there is never more than one of a kind. Its routes are bounded by its
-//! prefix limit.
+//! prefix limit, and by 64 paths to a prefix. What waits for it is no queue: a place in a log of 1 MiB for each update group, or the set of routes that
+//! it has missed; a peer that has missed more than 65,536 withdrawals is given up. A log line about what it sends comes once in ten seconds.
 
 mod connect;
 mod connection;
