@@ -190,6 +190,20 @@ impl Announced {
             .collect()
     }
 
+    /// Its communities that routers obey (RFC 1997), in words: a daemon that obeys them for its own routes too has to add them on the way out.
+    #[must_use]
+    pub fn well_known_words(&self) -> Vec<String> {
+        let words = self.community_words().into_iter();
+        words.filter(|words| words.starts_with("65535:")).collect()
+    }
+
+    /// Its other communities, in words.
+    #[must_use]
+    pub fn plain_community_words(&self) -> Vec<String> {
+        let words = self.community_words().into_iter();
+        words.filter(|words| !words.starts_with("65535:")).collect()
+    }
+
     /// Whether it has communities of any kind.
     #[must_use]
     pub fn is_plain(&self) -> bool {

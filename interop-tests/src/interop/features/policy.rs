@@ -7,8 +7,7 @@ use anyhow::ensure;
 use super::{Feature, works};
 use crate::eventually::{eventually, steadily};
 use crate::interop::ours::Route;
-use crate::interop::peer::{Capability, peer_cannot};
-use crate::interop::peers::Kind;
+use crate::interop::peer::Capability;
 use crate::interop::setup::{Announced, Family};
 use crate::interop::site::{SOON, Site, announced, route, wait_established, wait_ours, wait_theirs};
 
@@ -170,9 +169,6 @@ fn default_deny(site: &Site) -> anyhow::Result<String> {
 
 /// NO_ADVERTISE (65535:65282): what the peer sends so is used and passed on to nobody; what we send so stays at the peer.
 fn no_advertise(site: &Site) -> anyhow::Result<String> {
-    if matches!(site.kind(), Kind::Frr | Kind::Openbgpd) {
-        return peer_cannot("it honours the community on its own routes too, and tells us none");
-    }
     let mut setup = site.setup()?;
     let tagged = Announced {
         communities: vec![(65535, 65282)],

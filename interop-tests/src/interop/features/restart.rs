@@ -1,14 +1,14 @@
 //! Restarts that nobody notices (RFC 4724, 8538, 9494): a daemon is killed with SIGKILL while packets flow through routes that
 //! a kernel has from BGP, and comes back.
 
-use std::net::IpAddr;
-use std::process::Command;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 use super::{Feature, works};
 use crate::eventually::eventually;
+use crate::http::ECHO_PORT;
 use crate::interop::ours::{Ours, PeerKeys};
 use crate::interop::peer::{Peer, PeerCannot, peer_cannot};
 use crate::interop::peers::Kind;
@@ -75,12 +75,14 @@ fn wait_kernel(site: &Site, member: Member, prefix: &str) -> anyhow::Result<()> 
     })
 }
 
-/// Starts packets once the first came back.
+/// Starts packets once the first came back: the way is there, and somebody who answers at its end.
 fn start_packets(site: &Site, from: Member, to: IpAddr) -> anyhow::Result<Pinger> {
     let namespace = site.namespace(from)?;
-    let target = to.to_string();
+    let socket = namespace.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     eventually(&format!("{to} answers"), SOON, || {
-        namespace.run(Command::new("ping").args(["-c", "1", "-W", "1", &target]))
+        socket.send_to(&[0; 8], (to, ECHO_PORT))?;
+        Ok(socket.recv_from(&mut [0; 8])?)
     })?;
     Pinger::start(namespace, to)
 }

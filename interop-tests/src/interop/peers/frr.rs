@@ -193,7 +193,8 @@ fn config(setup: &Setup) -> String {
             if Family::of(route.prefix) != family {
                 continue;
             }
-            if route.is_plain() {
+            maps.push_str(&on_the_way_out(index, route));
+            if route.is_plain() || !route.well_known_words().is_empty() {
                 let _ = writeln!(text, "  network {}", route.prefix);
             } else {
                 let _ = writeln!(text, "  network {} route-map R{index}", route.prefix);
@@ -255,6 +256,13 @@ fn neighbor(session: &Session) -> String {
 fn activation(setup: &Setup, session: &Session) -> String {
     let label = label(session);
     let mut text = format!("  neighbor {label} activate\n");
+    if setup
+        .routes
+        .iter()
+        .any(|route| !route.well_known_words().is_empty())
+    {
+        let _ = writeln!(text, "  neighbor {label} route-map OUT out");
+    }
     if session.add_path {
         let _ = writeln!(text, "  neighbor {label} addpath-tx-all-paths");
     }
@@ -265,6 +273,21 @@ fn activation(setup: &Setup, session: &Session) -> String {
         let _ = writeln!(text, "  neighbor {label} route-reflector-client");
     }
     text
+}
+
+/// The part of the map of what is sent that adds well-known communities to one route.
+fn on_the_way_out(index: usize, route: &Announced) -> String {
+    let words = route.well_known_words();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!(
+        "ip prefix-list P{index} permit {}\nroute-map OUT permit {}\n match ip address prefix-list P{index}\n set community {} additive\nexit\n\
+         route-map OUT permit 65535\nexit\n",
+        route.prefix,
+        index + 1,
+        words.join(" ")
+    )
 }
 
 fn route_map(index: usize, route: &Announced) -> String {

@@ -168,20 +168,22 @@ fn config(seat: &Seat, setup: &Setup, major: u32) -> String {
     for session in &setup.sessions {
         text.push_str(&neighbor(setup, session, major));
     }
-    text + "allow from any\nallow to any\n"
+    text.push_str("allow from any\nallow to any\n");
+    for route in &setup.routes {
+        for word in route.well_known_words() {
+            let _ = writeln!(text, "match to any prefix {} set community {word}", route.prefix);
+        }
+    }
+    text
 }
 
 fn attributes(setup: &Setup, route: &Announced) -> String {
-    let next_hop = setup.explicit_next_hop(route.prefix);
-    if route.is_plain() && next_hop.is_none() {
-        return String::new();
-    }
-    let mut text = String::from(" set {");
-    if let Some(hop) = next_hop {
+    let mut text = String::new();
+    if let Some(hop) = setup.explicit_next_hop(route.prefix) {
         let _ = write!(text, " nexthop {hop}");
     }
     for (what, words) in [
-        ("community", route.community_words()),
+        ("community", route.plain_community_words()),
         ("ext-community rt", route.route_target_words()),
         ("large-community", route.large_community_words()),
     ] {
@@ -189,7 +191,11 @@ fn attributes(setup: &Setup, route: &Announced) -> String {
             let _ = write!(text, " {what} {word}");
         }
     }
-    text + " }"
+    if text.is_empty() {
+        text
+    } else {
+        format!(" set {{{text} }}")
+    }
 }
 
 fn neighbor(setup: &Setup, session: &Session, major: u32) -> String {
