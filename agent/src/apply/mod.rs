@@ -171,7 +171,8 @@ impl<K: Kernel> Dataplane<K> {
         }
         self.sysctls.made(made.sysctls);
         // What could not be done for want of this link: its endpoint was heard of before, or it follows one of the same name.
-        self.retry.try_again(|op| leads_through(op, host_interface));
+        self.retry
+            .try_again(|op| op.is_on_link(|name| name == host_interface));
     }
 
     /// Takes in what the kernel said of links with our prefix. Whether a workload's is gone; what else does not agree with what is
@@ -243,7 +244,8 @@ impl<K: Kernel> Dataplane<K> {
         } else {
             // A pod's link was seen before it was up, and what leads to it was refused: who waits for the pod must not wait
             // for the delay too.
-            self.retry.try_again(|op| op.is_on_link(&changed.names));
+            self.retry
+                .try_again(|op| op.is_on_link(|name| changed.names.contains(name)));
         }
     }
 
@@ -502,15 +504,6 @@ pub fn findings_about(endpoint: &Endpoint, ops: &[Op], unread: &[Failure]) -> Ve
     to_do.chain(unread.iter().map(ToString::to_string)).collect()
 }
 
-/// Whether it makes a route to the workload behind this interface.
-fn leads_through(op: &Op, host_interface: &str) -> bool {
-    let (Op::Route(Change::Create { value: route, .. }) | Op::Route(Change::Replace { to: route, .. })) = op
-    else {
-        return false;
-    };
-    matches!(&route.path, RoutePath::Link { interface } if interface == host_interface)
-}
-
 fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
     let interface = &endpoint.host_interface;
     match subject {
@@ -597,14 +590,12 @@ fn leads_to_gateway(route: &Route) -> bool {
 
 impl Op {
     /// Whether it sets up one of these links of workloads, or leads to it.
-    fn is_on_link(&self, names: &BTreeSet<String>) -> bool {
+    fn is_on_link(&self, is_one: impl Fn(&str) -> bool) -> bool {
         match self {
-            Self::Link(change) => names.contains(change.key()),
-            Self::Sysctl(change) => {
-                sysctl::interface_of(change.key()).is_some_and(|interface| names.contains(interface))
-            }
+            Self::Link(change) => is_one(change.key()),
+            Self::Sysctl(change) => sysctl::interface_of(change.key()).is_some_and(is_one),
             Self::Route(Change::Create { value: route, .. } | Change::Replace { to: route, .. }) => {
-                matches!(&route.path, RoutePath::Link { interface } if names.contains(interface))
+                matches!(&route.path, RoutePath::Link { interface } if is_one(interface))
             }
             _ => false,
         }

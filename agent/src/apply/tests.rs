@@ -483,29 +483,3 @@ fn route(kind: u8) -> Route {
     };
     Route { origin, path }
 }
-
-/// The datastore repeats an endpoint before its link is up: the route is refused, and must not wait when the link is made.
-#[test]
-fn what_leads_to_a_link_that_was_made_is_tried_at_once() {
-    let desired = compute(&model());
-    let mut start = kernel();
-    let key = RouteKey::main(prefix("10.65.0.2/32"));
-    start.foreign.insert(key, "something that goes".into());
-    let mut dataplane = Dataplane::new(start);
-    let now = clock::now();
-    assert_eq!(dataplane.apply(&desired, IN_SYNC, now).failures.len(), 1);
-    dataplane.kernel.foreign.clear();
-    let made = |name: &str| HostEnd {
-        link: kernel().links[name].clone(),
-        sysctls: Vec::new(),
-    };
-    dataplane.note_made("cali3", made("cali3"));
-    assert_eq!(
-        dataplane.apply(&desired, IN_SYNC, now).failures.len(),
-        1,
-        "another link"
-    );
-    dataplane.note_made("cali2", made("cali2"));
-    assert_eq!(dataplane.apply(&desired, IN_SYNC, now).failures, []);
-    assert!(is_as_desired(&dataplane.kernel, &desired));
-}
