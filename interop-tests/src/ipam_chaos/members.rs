@@ -264,7 +264,17 @@ impl Members {
                 self.launch(lab, index)?;
             }
         }
-        self.wait_until_healthy()
+        self.wait_until_healthy()?;
+        // A member that was away may find its database full only when it has caught up.
+        eventually("no member is out of space", READY_WITHIN, || {
+            let leader = self.leader().context("nobody leads")?;
+            let alarms = self.ctl(leader, &["alarm", "list"])?;
+            if alarms.trim().is_empty() {
+                return Ok(());
+            }
+            self.make_room()?;
+            anyhow::bail!("{alarms}")
+        })
     }
 
     fn wait_until_healthy(&self) -> anyhow::Result<()> {
