@@ -12,6 +12,7 @@
 //! routes excepted. Walks and overdue routes read the Adj-RIB-Out only when all chunks are taken, so that nothing older follows.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 
 use super::adj_rib_out::{AdjRibOut, PathsPerPrefix};
 use super::attrs::AttrStore;
@@ -166,8 +167,9 @@ impl<F: Family> Chunk<F> {
 struct Member<F: Family> {
     /// The next chunk to take.
     next: u64,
-    /// The next destination of a walk over the Adj-RIB-Out.
-    walk: Option<usize>,
+    /// The destinations of a walk over the Adj-RIB-Out that are still to come. It ends where the Adj-RIB-Out ended when the walk
+    /// began: what was told of later ones is in chunks that the member takes.
+    walk: Option<Range<usize>>,
     /// Routes to be told the latest state of; what the peer knows of them is not known.
     overdue: HashSet<Nlri<F>>,
 }
@@ -217,7 +219,7 @@ impl<F: Family> UpdateGroup<F> {
     pub fn join(&mut self, peer: u32) {
         let member = Member {
             next: self.end(),
-            walk: (self.sent.slots() > 0).then_some(0),
+            walk: walk_over(self.sent.slots()),
             overdue: HashSet::new(),
         };
         self.members.insert(peer, member);
@@ -302,7 +304,7 @@ impl<F: Family> UpdateGroup<F> {
     /// Tells one member everything again (RFC 2918).
     pub fn tell_again(&mut self, peer: u32) {
         if let Some(member) = self.members.get_mut(&peer) {
-            member.walk = Some(0);
+            member.walk = walk_over(self.sent.slots());
         }
     }
 
@@ -331,12 +333,11 @@ impl<F: Family> UpdateGroup<F> {
 
     /// At most `limit` destinations or routes a member is to be told of besides the chunks, of which it must have taken all.
     pub fn catch_up(&mut self, peer: u32, limit: usize) -> Option<CatchUp<F>> {
-        let slots = self.sent.slots();
         let member = self.members.get_mut(&peer)?;
-        if let Some(next) = member.walk {
-            let end = slots.min(next.saturating_add(limit));
-            member.walk = (end < slots).then_some(end);
-            return Some(CatchUp::Walk((next..end).map(DestId::at).collect()));
+        if let Some(Range { start, end }) = member.walk.take() {
+            let until = end.min(start.saturating_add(limit));
+            member.walk = (until < end).then_some(until..end);
+            return Some(CatchUp::Walk((start..until).map(DestId::at).collect()));
         }
         if member.overdue.is_empty() {
             return None;
@@ -404,7 +405,7 @@ impl<F: Family> UpdateGroup<F> {
         member.next = end;
         if member.overdue.len() > MAX_OVERDUE {
             // The walk finds what is told now; only what is not would be forgotten.
-            member.walk = Some(0);
+            member.walk = walk_over(self.sent.slots());
             let sent = &self.sent;
             let is_told = |route: &Nlri<F>| {
                 let told = loc_rib.find(route.prefix).map(|dest| sent.get(dest));
@@ -456,6 +457,11 @@ impl<F: Family> UpdateGroup<F> {
             self.first += 1;
         }
     }
+}
+
+/// A walk over so many destinations; none if there are none.
+fn walk_over(slots: usize) -> Option<Range<usize>> {
+    (slots > 0).then_some(0..slots)
 }
 
 /// How many chunks of a log that begins with number `first` a member has taken.
