@@ -20,6 +20,7 @@ mod refusal;
 mod request;
 mod stages;
 mod status;
+mod undo;
 
 pub use announced::{Announcements, Confirmed};
 pub(crate) use request::handle_id;
@@ -91,6 +92,7 @@ pub struct CniServer<S> {
     pod_mtu: watch::Receiver<u32>,
     announcements: Option<Announcements>,
     locks: lock::Locks,
+    to_undo: undo::ToUndo,
     /// Work going on.
     working: Semaphore,
     counters: Counters,
@@ -133,6 +135,7 @@ impl<S: Store + 'static> CniServer<S> {
             pod_mtu,
             announcements,
             locks: lock::Locks::default(),
+            to_undo: undo::ToUndo::default(),
             counters: Counters::default(),
         }
     }

@@ -230,6 +230,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         }),
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
+    tokio::spawn(Arc::clone(&server).undo_later());
     if let Some(settings) = collected {
         let (interval, grace) = (settings.interval, settings.collector.grace);
         tokio::spawn(Arc::clone(&server).free_orphans(interval, grace));

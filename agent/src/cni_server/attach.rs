@@ -83,9 +83,7 @@ impl<S: Store + 'static> CniServer<S> {
                 &attachment.netns_path,
             )),
             Err(error) => {
-                if let Err(left) = self.tear_down(&subject, None, &mut Stages::default()).await {
-                    warn!(container = subject.id.container_id, error = %left, "an ADD that failed could not be undone; DEL will");
-                }
+                self.undo_attaching(&subject).await;
                 Err(error)
             }
         }
