@@ -439,3 +439,24 @@ fn a_slow_peer_loses_its_place_and_is_told_the_latest_state_only() {
     assert!(net.updates[0] > 18_000, "{}", net.updates[0]);
     assert!(net.updates[1] < 16_000, "{}", net.updates[1]);
 }
+
+#[test]
+fn a_peer_that_falls_behind_while_the_table_grows_hears_each_route_once() {
+    let mut net = Net::new(Grouping::Shared);
+    for number in 0..1_000 {
+        net.say(4, &announce(4, number, number));
+    }
+    net.read_all(false);
+    // One peer of each group reads on; the others lose their place, and much more than is noted route by route.
+    for number in 1_000..40_000 {
+        net.say(4, &announce(4, number, number));
+        if number % 500 == 0 {
+            for reader in [0, 2, 5] {
+                while net.read(reader, false) {}
+            }
+        }
+    }
+    net.read_all(false);
+    assert_eq!(net.beliefs[1].len(), 40_000);
+    assert!(net.idle_talk.is_empty(), "{:?}", net.idle_talk.first());
+}

@@ -404,15 +404,21 @@ impl<F: Family> UpdateGroup<F> {
         }
         member.next = end;
         if member.overdue.len() > MAX_OVERDUE {
-            // The walk finds what is told now; only what is not would be forgotten.
-            member.walk = walk_over(self.sent.slots());
-            let sent = &self.sent;
-            let is_told = |route: &Nlri<F>| {
-                let told = loc_rib.find(route.prefix).map(|dest| sent.get(dest));
-                told.is_some_and(|told| told.iter().any(|path| path.path_id == route.path_id))
-            };
-            member.overdue.retain(|route| !is_told(route));
+            // A walk finds what is told now; only what is not would be forgotten. It begins at the first missed: while a table
+            // grows, all that the member has heard is before that.
+            let (sent, slots) = (&self.sent, self.sent.slots());
+            let mut first = member.walk.as_ref().map_or(slots, |walk| walk.start);
+            member.overdue.retain(|route| {
+                let is_told = |dest: &DestId| {
+                    let told = sent.get(*dest);
+                    told.iter().any(|path| path.path_id == route.path_id)
+                };
+                let told = loc_rib.find(route.prefix).filter(is_told);
+                first = told.map_or(first, |dest| first.min(dest.index()));
+                told.is_none()
+            });
             member.overdue.shrink_to_fit();
+            member.walk = (first < slots).then_some(first..slots);
         }
     }
 
