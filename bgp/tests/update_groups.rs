@@ -447,16 +447,24 @@ fn a_peer_that_falls_behind_while_the_table_grows_hears_each_route_once() {
         net.say(4, &announce(4, number, number));
     }
     net.read_all(false);
-    // One peer of each group reads on; the others lose their place, and much more than is noted route by route.
-    for number in 1_000..40_000 {
+    // One peer of each group reads on; the others lose their place again and again, and each time much more than is noted route
+    // by route. In between they read a little.
+    for number in 1_000..100_000 {
         net.say(4, &announce(4, number, number));
         if number % 500 == 0 {
             for reader in [0, 2, 5] {
                 while net.read(reader, false) {}
             }
         }
+        if number % 30_000 == 0 {
+            for reader in [1, 3, 6] {
+                (0..3).for_each(|_| {
+                    net.read(reader, false);
+                });
+            }
+        }
     }
     net.read_all(false);
-    assert_eq!(net.beliefs[1].len(), 40_000);
+    assert_eq!(net.beliefs[1].len(), 100_000);
     assert!(net.idle_talk.is_empty(), "{:?}", net.idle_talk.first());
 }

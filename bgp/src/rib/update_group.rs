@@ -26,6 +26,9 @@ const LOG_OCTETS: usize = 1 << 20;
 /// Overdue routes of a member beyond this many are looked for by a walk instead, those withdrawn excepted.
 const MAX_OVERDUE: usize = 16_384;
 
+/// Ranges of destinations of one walk.
+const MAX_RANGES: usize = 16;
+
 /// Messages made at one go.
 #[derive(Debug)]
 pub struct Chunk<F: Family> {
@@ -167,9 +170,9 @@ impl<F: Family> Chunk<F> {
 struct Member<F: Family> {
     /// The next chunk to take.
     next: u64,
-    /// The destinations of a walk over the Adj-RIB-Out that are still to come. It ends where the Adj-RIB-Out ended when the walk
-    /// began: what was told of later ones is in chunks that the member takes.
-    walk: Option<Range<usize>>,
+    /// The destinations of a walk over the Adj-RIB-Out that are still to come, in ascending order. It ends where the Adj-RIB-Out
+    /// ended when the walk began: what was told of later ones is in chunks that the member takes.
+    walk: VecDeque<Range<usize>>,
     /// Routes to be told the latest state of; what the peer knows of them is not known.
     overdue: HashSet<Nlri<F>>,
 }
@@ -334,9 +337,11 @@ impl<F: Family> UpdateGroup<F> {
     /// At most `limit` destinations or routes a member is to be told of besides the chunks, of which it must have taken all.
     pub fn catch_up(&mut self, peer: u32, limit: usize) -> Option<CatchUp<F>> {
         let member = self.members.get_mut(&peer)?;
-        if let Some(Range { start, end }) = member.walk.take() {
+        if let Some(Range { start, end }) = member.walk.pop_front() {
             let until = end.min(start.saturating_add(limit));
-            member.walk = (until < end).then_some(until..end);
+            if until < end {
+                member.walk.push_front(until..end);
+            }
             return Some(CatchUp::Walk((start..until).map(DestId::at).collect()));
         }
         if member.overdue.is_empty() {
@@ -407,7 +412,7 @@ impl<F: Family> UpdateGroup<F> {
             // A walk finds what is told now; only what is not would be forgotten. It begins at the first missed: while a table
             // grows, all that the member has heard is before that.
             let (sent, slots) = (&self.sent, self.sent.slots());
-            let mut first = member.walk.as_ref().map_or(slots, |walk| walk.start);
+            let mut first = slots;
             member.overdue.retain(|route| {
                 let is_told = |dest: &DestId| {
                     let told = sent.get(*dest);
@@ -418,7 +423,7 @@ impl<F: Family> UpdateGroup<F> {
                 told.is_none()
             });
             member.overdue.shrink_to_fit();
-            member.walk = (first < slots).then_some(first..slots);
+            member.walk_also(first..slots);
         }
     }
 
@@ -443,7 +448,7 @@ impl<F: Family> UpdateGroup<F> {
 
     /// Whether a member is being told everything and has not heard all.
     pub fn is_walking(&self, peer: u32) -> bool {
-        let walking = |member: &Member<F>| member.walk.is_some();
+        let walking = |member: &Member<F>| !member.walk.is_empty();
         self.walk.is_some() || self.members.get(&peer).is_some_and(walking)
     }
 
@@ -465,9 +470,9 @@ impl<F: Family> UpdateGroup<F> {
     }
 }
 
-/// A walk over so many destinations; none if there are none.
-fn walk_over(slots: usize) -> Option<Range<usize>> {
-    (slots > 0).then_some(0..slots)
+/// A walk over so many destinations.
+fn walk_over(slots: usize) -> VecDeque<Range<usize>> {
+    (slots > 0).then_some(0..slots).into_iter().collect()
 }
 
 /// How many chunks of a log that begins with number `first` a member has taken.
@@ -477,6 +482,25 @@ fn taken<F: Family>(first: u64, member: &Member<F>) -> usize {
 
 impl<F: Family> Member<F> {
     fn is_caught_up(&self) -> bool {
-        self.walk.is_none() && self.overdue.is_empty()
+        self.walk.is_empty() && self.overdue.is_empty()
+    }
+
+    /// Walks over these destinations too, which end where the Adj-RIB-Out does. What lies between two ranges the member has heard; it hears
+    /// it again when there are too many ranges to keep apart.
+    fn walk_also(&mut self, mut more: Range<usize>) {
+        while let Some(last) = self
+            .walk
+            .pop_back_if(|last| last.end >= more.start || last.start >= more.start)
+        {
+            more.start = more.start.min(last.start);
+        }
+        if self.walk.len() == MAX_RANGES
+            && let Some(last) = self.walk.pop_back()
+        {
+            more.start = last.start;
+        }
+        if !more.is_empty() {
+            self.walk.push_back(more);
+        }
     }
 }
