@@ -66,7 +66,7 @@ tidy: ## Check file lengths, dependency edges, purity of the cores, and that eve
 .PHONY: test-containers
 test-containers: ## Prove Calidris under containerd, spoken to as kubelet does, and under podman (installs both)
 	@interop-tests/setup-debian.sh containers
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --workspace --all-targets --locked
 	CALIDRIS_NO_SKIP=1 $(CARGO) test --locked --workspace --test containers
 
 .PHONY: test-kubernetes

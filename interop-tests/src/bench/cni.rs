@@ -5,24 +5,23 @@
 //! router; the others are `ptp` and `bridge` with `host-local`, which write files. A time is from the execution of the
 //! plugin to its exit.
 //!
-//! Seen with 200 pods, one run each on two processors that other work was busy on too, so that only what stands side by side
-//! can be compared; milliseconds, but for the rows a second:
+//! Seen with 200 pods in one run on two processors; milliseconds, but for the rows a second:
 //!
 //! | | ours | `ptp` | `bridge` | `ptp` by ours |
 //! |---|---|---|---|---|
-//! | ADD, 1 at a time, p50 | 3.0 | 12.8 | 13.4 | 4.3 |
-//! | DEL, 1 at a time, p50 | 4.3 | 24.1 | 25.7 | 5.6 |
-//! | ADD, 16 at a time, p50 | 26.3 | 95.4 | 115 | 3.6 |
-//! | ADD, 16 at a time, p99 | 40.0 | 158 | 176 | 3.9 |
-//! | DEL, 16 at a time, p50 | 29.9 | 70.0 | 76.1 | 2.3 |
-//! | ADD and DEL a second, 16 at a time | 274 | 95 | 84 | 2.9 more |
-//! | ADD, 64 at a time, p50 | 96.3 | 507 | 565 | 5.3 |
-//! | ADD, 64 at a time, p99 | 133 | 1,167 | 1,793 | 8.8 |
-//! | ADD and DEL a second, 64 at a time | 250 | 67 | 57 | 3.7 more |
-//! | processor time of the machine for both, 16 at a time | 6.4 | 19.7 | 22.8 | 3.1 |
+//! | ADD, 1 at a time, p50 | 3.2 | 11.5 | 13.1 | 3.6 |
+//! | DEL, 1 at a time, p50 | 5.7 | 24.0 | 24.6 | 4.2 |
+//! | ADD, 16 at a time, p50 | 25.0 | 101 | 120 | 4.0 |
+//! | ADD, 16 at a time, p99 | 41.7 | 159 | 197 | 3.8 |
+//! | DEL, 16 at a time, p50 | 32.8 | 80.4 | 91.5 | 2.5 |
+//! | ADD and DEL a second, 16 at a time | 256 | 87 | 74 | 2.9 more |
+//! | ADD, 64 at a time, p50 | 81.6 | 343 | 571 | 4.2 |
+//! | ADD, 64 at a time, p99 | 216 | 796 | 1,423 | 3.7 |
+//! | ADD and DEL a second, 64 at a time | 261 | 82 | 58 | 3.2 more |
+//! | processor time of the machine for both, 16 at a time | 7.2 | 22.0 | 26.1 | 3.1 |
 //!
-//! In the run of the first and the last rows 500 pods of one node all answered another node 1.2 s after the first ADD began; the
-//! plugin's process alone took 0.84 ms where `/bin/true` took 0.62 ms; the agent never had more than 44 MiB.
+//! In the same run 500 pods of one node all answered another node 0.81 s after the first ADD began; the plugin's process alone
+//! took 0.85 ms where `/bin/true` took 0.63 ms; the agent never had more than 45 MiB.
 
 mod alone;
 mod burst;
