@@ -85,6 +85,12 @@ impl<'a> Draft<'a> {
     /// Gives `addresses` of `block` (as it now is) to the request.
     pub(super) fn take(&mut self, block: &AllocationBlock, addresses: &[IpAddr]) -> Result<(), BlockError> {
         let next = block.assign(addresses, &self.attribute)?;
+        self.assign(block, addresses, next);
+        Ok(())
+    }
+
+    /// Notes that the request has `addresses` of `block`, which becomes `next`.
+    fn assign(&mut self, block: &AllocationBlock, addresses: &[IpAddr], next: AllocationBlock) {
         self.guard_stored(&keys::block(block.cidr()));
         self.assigned
             .extend(addresses.iter().map(|&address| AssignedAddress {
@@ -93,7 +99,6 @@ impl<'a> Draft<'a> {
                 sequence_number: block.sequence_number(),
             }));
         self.blocks.insert(next.cidr(), Arc::new(next));
-        Ok(())
     }
 
     /// Gives `addresses` of `block`, which `keeper_id` keeps, to the request. `keeper` is the handle as it now is.
@@ -106,14 +111,7 @@ impl<'a> Draft<'a> {
         let next = block.hand_over(addresses, &self.attribute);
         let left = next.allocations_of(keeper_id).count();
         let keeper = keeper.with_count(block.cidr(), u64::try_from(left).unwrap_or(u64::MAX));
-        self.guard_stored(&keys::block(block.cidr()));
-        self.assigned
-            .extend(addresses.iter().map(|&address| AssignedAddress {
-                address,
-                block: block.cidr(),
-                sequence_number: block.sequence_number(),
-            }));
-        self.blocks.insert(next.cidr(), Arc::new(next));
+        self.assign(block, addresses, next);
         self.keeper = Some((keeper_id.to_owned(), keeper.clone()));
         keeper
     }
