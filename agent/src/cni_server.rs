@@ -213,8 +213,13 @@ impl<S: Store + 'static> CniServer<S> {
         if request.addresses == AddressManagement::Only {
             return self.take_back(&request.config, attachment).await;
         }
-        self.detach(&request.config, attachment, &mut Stages::default())
-            .await
+        let undone = self
+            .detach(&request.config, attachment, &mut Stages::default())
+            .await;
+        if let Err(error) = undone {
+            self.leave_to_undo(&request::subject(&request.config, attachment)?, &error);
+        }
+        Ok(())
     }
 
     async fn reply_within_bounds(&self, request: Arc<Request>, netns: Option<OwnedFd>) -> Reply {

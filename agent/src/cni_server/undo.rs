@@ -1,5 +1,5 @@
-//! ADDs that failed and could not be undone at once because the datastore was away. What they wrote may take effect there later:
-//! they are undone when the datastore is back, since not every runtime calls DEL after an ADD that failed.
+//! ADDs that failed, or whose answer nobody took, and that could not be undone at once because the datastore was away. What
+//! they wrote may take effect there later: they are undone when it is back, since not every runtime then calls DEL.
 //!
 //! Invariants: an attachment is claimed before it is undone, and left alone if a later ADD succeeded; what waits is bounded. What
 //! finds no room, and what waits when the agent ends, is left to DEL.
@@ -53,11 +53,16 @@ impl<S: Store + 'static> CniServer<S> {
         let Err(error) = self.tear_down(subject, None, &mut Stages::default()).await else {
             return;
         };
+        self.leave_to_undo(subject, &error);
+    }
+
+    /// Keeps in mind what could not be undone.
+    pub(super) fn leave_to_undo(&self, subject: &Subject, error: &CniError) {
         let container = subject.id.container_id.as_str();
         if self.to_undo.add(subject.clone()) {
-            info!(container, %error, "an ADD that failed could not be undone; trying again when the datastore is there");
+            info!(container, %error, "an ADD could not be undone; trying again when the datastore is there");
         } else {
-            warn!(container, %error, "an ADD that failed could not be undone; DEL will");
+            warn!(container, %error, "an ADD could not be undone; DEL will");
         }
     }
 
