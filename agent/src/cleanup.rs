@@ -65,10 +65,10 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
         .rev()
         .map(|(key, route)| Removal::Route(key, route));
     let links = links.into_iter().filter_map(|(name, link)| {
-        if ours::is_our_tunnel(&name, &link) {
+        if link.is_our_tunnel(&name) {
             return Some(Removal::Tunnel(name, link));
         }
-        let is_ours = ours::is_our_link(&name, &link) || ours::is_half_made(&name, &link);
+        let is_ours = link.is_ours(&name) || link.is_half_made(&name);
         is_ours.then_some(Removal::Link(name, link))
     });
     Ok(tables.chain(routes).chain(links).collect())

@@ -4,6 +4,7 @@
 //! `calidris:`; `-o json` prints one JSON document.
 
 mod bgp;
+mod ipam;
 mod node;
 
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::ipam::IpamArgs;
 use crate::config::{self, Config, Environment, SpeakerFile};
-use crate::ipam_cli::{self, IpamArgs};
 use crate::report::StatusReport;
 use crate::{logging, status, wiring};
 
@@ -232,7 +233,7 @@ pub fn run(cli: Cli) -> Exit {
         Task::Status(args) => show_status(&args),
         Task::Plan(args) => node::plan(&args),
         Task::Cleanup(args) => node::cleanup(&args),
-        Task::Ipam(args) => ipam_cli::run(&args),
+        Task::Ipam(args) => ipam::run(&args),
         Task::Speaker(args) => speaker(&args),
         Task::Bgp(args) => bgp::run(&args),
         Task::Lab(args) => lab(&args),

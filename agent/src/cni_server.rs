@@ -42,13 +42,12 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::config::Config;
-use crate::input::Input;
+use crate::inbox::{Found, Message, NotApplied};
 use crate::listen::attend_clients;
 use crate::metrics::Exposition;
-use crate::model::EndpointId;
+use crate::model::{EndpointId, Input};
 use crate::pod_link::HostEnd;
 use crate::report::{CniReport, DatastoreReport};
-use crate::turn::{Found, Message, NotApplied};
 use stages::{Stage, StageHistograms, Stages};
 
 /// How long a plugin may take to send its request: it sends it in one go.

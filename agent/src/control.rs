@@ -21,10 +21,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use crate::inbox::Message;
 use crate::listen::attend_clients;
 use crate::plan::PlanReport;
-use crate::reload::ReloadReport;
-use crate::turn::Message;
+use crate::reload::{ReloadMode, ReloadReport, ReloadRequest};
 
 /// Clients served at a time.
 pub const MAX_CLIENTS: usize = 8;
@@ -83,24 +83,6 @@ pub struct Controlled {
     pub node: Option<mpsc::Sender<Message>>,
     /// Who reads the configuration again; `None` where only a restart does.
     pub reload: Option<mpsc::Sender<ReloadRequest>>,
-}
-
-/// A request to read the configuration again.
-#[derive(Debug)]
-pub struct ReloadRequest {
-    /// Whether to apply it, too.
-    pub mode: ReloadMode,
-    /// Where to tell what changed, or what is wrong.
-    pub answer: oneshot::Sender<Result<ReloadReport, String>>,
-}
-
-/// What to do with a configuration that was read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadMode {
-    /// Only tell what it would change.
-    Plan,
-    /// Apply it.
-    Apply,
 }
 
 /// Why there is no answer.

@@ -23,9 +23,9 @@ use tracing::{debug, info, warn};
 
 use crate::cni_server::handle_id;
 use crate::config::Config;
+use crate::inbox::Message;
 use crate::model::Model;
 use crate::report::DatastoreReport;
-use crate::turn::Message;
 use crate::{clock, host_routes, namespaces};
 
 /// Most acts of one look: so many transactions the datastore bears at once without others noticing.

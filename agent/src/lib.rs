@@ -1,6 +1,6 @@
 //! The node agent: one process per node that owns addresses, routes and BGP together.
 //!
-//! Data flows one way: `sources/` turn what happens outside into [`input::Input`] values, one thread owns the
+//! Data flows one way: `sources/` turn what happens outside into [`model::Input`] values, one thread owns the
 //! [`model::Model`] and absorbs them, `desired/` computes what should be, `apply/` reads back what is and makes the
 //! difference so. `model`, `desired` and `delta` are pure: no I/O, no clock, no randomness.
 
@@ -17,8 +17,7 @@ pub mod datastore;
 pub mod delta;
 pub mod desired;
 pub mod host_routes;
-pub mod input;
-pub mod ipam_cli;
+pub mod inbox;
 pub mod ipam_collector;
 pub mod kernel;
 pub mod listen;
@@ -26,6 +25,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod namespaces;
+pub mod offline_plan;
 pub mod open_files;
 pub mod ours;
 pub mod plan;

@@ -17,15 +17,14 @@ use calidris_bgp_driver::BgpHandle;
 use calidris_ipam::keys::is_key_part;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{Bgp, Config, ConfigError, SpeakerFile, read_secret};
-use crate::control::{ReloadMode, ReloadRequest};
 use crate::desired::peering::{self, Local, Sessions};
-use crate::input::Input;
+use crate::inbox::Message;
+use crate::model::Input;
 use crate::model::peering::{Peering, SecretKey};
-use crate::turn::Message;
 
 /// How long the speaker waits for its peers while it is not known who they are: until then nothing that a predecessor learned is stale.
 pub const UNTIL_PEERS_ARE_KNOWN: Duration = Duration::from_secs(365 * 86_400);
@@ -68,6 +67,24 @@ pub struct FromDatastore {
     pub secrets: PathBuf,
     /// The node's thread, which makes the routes to peers behind gateways.
     pub inbox: mpsc::Sender<Message>,
+}
+
+/// A request to read the configuration again.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    /// Whether to apply it, too.
+    pub mode: ReloadMode,
+    /// Where to tell what changed, or what is wrong.
+    pub answer: oneshot::Sender<Result<ReloadReport, String>>,
+}
+
+/// What to do with a configuration that was read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadMode {
+    /// Only tell what it would change.
+    Plan,
+    /// Apply it.
+    Apply,
 }
 
 /// What a configuration changes, or has changed.

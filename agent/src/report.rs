@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-pub use compose::Parts;
+pub use compose::{NodeStatus, Parts};
 
 /// The agent at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What happens outside, turned into [`crate::input::Input`] values: one file a source. A source decides nothing.
+//! What happens outside, turned into [`crate::model::Input`] values: one file a source. A source decides nothing.
 
 pub mod bgp;
 pub mod cluster;

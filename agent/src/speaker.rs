@@ -19,10 +19,10 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::config::SpeakerFile;
-use crate::control::{self, Controlled, ReloadRequest};
+use crate::control::{self, Controlled};
 use crate::listen::listen;
 use crate::open_files;
-use crate::reload::Reloader;
+use crate::reload::{ReloadRequest, Reloader};
 
 /// Reload requests that may wait.
 const RELOADS: usize = 4;

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::input::Input;
-use crate::model::TunnelKind;
-use crate::turn::{Message, TunnelPools};
+use crate::desired::TunnelPools;
+use crate::inbox::Message;
+use crate::model::{Input, TunnelKind};
 
 /// How long a tunnel stays after the last pool that needed it: longer than a node takes to be ready for another one, also
 /// while the datastore is slow.

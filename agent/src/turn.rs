@@ -16,80 +16,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, ApplyReport, Dataplane};
-use crate::desired::{self, Announcement, Desired, Published};
-use crate::input::{Input, KernelChange};
-use crate::kernel::{Kernel, KernelError};
-use crate::model::{Affected, Endpoint, EndpointId, InSync, Interface, Model, TunnelKind};
+use crate::desired::{self, Announcement, Desired, Published, TunnelPools};
+use crate::inbox::{Applied, Found, Message, NotApplied, Readiness};
+use crate::kernel::{Kernel, KernelChange, KernelError, KernelNews, node_interfaces};
+use crate::model::{Affected, Endpoint, EndpointId, InSync, Input, Interface, Model};
 use crate::plan::{AnsweredBy, PlanReport};
-use crate::pod_link::HostEnd;
-use crate::report::DataplaneReport;
+use crate::report::{DataplaneReport, NodeStatus};
 
-/// Messages that may wait for the node's thread.
-pub const INBOX: usize = 1024;
 /// Messages taken into one turn, at most: bounds how long the first of them waits.
 const MAX_BATCH: usize = 512;
 /// Operations of a turn that the status names, at most.
 const MAX_REPORTED_OPERATIONS: usize = 20;
-
-/// What the node's thread is told or asked.
-#[derive(Debug)]
-pub enum Message {
-    /// Something happened.
-    Input(Input),
-    /// Something happened, and somebody waits until the kernel has followed.
-    Apply(Input, Applied),
-    /// As `Apply`, for a pod whose link was made a moment ago: its host end need not be read back.
-    ApplyMade(Input, Box<HostEnd>, Applied),
-    /// Which endpoint is this?
-    Find(EndpointId, oneshot::Sender<Found>),
-    /// What of this endpoint, on the node's side, is not as it should be? Everything is read back for it.
-    Inspect(EndpointId, oneshot::Sender<Vec<String>>),
-    /// Can pods be attached?
-    Readiness(oneshot::Sender<Readiness>),
-    /// What would be changed now?
-    Plan(oneshot::Sender<PlanReport>),
-    /// How is it going?
-    Status(oneshot::Sender<NodeStatus>),
-}
-
-/// Where to say that the kernel has followed, or why not.
-pub type Applied = oneshot::Sender<Result<(), NotApplied>>;
-
-/// Why the kernel has not followed: what fails, and the kernel's reason.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotApplied(pub String);
-
-/// Answer to [`Message::Find`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The endpoint, if there is one.
-    pub endpoint: Option<(EndpointId, Endpoint)>,
-    /// Which sources are in sync: before the datastore is, absence means nothing.
-    pub in_sync: InSync,
-}
-
-/// Answer to [`Message::Readiness`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Readiness {
-    /// Which sources are in sync.
-    pub in_sync: InSync,
-    /// How many IP pools there are.
-    pub pools: usize,
-    /// Whether the kernel does not follow in something.
-    pub kernel_fails: bool,
-}
-
-/// Answer to [`Message::Status`].
-#[derive(Debug, Clone)]
-pub struct NodeStatus {
-    /// What is known.
-    pub model: Model,
-    /// What is announced by BGP.
-    pub announced: BTreeSet<IpNetwork>,
-    /// What was done to the kernel.
-    pub dataplane: DataplaneReport,
-}
 
 /// What the node tells the tasks around it. Each has the last value only.
 pub struct Outputs {
@@ -104,9 +41,6 @@ pub struct Outputs {
     /// The node's interfaces by name, without those of workloads.
     pub interfaces: watch::Sender<BTreeMap<String, Interface>>,
 }
-
-/// The pools, by range, whose packets go through a tunnel of each kind.
-pub type TunnelPools = BTreeMap<TunnelKind, BTreeSet<IpNetwork>>;
 
 /// The model, the kernel, and what connects them.
 pub struct Node<K> {
@@ -241,6 +175,10 @@ impl<K: Kernel> Node<K> {
                     waiting.applied.push((attached(&input), done));
                     (input, Some(made))
                 }
+                Message::Kernel(news) => {
+                    affected = affected.and(self.hear(&news));
+                    continue;
+                }
                 Message::Find(id, answer) => {
                     waiting.find.push((id, answer));
                     continue;
@@ -264,18 +202,6 @@ impl<K: Kernel> Node<K> {
                 }
             };
             match (&input, made) {
-                (Input::KernelChanged(change), _) => {
-                    self.dataplane.note(*change);
-                    if *change != KernelChange::Links {
-                        affected = Affected::Everything;
-                    }
-                }
-                (Input::WorkloadLinks(news), _) => {
-                    let is_of_workload = |name: &str| has_workload(&self.model, name);
-                    if self.dataplane.note_heard(news, is_of_workload) {
-                        affected = Affected::Everything;
-                    }
-                }
                 (Input::Attached { endpoint, .. }, Some(made)) => {
                     self.dataplane.note_made(&endpoint.host_interface, *made);
                 }
@@ -289,6 +215,26 @@ impl<K: Kernel> Node<K> {
             affected = affected.and(news);
         }
         (waiting, affected)
+    }
+
+    /// Notes what the kernel reports; says what may have to be different.
+    fn hear(&mut self, news: &KernelNews) -> Affected {
+        let matters = match news {
+            KernelNews::Changed(change) => {
+                self.dataplane.note(*change);
+                // Which of the links changed is seen when they are read back.
+                *change != KernelChange::Links
+            }
+            KernelNews::WorkloadLinks(news) => {
+                let is_of_workload = |name: &str| has_workload(&self.model, name);
+                self.dataplane.note_heard(news, is_of_workload)
+            }
+        };
+        if matters {
+            Affected::Everything
+        } else {
+            Affected::Nothing
+        }
     }
 
     /// A link that nobody told of, of a workload that is there, is looked for.
@@ -371,7 +317,9 @@ impl<K: Kernel> Node<K> {
     /// Takes the node's links and addresses into the model.
     fn observe(&mut self) -> Result<(), KernelError> {
         let (links, addresses) = self.dataplane.observed()?;
-        let mut is_new = self.model.observe(links, addresses);
+        let mut is_new = self
+            .model
+            .observe(links.keys(), node_interfaces(links, addresses));
         if is_new {
             self.outputs
                 .interfaces

@@ -23,21 +23,21 @@ use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::datastore::store::AnyStore;
 use crate::datastore::{pool, remote};
-use crate::desired::{DEFAULT_MTU, Published};
-use crate::input::Input;
+use crate::desired::{DEFAULT_MTU, Published, TunnelPools};
+use crate::inbox::{INBOX, Message};
 use crate::ipam_collector;
-use crate::kernel::{Kernel, Linux};
+use crate::kernel::{Kernel, Linux, node_interfaces};
 use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
-use crate::model::{Model, NatExclusions, Settings};
+use crate::model::{Input, Model, NatExclusions, Settings};
 use crate::open_files;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
-use crate::report::{DatastoreReport, Parts, StatusReport};
+use crate::report::{DatastoreReport, NodeStatus, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
 use crate::status;
 use crate::tunnel_addresses;
-use crate::turn::{INBOX, Message, Node, NodeStatus, Outputs, TunnelPools};
+use crate::turn::{Node, Outputs};
 
 /// Threads for everything that waits; the node's own thread comes on top.
 const WORKERS: usize = 2;
@@ -341,7 +341,8 @@ pub(crate) async fn first_model(config: &Config, kernel: &mut Linux) -> anyhow::
             model.hints.reach.extend(found.map(|address| address.ip()));
         }
     }
-    model.observe(&kernel.links()?, &kernel.addresses()?);
+    let links = kernel.links()?;
+    model.observe(links.keys(), node_interfaces(&links, &kernel.addresses()?));
     for target in model.hints.reach.clone() {
         if let Some(source) = kernel.source_towards(target)? {
             model.hints.sources.insert(target, source);

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 use calidris_agent::apply::{ApplyReport, Dataplane};
 use calidris_agent::clock;
 use calidris_agent::desired::{Desired, compute};
-use calidris_agent::input::{Input, KernelChange};
-use calidris_agent::kernel::Linux;
+use calidris_agent::inbox::Message;
+use calidris_agent::kernel::{KernelChange, KernelNews, Linux, node_interfaces};
 use calidris_agent::model::{
     Encapsulation, Endpoint, EndpointId, HostPort, InSync, Learned, Model, NextHop, Pool, Protocol,
 };
-use calidris_agent::turn::Message;
 use namespaces::{Namespace, possible};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -50,7 +49,7 @@ fn now() -> Instant {
 /// One turn: what is there goes into the model, the model says what should be, that is applied.
 fn turn(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> ApplyReport {
     let (links, addresses) = dataplane.observed().unwrap();
-    model.observe(links, addresses);
+    model.observe(links.keys(), node_interfaces(links, addresses));
     dataplane.apply(&compute(model), model.in_sync, now())
 }
 
@@ -420,7 +419,7 @@ fn notifications_that_were_lost_mean_that_everything_is_read_back() {
     assert!(
         matches!(
             heard,
-            Message::Input(Input::KernelChanged(KernelChange::Everything))
+            Message::Kernel(KernelNews::Changed(KernelChange::Everything))
         ),
         "{heard:?}"
     );

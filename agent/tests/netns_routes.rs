@@ -11,8 +11,7 @@ use calidris_agent::apply::{Dataplane, Op};
 use calidris_agent::clock;
 use calidris_agent::delta::Change;
 use calidris_agent::desired::{Desired, Gateway, Route, RouteKey, RouteOrigin, RoutePath};
-use calidris_agent::input::KernelChange;
-use calidris_agent::kernel::{Kernel, Linux};
+use calidris_agent::kernel::{Kernel, KernelChange, Linux};
 use calidris_agent::model::InSync;
 use namespaces::{Namespace, possible};
 

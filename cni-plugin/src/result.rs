@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{CniError, ErrorCode};
-use crate::spec::remove_nulls;
 use crate::version::CniVersion;
 
 /// What an attachment consists of.
@@ -214,5 +213,17 @@ impl AddResult {
             (route.mtu, route.advmss, route.priority) = (None, None, None);
             (route.table, route.scope) = (None, None);
         }
+    }
+}
+/// Removes the members that are `null`, at any depth: runtimes and plugins written in Go print empty lists and maps so,
+/// containerd for one the annotations and port mappings of a pod that has none.
+pub(crate) fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(remove_nulls),
+        _ => {}
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{CniError, ErrorCode};
-use crate::result::{AddResult, Dns};
+use crate::result::{AddResult, Dns, remove_nulls};
 use crate::version::CniVersion;
 
 /// Where the agent listens unless the configuration says otherwise.
@@ -417,19 +417,6 @@ fn take_object<T: serde::de::DeserializeOwned + Default>(
             Ok(T::default())
         }
         Some(_) => Err(invalid(key, "expected an object")),
-    }
-}
-
-/// Removes the members that are `null`, at any depth: runtimes and plugins written in Go print empty lists and maps so,
-/// containerd for one the annotations and port mappings of a pod that has none.
-pub(crate) fn remove_nulls(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            members.retain(|_, member| !member.is_null());
-            members.values_mut().for_each(remove_nulls);
-        }
-        Value::Array(entries) => entries.iter_mut().for_each(remove_nulls),
-        _ => {}
     }
 }
 

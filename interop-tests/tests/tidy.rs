@@ -93,6 +93,9 @@ const EDGES: [(&str, &[&str]); 9] = [
     ("calidris-cni-conformance", &[]),
 ];
 
+/// The folders of packages whose modules use each other in one direction.
+const PACKAGES_WITHOUT_CIRCLES: [&str; 4] = ["agent", "bgp/driver", "cni-plugin", "ipam/etcd"];
+
 #[test]
 fn files_are_short_enough_to_read() {
     let long = rust_files().into_iter().filter_map(|file| {
@@ -151,6 +154,19 @@ fn packages_depend_only_along_the_arrows() {
             .map(move |dependency| format!("forbidden edge: {package} -> {dependency}"))
     });
     assert_none(forbidden);
+}
+
+/// Data flows one way within a package, too: its modules, the files and folders of `src`, use each other without a circle.
+#[test]
+fn modules_use_each_other_in_one_direction() {
+    let rows = PACKAGES_WITHOUT_CIRCLES.iter().filter_map(|package| {
+        let circle = circle(module_uses(package))?;
+        Some(format!(
+            "{package}: {} use each other in a circle",
+            circle.join(", ")
+        ))
+    });
+    assert_none(rows);
 }
 
 #[test]
@@ -246,6 +262,57 @@ fn own_dependencies() -> BTreeMap<String, BTreeSet<String>> {
             (name, own)
         })
         .collect()
+}
+
+/// Who uses whom by `crate::NAME`, tests aside, of the modules of a package.
+fn module_uses(package: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let source = format!("{package}/src/");
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in rust_files() {
+        let Some(inside) = file
+            .strip_prefix(&source)
+            .filter(|inside| !inside.contains("test"))
+        else {
+            continue;
+        };
+        let module = inside.split(['/', '.']).next().unwrap_or_default();
+        let text = read(&file);
+        let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code: Vec<&str> = shipped
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect();
+        let code = code.join(" ");
+        let named = code.split("crate::").skip(1).flat_map(named_first);
+        let others = named.filter(|name| *name != module).map(str::to_owned);
+        uses.entry(module.to_owned()).or_default().extend(others);
+    }
+    uses
+}
+
+/// The name that what follows `crate::` begins with, or the first names of a list in braces.
+fn named_first(text: &str) -> impl Iterator<Item = &str> {
+    let list = match text.strip_prefix('{') {
+        Some(list) => list.split('}').next(),
+        None => text.split(|c: char| !c.is_alphanumeric() && c != '_').next(),
+    };
+    let names = list.unwrap_or_default().split(',');
+    names.filter_map(|name| name.split(':').next()).map(str::trim)
+}
+
+/// What is left when everything that uses nothing left is taken away, again and again, and then what nothing left uses: circles.
+fn circle(mut uses: BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    loop {
+        let left: BTreeSet<String> = uses.keys().cloned().collect();
+        let used: BTreeSet<String> = uses.values().flatten().cloned().collect();
+        uses.retain(|module, others| {
+            others.retain(|other| left.contains(other));
+            !others.is_empty() && used.contains(module)
+        });
+        if uses.len() == left.len() {
+            return (!uses.is_empty()).then(|| uses.into_keys().collect());
+        }
+    }
 }
 
 fn rust_files() -> Vec<String> {

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Op;
 use crate::delta::{Change, delta};
 use crate::desired::HostLink;
-use crate::input::LinkNews;
-use crate::kernel::{Kernel, KernelError, Link};
+use crate::kernel::{Kernel, KernelError, Link, LinkNews};
 use crate::ours::LINK_PREFIX;
 
 pub(super) struct Links {

@@ -34,9 +34,9 @@ use tracing::debug;
 
 use crate::delta::Change;
 use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
-use crate::input::{KernelChange, LinkNews};
 use crate::kernel::{
-    AddressChange, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily, RouteChange, TunnelChange,
+    AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
+    RouteChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
@@ -448,7 +448,7 @@ impl<K: Kernel> Dataplane<K> {
         links
             .filter(|(name, link)| {
                 (desired.tunnels.contains_key(*name) && link.transport.is_some())
-                    || (!desired.undecided_tunnels.contains(*name) && ours::is_our_tunnel(name, link))
+                    || (!desired.undecided_tunnels.contains(*name) && link.is_our_tunnel(name))
             })
             .map(|(name, _)| name.clone())
             .collect()

@@ -4,6 +4,7 @@ use super::*;
 use crate::clock;
 use crate::desired::{NeighborSubject, NeighborTarget, Transport, compute};
 use crate::kernel::fake::{FakeKernel, Fault};
+use crate::kernel::node_interfaces;
 use crate::model::{ClusterBlock, Encapsulation, Model, NodeFacts, Pool, TunnelKind};
 use crate::ours::{IPIP, VXLAN_V4, VXLAN_V6};
 
@@ -120,7 +121,7 @@ fn damaged(model: &Model) -> FakeKernel {
 fn observed(dataplane: &mut Dataplane<FakeKernel>, model: &Model) -> Model {
     let mut model = model.clone();
     if let Ok((links, addresses)) = dataplane.observed() {
-        model.observe(links, addresses);
+        model.observe(links.keys(), node_interfaces(links, addresses));
     }
     model
 }

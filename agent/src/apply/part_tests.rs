@@ -4,9 +4,8 @@
 use super::tests::{IN_SYNC, is_as_desired, kernel, model, settle};
 use super::*;
 use crate::desired::{compute, part};
-use crate::input::Input;
 use crate::kernel::fake::{FakeKernel, Fault};
-use crate::model::{Affected, EndpointId, Model};
+use crate::model::{Affected, EndpointId, Input, Model};
 
 /// How often the whole was looked at.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::delta::{Change, delta};
 use crate::desired::{Desired, Tunnel};
 use crate::kernel::{Kernel, KernelError, Link, TunnelChange};
 use crate::model::InSync;
-use crate::ours::{self, TUNNEL_ALIAS};
+use crate::ours::TUNNEL_ALIAS;
 
 /// What has to be done to the devices: to be wanted, then to be removed.
 pub(super) fn difference(links: &BTreeMap<String, Link>, desired: &Desired, in_sync: InSync) -> Vec<Op> {
@@ -19,7 +19,7 @@ pub(super) fn difference(links: &BTreeMap<String, Link>, desired: &Desired, in_s
         .filter(|(name, link)| {
             let may_go = in_sync.datastore && !desired.undecided_tunnels.contains(*name);
             let is_wanted = desired.tunnels.contains_key(*name) && link.transport.is_some();
-            is_wanted || (may_go && ours::is_our_tunnel(name, link))
+            is_wanted || (may_go && link.is_our_tunnel(name))
         })
         .map(|(name, link)| (name.clone(), link.clone()))
         .collect();

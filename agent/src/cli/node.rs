@@ -10,7 +10,8 @@ use crate::cleanup::{self, Mode};
 use crate::config::{self, Config};
 use crate::control::{Answer, AskError, Request, ask};
 use crate::kernel::Linux;
-use crate::plan::{self, PlanReport};
+use crate::offline_plan;
+use crate::plan::PlanReport;
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -84,7 +85,7 @@ fn ask_datastore(config: &Config) -> anyhow::Result<PlanReport> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(plan::without_agent(config))
+        .block_on(offline_plan::without_agent(config))
 }
 
 pub(super) fn cleanup(args: &CleanupArgs) -> Exit {

@@ -18,11 +18,10 @@ use super::stages::{Stage, Stages, timed};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint::{self, Written, mac_text};
-use crate::input::Input;
-use crate::model::{Endpoint, EndpointId};
+use crate::inbox::Message;
+use crate::model::{Endpoint, EndpointId, Input};
 use crate::ours::HOST_MAC;
 use crate::pod_link::{self, Earlier, Families, NewLink, PodLinkError};
-use crate::turn::Message;
 
 impl<S: Store + 'static> CniServer<S> {
     /// Attaches the container.

@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use super::request::{self, Subject};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::datastore::workload_endpoint::parse_mac;
+use crate::inbox::Message;
 use crate::model::Endpoint;
 use crate::pod_link::{self, PodLink, ResultSays};
-use crate::turn::Message;
 
 impl<S: Store + 'static> CniServer<S> {
     /// CHECK: the attachment is known, its addresses are assigned to it and are those of `prevResult`, and the link is

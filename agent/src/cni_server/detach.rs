@@ -22,10 +22,9 @@ use super::stages::{Stage, Stages, timed};
 use super::{CniServer, ending, in_thread, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint;
-use crate::input::Input;
-use crate::model::{Endpoint, EndpointId, Model};
+use crate::inbox::{Found, Message};
+use crate::model::{Endpoint, EndpointId, Input, Model};
 use crate::pod_link::{self, PodLinkError};
-use crate::turn::{Found, Message};
 
 /// How often the WorkloadEndpoint may change under our hands.
 const MAX_ATTEMPTS: u32 = 5;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{CniServer, ending, refusal, request};
 use crate::clock;
-use crate::turn::{Message, Readiness};
+use crate::inbox::{Message, Readiness};
 
 impl<S: Store + 'static> CniServer<S> {
     /// STATUS for a network with this configuration.

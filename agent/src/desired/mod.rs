@@ -27,8 +27,10 @@ pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use part::{Part, Scope, part};
-pub use tunnels::{Transport, Tunnel, TunnelAddress, TunnelPeers, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
-
+pub use routes::default_prefix;
+pub use tunnels::{
+    Transport, Tunnel, TunnelAddress, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac,
+};
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
 /// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
@@ -72,7 +74,7 @@ pub struct Desired {
     /// What this node says of itself, once the tunnels are as they should be.
     pub published: Published,
     /// Pools, by range, whose packets go through a tunnel of each kind: its address is to come from one of them.
-    pub tunnel_pools: BTreeMap<TunnelKind, BTreeSet<IpNetwork>>,
+    pub tunnel_pools: TunnelPools,
     /// MTU of pods' interfaces in bytes.
     pub pod_mtu: u32,
 }

@@ -4,8 +4,9 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::input::Input;
-use crate::model::{Affected, Endpoint, EndpointId, HostPort, Learned, LearnedPath, NextHop, Protocol};
+use crate::model::{
+    Affected, Endpoint, EndpointId, HostPort, Input, Learned, LearnedPath, NextHop, Protocol,
+};
 
 fn id(number: u8) -> EndpointId {
     EndpointId {

@@ -5,7 +5,7 @@
 //! gives to a learned route is its metric, and counts against routes of others only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -128,4 +128,15 @@ fn path(learned: &Learned, interfaces: &BTreeMap<String, Interface>) -> Option<R
         })
         .collect();
     (!gateways.is_empty()).then_some(RoutePath::Via { gateways })
+}
+
+/// The default route's prefix of a family.
+#[must_use]
+pub fn default_prefix(is_ipv6: bool) -> IpNetwork {
+    let any = if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    IpNetwork::new(any, 0).unwrap_or_else(|_| IpNetwork::from(any))
 }

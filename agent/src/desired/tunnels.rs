@@ -29,6 +29,9 @@ pub struct Tunnel {
     pub mac: Option<[u8; 6]>,
 }
 
+/// The pools, by range, whose packets go through a tunnel of each kind.
+pub type TunnelPools = BTreeMap<TunnelKind, BTreeSet<IpNetwork>>;
+
 /// What a tunnel carries packets in: what cannot be changed on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
@@ -141,7 +144,7 @@ pub(super) fn undecided(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BT
 }
 
 /// The pools whose packets go through a tunnel of each kind. Only kinds that some pool uses.
-pub(super) fn pools(model: &Model) -> BTreeMap<TunnelKind, BTreeSet<IpNetwork>> {
+pub(super) fn pools(model: &Model) -> TunnelPools {
     let mut pools: BTreeMap<TunnelKind, BTreeSet<IpNetwork>> = BTreeMap::new();
     for pool in model.pools.values() {
         if let Some(kind) = mtu::tunnel_of(pool) {

@@ -15,7 +15,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, Rout
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Link, overlay};
-use crate::desired::{Gateway, MAIN_TABLE, RouteKey, RouteOrigin, RoutePath};
+use crate::desired::{Gateway, MAIN_TABLE, RouteKey, RouteOrigin, RoutePath, default_prefix};
 use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_CLUSTER, ROUTE_PROTOCOL_LOCAL};
 
 pub(crate) use encode::{Indexes, route_change};
@@ -219,7 +219,7 @@ pub(crate) fn parse_route(
     if tos != 0 || flags & RTM_F_CLONED != 0 {
         return Ok(None);
     }
-    let mut destination = super::default_prefix(is_ipv6).network();
+    let mut destination = default_prefix(is_ipv6).network();
     let mut key_table = u32::from(table);
     let mut priority = 0;
     let mut hop = Hop::default();

@@ -8,9 +8,11 @@ mod conntrack;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod link;
 pub(crate) mod linux;
 pub(crate) mod message;
 pub mod netlink;
+mod news;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
@@ -26,7 +28,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 
 pub use conntrack::ConnectionFilter;
 pub use error::KernelError;
+pub use link::{Link, node_interfaces};
 pub use linux::Linux;
+pub use news::{KernelChange, KernelNews, LinkNews};
 pub use nft::{
     ElementChange, NftChain, NftChange, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables,
     OwnPorts, TableChange,
@@ -34,8 +38,7 @@ pub use nft::{
 
 use crate::delta::Change;
 use crate::desired::{
-    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Transport, Tunnel,
-    TunnelAddress,
+    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Tunnel, TunnelAddress,
 };
 
 /// A change of one route.
@@ -165,29 +168,6 @@ pub trait Kernel {
     fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError>;
 }
 
-/// A link as the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Index; another one means another link, even if the name is the same.
-    pub index: u32,
-    /// Whether it is administratively up.
-    pub up: bool,
-    /// Whether it passes packets as well: it has a carrier, or is of a kind that needs none (`IFF_RUNNING`).
-    pub running: bool,
-    /// MAC address, if it has one of six bytes.
-    pub mac: Option<[u8; 6]>,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Alias (`ip link set … alias`).
-    pub alias: Option<String>,
-    /// Whether it is a veth.
-    pub is_veth: bool,
-    /// Index of the other end, in the namespace of the other end.
-    pub peer_index: Option<u32>,
-    /// What it carries packets in, if it is a tunnel of a kind that we make.
-    pub transport: Option<Transport>,
-}
-
 /// A route of ours as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedRoute {
@@ -264,15 +244,4 @@ pub(crate) fn address_message(index: u32, address: IpAddr, prefix: u8) -> Addres
             .push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     message
-}
-
-/// The default route's prefix of a family, which the kernel leaves out of its messages.
-pub(crate) fn default_prefix(is_ipv6: bool) -> IpNetwork {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    let any = if is_ipv6 {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    };
-    IpNetwork::new(any, 0).unwrap_or_else(|_| IpNetwork::from(any))
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 
 use super::{Endpoint, EndpointId, Learned, Model};
-use crate::input::{DatastoreSnapshot, Input};
+use crate::model::{DatastoreSnapshot, Input};
 
 /// Writes of this agent that the datastore's watch has not repeated yet. Bounded by the writes of one watch delay,
 /// and by failed deletions, which the runtime repeats.
@@ -172,9 +172,7 @@ impl Model {
             Input::ReachTargets(targets) => {
                 self.hints.reach = targets;
                 Affected::Everything
-            }
-            // Says nothing about what is wanted: the turn has the kernel read back.
-            Input::KernelChanged(_) | Input::WorkloadLinks(_) => Affected::Nothing,
+            } // Says nothing about what is wanted: the turn has the kernel read back.
         }
     }
 

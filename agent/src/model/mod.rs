@@ -1,11 +1,12 @@
 //! What the agent knows. Functions of current state only: no history, no I/O, no locks.
 //!
-//! One thread owns the [`Model`]; everything in it came in as an [`crate::input::Input`].
+//! One thread owns the [`Model`]; everything in it came in as an [`Input`].
 
 mod absorb;
 mod cluster;
 pub mod detection;
 mod endpoint;
+mod input;
 mod interface;
 mod node;
 pub mod peering;
@@ -19,12 +20,10 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::kernel::Link;
-use crate::ours::LINK_PREFIX;
-
 pub use absorb::{Affected, Unechoed};
 pub use cluster::{Cluster, ClusterBlock};
 pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
+pub use input::{DatastoreSnapshot, Input};
 pub use interface::Interface;
 pub use node::{NodeFacts, TunnelKind, Vtep};
 pub use pool::{Encapsulation, Pool};
@@ -182,29 +181,15 @@ impl Model {
             .map(|(_, node)| node)
     }
 
-    /// Takes in the links and addresses that the kernel has; whether the node's interfaces are not what they were.
-    pub fn observe(
+    /// Takes in which links the kernel has, by name, and what they are; whether the node's interfaces are not what they were.
+    pub fn observe<'a>(
         &mut self,
-        links: &BTreeMap<String, Link>,
-        addresses: &BTreeMap<String, Vec<IpNetwork>>,
+        links: impl Iterator<Item = &'a String> + Clone,
+        interfaces: BTreeMap<String, Interface>,
     ) -> bool {
-        if !links.keys().eq(&self.links) {
-            self.links = links.keys().cloned().collect();
+        if !links.clone().eq(&self.links) {
+            self.links = links.cloned().collect();
         }
-        let interfaces: BTreeMap<String, Interface> = links
-            .iter()
-            .filter(|(name, _)| !name.starts_with(LINK_PREFIX))
-            .map(|(name, link)| {
-                let interface = Interface {
-                    index: link.index,
-                    up: link.up,
-                    running: link.running,
-                    mtu: link.mtu,
-                    addresses: addresses.get(name).cloned().unwrap_or_default(),
-                };
-                (name.clone(), interface)
-            })
-            .collect();
         let is_new = self.interfaces != interfaces;
         self.interfaces = interfaces;
         is_new

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::input::{DatastoreSnapshot, Input};
+use crate::model::{DatastoreSnapshot, Input};
 
 fn id(container: &str) -> EndpointId {
     EndpointId {

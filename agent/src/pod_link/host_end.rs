@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST};
 
-use super::{GATEWAY_V6, NewLink, PodLinkError, pod_end, removal};
+use super::{GATEWAY_V6, NewLink, PodLinkError, name::alias, pod_end, removal};
 use crate::desired::sysctl;
 use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::wire::{attribute, message, nested};
 use crate::kernel::{KernelError, Link, linux, proc};
 use crate::model::EndpointId;
-use crate::ours;
 
 const RTM_SETLINK: u16 = 19;
 const RTM_SETNEIGHTBL: u16 = 67;
@@ -36,7 +35,7 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &NewLink) -> Result<u32, Ke
     }
     let write = |position: usize, datagram: &mut Vec<u8>| match position {
         0 => set_neighbour_parameters(index, datagram),
-        _ => set_link_up(index, &ours::alias(&link.id), datagram),
+        _ => set_link_up(index, &alias(&link.id), datagram),
     };
     let action = |position| match position {
         0 => format!("set the neighbour parameters of {name}"),
@@ -110,7 +109,7 @@ fn set_neighbour_parameters(index: u32, datagram: &mut Vec<u8>) {
 /// As [`remove`], if it is that of the attachment `id`, or half made.
 pub(super) fn remove_of(host: &mut NetlinkSocket, name: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
     match linux::link(host, name)? {
-        Some(link) if ours::is_our_link(name, &link) && link.alias != Some(ours::alias(id)) => Ok(false),
+        Some(link) if link.is_ours(name) && link.alias != Some(alias(id)) => Ok(false),
         Some(link) => delete(host, name, &link),
         None => Ok(false),
     }
@@ -126,7 +125,7 @@ pub(super) fn remove(host: &mut NetlinkSocket, name: &str) -> Result<bool, PodLi
 
 /// Deletes by index: a link of the same name that somebody makes at this moment is another one.
 fn delete(host: &mut NetlinkSocket, name: &str, link: &Link) -> Result<bool, PodLinkError> {
-    if !ours::is_our_link(name, link) && !ours::is_half_made(name, link) {
+    if !link.is_ours(name) && !link.is_half_made(name) {
         return Err(PodLinkError::NameTaken(name.to_owned()));
     }
     match removal::delete(host, name, link.index) {

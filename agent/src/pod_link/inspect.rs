@@ -148,7 +148,7 @@ fn look_at_pod(link: &PodLink, result: &ResultSays) -> Result<PodEnd, KernelErro
 }
 
 fn inspect_host_end(name: &str, found: &Link, pod_index: Option<u32>, wrong: &mut Vec<String>) {
-    if !ours::is_our_link(name, found) {
+    if !found.is_ours(name) {
         wrong.push(format!("{name} on the host was not made by Calidris"));
     }
     if !found.up {

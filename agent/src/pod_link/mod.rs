@@ -33,6 +33,7 @@ use crate::model::EndpointId;
 use crate::ours;
 
 pub use inspect::{ResultSays, inspect};
+use name::alias;
 pub use name::{container_mac, host_interface_name};
 
 /// Gateway of every pod for IPv4.
@@ -221,7 +222,7 @@ impl Prepared {
                 running: true,
                 mac: Some(ours::HOST_MAC),
                 mtu: self.link.mtu,
-                alias: Some(ours::alias(&self.link.id)),
+                alias: Some(alias(&self.link.id)),
                 is_veth: true,
                 peer_index: Some(self.pod_index),
                 transport: None,
@@ -278,8 +279,7 @@ pub fn remove(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkErro
 /// When the kernel does not answer.
 pub fn is_there(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
     let link = linux::link(&mut NetlinkSocket::open()?, host_interface)?;
-    Ok(link
-        .is_some_and(|link| !ours::is_our_link(host_interface, &link) || link.alias == Some(ours::alias(id))))
+    Ok(link.is_some_and(|link| !link.is_ours(host_interface) || link.alias == Some(alias(id))))
 }
 
 fn in_pod<T: Send>(

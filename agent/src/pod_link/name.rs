@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use sha1::{Digest as _, Sha1};
 
 use crate::model::EndpointId;
-use crate::ours::{LINK_PREFIX, alias};
+use crate::ours::{ALIAS_PREFIX, LINK_PREFIX};
 
 /// Length of what follows the prefix: 15 bytes, the kernel's limit, less `cali`.
 const SUFFIX: usize = 11;
+
+/// Longest alias the kernel keeps (`IFALIASZ` less the final zero).
+const ALIAS_MAX: usize = 255;
 
 /// Name of the host end. Calico's rule for `eth0`: `cali` and the first 11 hexadecimal digits of the SHA-1 of
 /// `namespace.pod`; without Kubernetes `cali` and the first 11 characters of the container ID.
@@ -33,6 +36,16 @@ pub fn host_interface_name(pod: Option<(&str, &str)>, container_id: &str, ifname
         }
     };
     format!("{LINK_PREFIX}{suffix}")
+}
+
+/// The alias that marks the host end of `id`. Cut at the kernel's limit of 255 bytes: the mark is at the front.
+#[must_use]
+pub(super) fn alias(id: &EndpointId) -> String {
+    let mut alias = format!("{ALIAS_PREFIX}{}/{}/{}", id.network, id.container_id, id.ifname);
+    while alias.len() > ALIAS_MAX {
+        alias.pop();
+    }
+    alias
 }
 
 /// A MAC address for the pod's end: locally administered, unicast, the same for the same attachment.

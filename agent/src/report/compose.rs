@@ -1,6 +1,6 @@
 //! From what the parts say to one report: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,10 +9,21 @@ use calidris_bgp::status::{PeerStatus, SpeakerStatus};
 use ipnetwork::IpNetwork;
 
 use super::{
-    BgpReport, BlockReport, CniReport, DatastoreReport, EndpointReport, PeerReport, PoolReport, StatusReport,
+    BgpReport, BlockReport, CniReport, DataplaneReport, DatastoreReport, EndpointReport, PeerReport,
+    PoolReport, StatusReport,
 };
 use crate::model::{Encapsulation, Learned, LearnedPath, Model};
-use crate::turn::NodeStatus;
+
+/// What the node's thread says of itself.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// What is known.
+    pub model: Model,
+    /// What is announced by BGP.
+    pub announced: BTreeSet<IpNetwork>,
+    /// What was done to the kernel.
+    pub dataplane: DataplaneReport,
+}
 
 /// What the parts of the agent say at one moment.
 #[derive(Debug, Clone)]
@@ -48,8 +59,8 @@ impl From<Parts> for StatusReport {
             dataplane,
         } = status.unwrap_or_else(|| NodeStatus {
             model: Model::new(node.clone()),
-            announced: std::collections::BTreeSet::new(),
-            dataplane: super::DataplaneReport::default(),
+            announced: BTreeSet::new(),
+            dataplane: DataplaneReport::default(),
         });
         let own_blocks = model.own_blocks.iter().map(|&cidr| BlockReport {
             cidr,

@@ -12,10 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
 use crate::desired::Announcement;
-use crate::input::Input;
-use crate::model::{Learned, LearnedPath, NextHop};
+use crate::inbox::Message;
+use crate::model::{Input, Learned, LearnedPath, NextHop};
 use crate::sources::interface_name;
-use crate::turn::Message;
 
 /// What is announced, always the latest. Both together; configured routes win where both name a prefix.
 #[derive(Debug)]

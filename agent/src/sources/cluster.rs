@@ -14,9 +14,8 @@ use tracing::{info, warn};
 
 use crate::datastore::node;
 use crate::datastore::store::AnyStore;
-use crate::input::Input;
-use crate::model::{Cluster, ClusterBlock};
-use crate::turn::Message;
+use crate::inbox::Message;
+use crate::model::{Cluster, ClusterBlock, Input};
 
 /// Name of the note in an allocation that says which node uses the address (Calico's `AttributeNode`).
 const NODE_ATTRIBUTE: &str = "node";

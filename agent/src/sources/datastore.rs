@@ -14,10 +14,9 @@ use tracing::{info, warn};
 
 use crate::datastore::store::AnyStore;
 use crate::datastore::workload_endpoint::{self, Written};
-use crate::input::{DatastoreSnapshot, Input};
-use crate::model::{Encapsulation, Pool};
+use crate::inbox::Message;
+use crate::model::{DatastoreSnapshot, Encapsulation, Input, Pool};
 use crate::report::DatastoreReport;
-use crate::turn::Message;
 
 /// Watches until the node's thread is gone. `state` says how the connection is.
 pub async fn run(

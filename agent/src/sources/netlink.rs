@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::desired::MAIN_TABLE;
-use crate::input::{Input, KernelChange, LinkNews};
+use crate::inbox::Message;
 use crate::kernel::message;
+use crate::kernel::{KernelChange, KernelNews, LinkNews};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
-use crate::turn::Message;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR` and `RTMGRP_IPV6_ROUTE`
 /// of the kernel's `linux/rtnetlink.h`.
@@ -87,9 +87,9 @@ impl Monitor {
             if changes.foreign_routes || changes.addresses || changes.lost {
                 foreign_changes.send_modify(|count| *count = count.wrapping_add(1));
             }
-            for input in changes.into_inputs() {
-                debug!(?input, "the kernel changed");
-                if inbox.send(Message::Input(input)).await.is_err() {
+            for news in changes.into_news() {
+                debug!(?news, "the kernel changed");
+                if inbox.send(Message::Kernel(news)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -150,9 +150,9 @@ impl Changes {
         }
     }
 
-    fn into_inputs(self) -> Vec<Input> {
+    fn into_news(self) -> Vec<KernelNews> {
         if self.lost {
-            return vec![Input::KernelChanged(KernelChange::Everything)];
+            return vec![KernelNews::Changed(KernelChange::Everything)];
         }
         let kinds = [
             (self.links, KernelChange::Links),
@@ -163,10 +163,10 @@ impl Changes {
         let of_kinds = kinds
             .into_iter()
             .filter(|(is_changed, _)| *is_changed)
-            .map(|(_, change)| Input::KernelChanged(change));
+            .map(|(_, change)| KernelNews::Changed(change));
         // Where all links are read back anyway, nothing need be said of some.
         let of_links = (!self.links && !self.workload_links.is_empty())
-            .then_some(Input::WorkloadLinks(self.workload_links));
+            .then_some(KernelNews::WorkloadLinks(self.workload_links));
         of_links.into_iter().chain(of_kinds).collect()
     }
 }
@@ -293,8 +293,8 @@ mod tests {
             link_message(RTM_DELLINK, 0, 5, b"cali1\0\0\0"),
             link_message(RTM_NEWLINK, 0, 6, b"cali2\0\0\0"),
         ]);
-        let inputs = heard.into_inputs();
-        let [Input::WorkloadLinks(news)] = inputs.as_slice() else {
+        let inputs = heard.into_news();
+        let [KernelNews::WorkloadLinks(news)] = inputs.as_slice() else {
             panic!("{inputs:?}");
         };
         assert_eq!(news["cali1"], LinkNews::Gone(5));
@@ -305,7 +305,7 @@ mod tests {
             link_message(RTM_DELLINK, 7, 6, b"cali2\0\0\0"),
         ] {
             let heard = changes(&[link_message(RTM_NEWLINK, 0, 6, b"cali2\0\0\0"), other]);
-            assert_eq!(heard.into_inputs(), [Input::KernelChanged(KernelChange::Links)]);
+            assert_eq!(heard.into_news(), [KernelNews::Changed(KernelChange::Links)]);
         }
     }
 
@@ -342,10 +342,7 @@ mod tests {
             lost: true,
             ..Changes::default()
         };
-        assert_eq!(
-            lost.into_inputs(),
-            [Input::KernelChanged(KernelChange::Everything)]
-        );
-        assert_eq!(Changes::default().into_inputs(), []);
+        assert_eq!(lost.into_news(), [KernelNews::Changed(KernelChange::Everything)]);
+        assert_eq!(Changes::default().into_news(), []);
     }
 }

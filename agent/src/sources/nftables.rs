@@ -13,11 +13,10 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::input::{Input, KernelChange};
-use crate::kernel::OwnPorts;
+use crate::inbox::Message;
+use crate::kernel::{KernelChange, KernelNews, OwnPorts};
 use crate::ours::NFT_TABLE;
 use crate::sources::notifications::{Heard, Notifications};
-use crate::turn::Message;
 
 /// `NFNLGRP_NFTABLES` is group 7.
 const GROUPS: u32 = 1 << 6;
@@ -71,7 +70,7 @@ impl Monitor {
             let heard = self.notifications.burst(GATHERING, take).await?;
             if std::mem::take(&mut changes.is_changed) || heard == Heard::Part {
                 debug!("somebody changed our nftables tables");
-                let change = Message::Input(Input::KernelChanged(KernelChange::Nft));
+                let change = Message::Kernel(KernelNews::Changed(KernelChange::Nft));
                 if inbox.send(change).await.is_err() {
                     return Ok(());
                 }

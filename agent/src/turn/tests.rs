@@ -9,13 +9,12 @@ use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
 use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
-use crate::input::{DatastoreSnapshot, LinkNews};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
-    AddressChange, ConnectionFilter, KernelError, Link, NeighborChange, NftChange, NftFamily, NftTables,
-    ObservedRoute, RouteChange, TunnelChange,
+    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
+    NftTables, ObservedRoute, RouteChange, TunnelChange,
 };
-use crate::model::{Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
+use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
 type Announced = Option<BTreeMap<IpNetwork, Announcement>>;
 
@@ -184,6 +183,10 @@ impl World {
     fn tell(&mut self, inputs: impl IntoIterator<Item = Input>) {
         self.node
             .turn(inputs.into_iter().map(Message::Input).collect(), self.now);
+    }
+
+    fn hear(&mut self, news: KernelNews) {
+        self.node.turn(vec![Message::Kernel(news)], self.now);
     }
 
     fn apply(&mut self, input: Input) -> Result<(), NotApplied> {
@@ -428,7 +431,7 @@ fn everything_is_read_back_from_time_to_time() {
 fn a_reported_change_is_repaired_at_once() {
     let mut world = World::settled();
     world.shared.kernel.borrow_mut().routes.clear();
-    world.tell([Input::KernelChanged(KernelChange::Routes)]);
+    world.hear(KernelNews::Changed(KernelChange::Routes));
     assert_eq!(world.routes().len(), 3);
 }
 
@@ -463,8 +466,8 @@ fn questions_alone_do_not_disturb_the_kernel() {
     assert_eq!(world.shared.kernel.borrow().calls, calls);
 }
 
-fn heard(name: &str, news: LinkNews) -> Input {
-    Input::WorkloadLinks([(name.to_owned(), news)].into())
+fn of_link(name: &str, news: LinkNews) -> KernelNews {
+    KernelNews::WorkloadLinks([(name.to_owned(), news)].into())
 }
 
 #[test]
@@ -474,13 +477,13 @@ fn what_the_kernel_says_of_links_costs_no_reading_back_where_it_was_expected() {
         let kernel = world.shared.kernel.borrow();
         (kernel.calls, kernel.links["cali1"].clone())
     };
-    world.tell([heard("cali1", LinkNews::Seen(link.clone()))]);
-    world.tell([heard("cali1", LinkNews::Gone(link.index + 7))]);
+    world.hear(of_link("cali1", LinkNews::Seen(link.clone())));
+    world.hear(of_link("cali1", LinkNews::Gone(link.index + 7)));
     // Nobody's.
     world.shared.kernel.borrow_mut().add_link("cali2");
     let other = world.shared.kernel.borrow().links["cali2"].clone();
-    world.tell([heard("cali2", LinkNews::Seen(other))]);
-    world.tell([heard("cali3", LinkNews::Gone(99))]);
+    world.hear(of_link("cali2", LinkNews::Seen(other)));
+    world.hear(of_link("cali3", LinkNews::Gone(99)));
     assert_eq!(world.shared.kernel.borrow().calls, calls);
 
     // Somebody's now: it is found, although nobody told of it again.
@@ -502,12 +505,12 @@ fn a_workloads_link_that_is_gone_or_another_one_is_followed() {
     let mut world = World::settled();
     let index = world.shared.kernel.borrow().links["cali1"].index;
     world.shared.kernel.borrow_mut().remove_link("cali1");
-    world.tell([heard("cali1", LinkNews::Gone(index))]);
+    world.hear(of_link("cali1", LinkNews::Gone(index)));
     assert_eq!(world.routes(), ["10.0.0.0/26", "10.9.0.0/26"]);
     world.shared.kernel.borrow_mut().add_link("cali0");
     world.shared.kernel.borrow_mut().add_link("cali1");
     let again = world.shared.kernel.borrow().links["cali1"].clone();
-    world.tell([heard("cali1", LinkNews::Seen(again))]);
+    world.hear(of_link("cali1", LinkNews::Seen(again)));
     assert_eq!(world.routes(), ["10.0.0.0/26", "10.0.0.1/32", "10.9.0.0/26"]);
 }
 

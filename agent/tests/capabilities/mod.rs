@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, Protocol, SocketType};
 
 use super::POOL;
 use super::cluster::{Cluster, Pod, has_etcd};
+use super::eventually::eventually;
 use super::namespaces::{Namespace, possible};
 
 /// How long anything may take to arrive.
@@ -84,11 +85,14 @@ fn host_ports_of_every_protocol_come_with_add_and_go_with_del_and_gc() {
 /// TCP and UDP of [`PORTS`] on an address of the node lead to the pod.
 fn lead_to(node: &Namespace, pod: &Namespace, address: IpAddr) {
     let any: IpAddr = if address.is_ipv6() { "::" } else { "0.0.0.0" }.parse().unwrap();
-    let _server = pod.run(|| TcpListener::bind((any, 80)).unwrap());
+    // A test beside this one may be starting a program: until it runs, it has our closed sockets too, and their ports.
+    let _server = eventually("port 80 is free", || {
+        pod.run(|| TcpListener::bind((any, 80)).ok())
+    });
     let to = SocketAddr::new(address, 8080);
     node.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
 
-    let server = pod.run(|| UdpSocket::bind((any, 53)).unwrap());
+    let server = eventually("port 53 is free", || pod.run(|| UdpSocket::bind((any, 53)).ok()));
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let client = node.run(|| UdpSocket::bind((address, 0)).unwrap());
     client.send_to(b"ask", (address, 5353)).unwrap();

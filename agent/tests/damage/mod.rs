@@ -6,8 +6,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use calidris_agent::apply::Dataplane;
-use calidris_agent::input::KernelChange;
-use calidris_agent::kernel::Linux;
+use calidris_agent::kernel::{KernelChange, Linux};
 use calidris_agent::model::{
     ClusterBlock, Encapsulation, Endpoint, EndpointId, Model, NodeFacts, Pool, TunnelKind,
 };

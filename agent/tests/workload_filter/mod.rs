@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use calidris_agent::apply::Dataplane;
 use calidris_agent::clock;
 use calidris_agent::desired::compute;
-use calidris_agent::input::KernelChange;
-use calidris_agent::kernel::Linux;
+use calidris_agent::kernel::{KernelChange, Linux};
 use calidris_agent::model::{EndpointId, HostPort, InSync, Model, Protocol, SourceSpoofing};
 
 use super::namespaces::{Namespace, possible};

@@ -10,8 +10,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::event::Event;
 use crate::socket::SocketOptions;
-use crate::task::Event;
 
 /// How long an attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(15);

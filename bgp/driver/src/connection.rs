@@ -12,7 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::task::Event;
+use crate::event::Event;
 
 /// Octets read at a time.
 const READ: usize = 64 * 1024;

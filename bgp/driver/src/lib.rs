@@ -16,6 +16,7 @@
 
 mod connect;
 mod connection;
+mod event;
 mod listener;
 mod neighbor;
 mod socket;

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::StartError;
+use crate::event::Event;
 use crate::socket::{prepare_listener, set_md5_key};
-use crate::task::Event;
 
 /// Connections the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 128;

@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
+use crate::event::{Event, Found};
 use crate::socket::{ROUTER_ADVERTISEMENT, ROUTER_SOLICITATION, prepare_icmpv6, receive_icmpv6};
-use crate::task::Event;
 
 /// How often an interface is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,17 +32,6 @@ const BURST: u32 = 64;
 /// ff02::1 and ff02::2.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-
-/// What there is behind an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// There is no such interface.
-    Nothing,
-    /// The interface is there, with this number.
-    Interface(u32),
-    /// And a router with this link-local address.
-    Router(u32, Ipv6Addr),
-}
 
 /// The interfaces looked at, and what was last found.
 #[derive(Default)]

@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::neighbor::{Found, Neighbors};
+use crate::event::{Event, Found};
+use crate::neighbor::Neighbors;
 use crate::socket::SocketOptions;
 use crate::{Command, DriverConfig, Notice, Shutdown, StartError, connect, connection, listener};
 
@@ -33,23 +34,6 @@ const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// How long a shutdown waits for the last words to go out.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// What the small tasks tell the owner.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// Somebody connected to a listening socket.
-    Accepted(TcpStream, SocketAddr),
-    /// An attempt to connect is over.
-    Connected(ConnId, std::io::Result<TcpStream>),
-    /// Bytes from a peer.
-    Data(ConnId, Vec<u8>),
-    /// So many bytes went out.
-    Written(ConnId, usize),
-    /// The connection is gone.
-    Lost(ConnId, String),
-    /// What was found behind an interface.
-    Neighbor(String, Found),
-}
 
 /// Opens the listening sockets and spawns the task.
 pub(crate) fn start(

@@ -71,25 +71,7 @@ impl Etcd {
     /// # Errors
     /// When etcd does not answer.
     pub fn put(&self, key: &str, value: &str) -> anyhow::Result<()> {
-        let mut command = self.etcdctl();
-        command
-            .args(["put", key])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = self.namespace.spawn(&mut command)?;
-        child
-            .stdin
-            .take()
-            .context("no pipe to etcdctl")?
-            .write_all(value.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "etcdctl put {key}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
+        put(&self.namespace, self.etcdctl(), key, value)
     }
 
     /// All keys with a prefix, and their values. Values with line breaks, which nothing in a lab writes, are refused.
@@ -231,4 +213,30 @@ impl Etcd {
             .args(["--endpoints", &self.endpoint, "--command-timeout", "3s"]);
         command
     }
+}
+
+/// Stores a value with `etcdctl`, a command that names its endpoint and deadlines. The value goes in by standard input: an
+/// argument would end at 128 kB and could begin with a dash.
+///
+/// # Errors
+/// When etcd refuses it or does not answer, with etcdctl's words.
+pub(crate) fn put(namespace: &Namespace, mut etcdctl: Command, key: &str, value: &str) -> anyhow::Result<()> {
+    etcdctl
+        .args(["put", key])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = namespace.spawn(&mut etcdctl)?;
+    child
+        .stdin
+        .take()
+        .context("no pipe to etcdctl")?
+        .write_all(value.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "etcdctl put {key}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }

@@ -289,25 +289,7 @@ impl Members {
     pub(crate) fn put(&self, key: &str, value: &str) -> anyhow::Result<()> {
         let index = self.leader().unwrap_or_default();
         let member = self.members.get(index).context("no such member")?;
-        let mut command = etcdctl(&member.endpoint);
-        command
-            .args(["put", key])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped());
-        let mut child = member.namespace.spawn(&mut command)?;
-        child
-            .stdin
-            .take()
-            .context("no pipe to etcdctl")?
-            .write_all(value.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "etcdctl put {key}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
+        crate::daemon::etcd::put(&member.namespace, etcdctl(&member.endpoint), key, value)
     }
 
     fn ctl(&self, index: usize, words: &[&str]) -> anyhow::Result<String> {

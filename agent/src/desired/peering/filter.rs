@@ -7,7 +7,7 @@ use calidris_bgp::family::Prefix;
 use calidris_bgp::policy::{Change, Condition, PeerKind, Policy, PrefixRange, SourceKind, Term, Verdict};
 
 use super::Deriving;
-use crate::kernel::default_prefix;
+use crate::desired::default_prefix;
 use crate::model::peering::{AnyCommunity, CidrMatch, FilterOperation, FilterRule, PrefixAdvertisement};
 
 impl Deriving<'_> {

@@ -22,7 +22,7 @@ use crate::datastore::store::AnyStore;
 
 /// `calidris ipam …`
 #[derive(Debug, Args)]
-pub struct IpamArgs {
+pub(super) struct IpamArgs {
     #[command(subcommand)]
     task: Task,
 }
@@ -106,7 +106,7 @@ enum Failure {
 }
 
 /// Does what the command line says.
-pub fn run(args: &IpamArgs) -> Exit {
+pub(super) fn run(args: &IpamArgs) -> Exit {
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -84,7 +84,7 @@ impl AddressView {
 }
 
 /// Endpoints and tunnel devices that have `address`, for people.
-pub(in crate::ipam_cli) fn users(inventory: &Inventory, address: IpAddr) -> Vec<String> {
+pub(in crate::cli::ipam) fn users(inventory: &Inventory, address: IpAddr) -> Vec<String> {
     let endpoints = inventory
         .endpoints
         .values()

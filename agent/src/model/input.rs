@@ -1,12 +1,11 @@
-//! Everything that can happen to the agent, as values. The one way facts enter the [`crate::model::Model`].
+//! Everything that can happen to the agent, as values. The one way facts enter the [`Model`](super::Model).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::kernel::Link;
-use crate::model::{Cluster, ClusterBlock, Endpoint, EndpointId, Learned, NodeFacts, Pool, TunnelKind};
+use super::{Cluster, ClusterBlock, Endpoint, EndpointId, Learned, NodeFacts, Pool, TunnelKind};
 
 /// One fact from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,36 +52,6 @@ pub enum Input {
     BgpInSync,
     /// BGP peers that are to be reached through a gateway, all of them.
     PeerGateways(BTreeMap<IpAddr, IpAddr>),
-    /// The kernel reports that something we may own changed: read that kind back.
-    KernelChanged(KernelChange),
-    /// The kernel reports of links with our prefix, by name: the last of what it said of each.
-    WorkloadLinks(BTreeMap<String, LinkNews>),
-}
-
-/// What the kernel said of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkNews {
-    /// It was so.
-    Seen(Link),
-    /// The one with this index is gone.
-    Gone(u32),
-}
-
-/// Which kind of kernel object changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KernelChange {
-    /// Links appeared, vanished or changed.
-    Links,
-    /// Routes changed.
-    Routes,
-    /// Addresses changed.
-    Addresses,
-    /// Neighbours on a tunnel changed.
-    Neighbors,
-    /// Our nftables tables changed.
-    Nft,
-    /// The monitor lost messages: everything must be read back.
-    Everything,
 }
 
 /// What the datastore says, whole.

@@ -1,0 +1,40 @@
+//! What the kernel reports by itself. It concerns what the dataplane has read back, and so never enters the model.
+
+use std::collections::BTreeMap;
+
+use super::Link;
+
+/// One report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelNews {
+    /// Something we may own changed: read that kind back.
+    Changed(KernelChange),
+    /// Of links with our prefix, by name: the last of what the kernel said of each.
+    WorkloadLinks(BTreeMap<String, LinkNews>),
+}
+
+/// What the kernel said of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkNews {
+    /// It was so.
+    Seen(Link),
+    /// The one with this index is gone.
+    Gone(u32),
+}
+
+/// Which kind of kernel object changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelChange {
+    /// Links appeared, vanished or changed.
+    Links,
+    /// Routes changed.
+    Routes,
+    /// Addresses changed.
+    Addresses,
+    /// Neighbours on a tunnel changed.
+    Neighbors,
+    /// Our nftables tables changed.
+    Nft,
+    /// The monitor lost messages: everything must be read back.
+    Everything,
+}
