@@ -174,35 +174,33 @@ fn requested_pools_are_used_in_the_order_of_the_request() {
 }
 
 #[test]
-fn the_limit_of_blocks_per_node_is_named_and_borrowing_goes_on_past_it() {
-    let mut cluster = Cluster::new(&[("p", json!({"cidr": "10.0.0.0/29", "blockSize": 31}))]);
-    cluster.put(
-        keys::IPAM_CONFIG,
-        &json!({"auto_allocate_blocks": true, "strict_affinity": true, "maxBlocksPerHost": 2}),
-    );
-    assert_eq!(
-        cluster
-            .ask("n", "a", |r| r.v4 = AddressRequest::Count(4))
-            .unwrap()
-            .len(),
-        4
-    );
-    let error = cluster.ask("n", "b", one).unwrap_err().to_string();
-    assert!(
-        error.contains("pool p: the node has 2 blocks, no more than 2 are allowed (maxBlocksPerHost)"),
-        "{error}"
-    );
+fn a_node_at_its_limit_of_blocks_is_told_so_and_borrows_nothing() {
+    let mut cluster = Cluster::new(&[
+        ("p", json!({"cidr": "10.0.0.0/29", "blockSize": 31})),
+        ("q", json!({"cidr": "10.1.0.0/29", "blockSize": 31})),
+    ]);
+    let from = |pool: &str, count| {
+        let pools = vec![pool.to_owned()];
+        move |r: &mut AssignRequest| (r.pools, r.v4) = (pools.clone(), AddressRequest::Count(count))
+    };
     cluster.put(
         keys::IPAM_CONFIG,
         &json!({"auto_allocate_blocks": true, "maxBlocksPerHost": 2}),
     );
-    cluster.ask("other", "c", one).unwrap();
-    let theirs = cluster.blocks_of("other")[0];
-    let lent: IpAddr = cluster.ask("n", "d", one).unwrap()[0].parse().unwrap();
-    assert!(theirs.contains(lent));
-    assert_eq!(cluster.blocks_of("n").len(), 2);
-    let error = cluster.ask("n", "e", one).unwrap_err().to_string();
-    assert!(error.contains("(maxBlocksPerHost)"), "{error}");
+    assert_eq!(cluster.ask("n", "a", from("p", 4)).unwrap().len(), 4);
+    cluster.ask("other", "c", from("p", 1)).unwrap();
+    let error = cluster.ask("n", "b", from("p", 1)).unwrap_err().to_string();
+    assert!(
+        error.contains("pool p: the node has 2 blocks, no more than 2 are allowed (maxBlocksPerHost)"),
+        "{error}"
+    );
+    // What counts is what it has in the pools that the request may use.
+    assert_eq!(cluster.ask("n", "d", from("q", 3)).unwrap().len(), 3);
+    assert_eq!(cluster.blocks_of("n").len(), 4);
+    // The last address of its own blocks.
+    assert!(cluster.ask("n", "e", one).unwrap()[0].starts_with("10.1.0."));
+    let error = cluster.ask("n", "f", one).unwrap_err().to_string();
+    assert!(error.contains("the node has 4 blocks"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! 2. new blocks, unless the node has as many as it may (an affinity without block first, then the search);
 //! 3. empty blocks of other nodes that were claimed more than a minute ago;
 //! 4. single addresses of other nodes' blocks, unless affinity is strict.
+//!
+//! A node with as many blocks as it may have, in the pools that the request may use, gets nothing from 2 to 4.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ struct Wanted {
     family: Family,
     count: usize,
     remaining: usize,
-    /// Affinities of the node, of any pool: what the limit counts.
+    /// Affinities of the node to blocks of the pools: what the limit counts.
     node_blocks: usize,
     /// Blocks with the node's affinity that do not exist (half a claim of Calico's).
     claimable: Vec<IpNetwork>,
@@ -79,15 +81,12 @@ impl Assignment<'_> {
     fn use_own_blocks(&mut self, choice: &PoolChoice, wanted: &mut Wanted) -> Plan<()> {
         let view = self.draft.view;
         let prefix = keys::affinities_of(&self.request.node, wanted.family.unspecified());
-        let all: Vec<IpNetwork> = view
+        let blocks: Vec<IpNetwork> = view
             .prefix(&prefix)?
             .filter_map(|kv| Some(keys::parse_affinity(&kv.key)?.1))
-            .collect();
-        wanted.node_blocks = all.len();
-        let blocks: Vec<IpNetwork> = all
-            .into_iter()
             .filter(|&cidr| pool_of(choice, cidr).is_some())
             .collect();
+        wanted.node_blocks = blocks.len();
         for (index, &cidr) in blocks.iter().enumerate() {
             if wanted.remaining == 0 {
                 break;
@@ -132,17 +131,11 @@ impl Assignment<'_> {
             }
         }
         for (index, cidr) in sequence.blocks().enumerate() {
-            if wanted.remaining == 0 {
-                break;
-            }
-            // At the limit the search goes on for blocks to borrow from only.
-            let limited = wanted.node_blocks >= limit;
-            if limited && (self.config.strict_affinity || wanted.borrowable.len() >= wanted.remaining) {
+            if wanted.remaining == 0 || wanted.node_blocks >= limit {
                 break;
             }
             require_ahead(view, sequence.blocks().skip(index), index)?;
             match self.draft.block(cidr)? {
-                Ok(None) if limited => {}
                 Ok(None) => {
                     if self.claim_and_take(pool, cidr, wanted)? {
                         wanted.node_blocks += 1;
@@ -199,8 +192,7 @@ impl Assignment<'_> {
     fn use_empty_blocks(&mut self, choice: &PoolChoice, wanted: &mut Wanted) -> Plan<()> {
         for block in std::mem::take(&mut wanted.reclaimable) {
             if wanted.remaining == 0 || wanted.node_blocks >= self.config.block_limit() {
-                wanted.borrowable.push(block);
-                continue;
+                break;
             }
             let cidr = block.cidr();
             let taken = block.taken_over(&self.request.node, self.draft.now);
@@ -220,7 +212,7 @@ impl Assignment<'_> {
     }
 
     fn borrow(&mut self, choice: &PoolChoice, wanted: &mut Wanted) -> Plan<()> {
-        if self.config.strict_affinity {
+        if self.config.strict_affinity || wanted.node_blocks >= self.config.block_limit() {
             return Ok(());
         }
         for block in std::mem::take(&mut wanted.borrowable) {
