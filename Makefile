@@ -76,6 +76,15 @@ test-kubernetes: ## Prove Calidris as the network of a real Kubernetes in namesp
 		$(CARGO) build --locked --workspace --bins && \
 		target/debug/calidris-lab kubernetes --programs "$$programs"
 
+# Options of `calidris-lab calico`, for example CALICO_ARGS="--seed 7".
+CALICO_ARGS ?=
+
+.PHONY: test-calico
+test-calico: setup ## Run a real Calico's plugin and calicoctl turn about with ours on one etcd (needs Go; the first time takes three minutes more)
+	@programs=$$(interop-tests/calico/build.sh) && \
+		$(CARGO) build --locked --workspace --bins && \
+		target/debug/calidris-lab calico --programs "$$programs" $(CALICO_ARGS)
+
 .PHONY: conformance
 conformance: setup ## Walk our CNI plugin and Debian's through the specification; writes the table (ALSO="--also 'ptp 1.9.1=PATH'")
 	$(CARGO) build --locked --workspace --bins

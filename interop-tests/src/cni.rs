@@ -6,15 +6,17 @@
 
 use std::fmt;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::eventually::Stopwatch;
+use crate::eventually::{Stopwatch, pace};
 use crate::netns::Namespace;
 
 /// What a runtime knows on one node.
@@ -39,8 +41,8 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// `CNI_IFNAME`.
     pub interface: String,
-    /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME` of `CNI_ARGS`.
-    pub pod: (String, String),
+    /// `K8S_POD_NAMESPACE` and `K8S_POD_NAME` of `CNI_ARGS`; nothing for a container that is no pod of Kubernetes.
+    pub pod: Option<(String, String)>,
 }
 
 /// The error object that a plugin printed (section 5 of the specification).
@@ -149,6 +151,13 @@ impl Runtime {
         environment: &[(&str, &str)],
         input: &str,
     ) -> anyhow::Result<Output> {
+        Ok(self
+            .start_plugin(plugin, environment, input)?
+            .wait_with_output()?)
+    }
+
+    /// As [`Runtime::run_plugin`], without waiting for its end. It leads a process group of its own, with what it runs.
+    fn start_plugin(&self, plugin: &str, environment: &[(&str, &str)], input: &str) -> anyhow::Result<Child> {
         ensure!(!plugin.contains('/'), "plugin type {plugin:?} is a path");
         let mut programs = self.plugins.iter().map(|folder| folder.join(plugin));
         let program = programs.find(|program| program.exists());
@@ -160,13 +169,14 @@ impl Runtime {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = self.namespace.spawn(&mut command)?;
         if let Some(mut stdin) = child.stdin.take() {
             // A plugin that refuses before it reads closes the pipe; its answer tells.
             let _ = stdin.write_all(input.as_bytes());
         }
-        Ok(child.wait_with_output()?)
+        Ok(child)
     }
 
     /// The first configuration list of the folder.
@@ -188,16 +198,36 @@ impl Runtime {
         serde_json::from_str(&text).with_context(|| format!("configuration list {}", file.display()))
     }
 
-    fn execute(&self, command: &str, attachment: &Attachment, config: &Value) -> anyhow::Result<String> {
-        let plugin = config
-            .get("type")
-            .and_then(Value::as_str)
-            .context("a plugin without a type")?;
-        let (namespace, pod) = &attachment.pod;
+    /// Begins to add the interface with the first plugin of the list, and kills that with all that it has started, after
+    /// `after`.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn add_and_kill(&self, attachment: &Attachment, after: Duration) -> anyhow::Result<()> {
+        let list = self.configuration()?;
+        let plugin = list
+            .plugins
+            .first()
+            .context("the configuration list has no plugin")?;
+        let config = list.for_plugin(plugin.clone(), None, &self.capability_arguments)?;
+        let mut child = self.begin("ADD", attachment, &config)?;
+        pace(after);
+        let group = Pid::from_child(&child);
+        // It may have ended, and the group with it.
+        let _ = kill_process_group(group, Signal::KILL);
+        child.wait()?;
+        Ok(())
+    }
+
+    fn begin(&self, command: &str, attachment: &Attachment, config: &Value) -> anyhow::Result<Child> {
+        let plugin = plugin_type(config)?;
         let id = &attachment.container_id;
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={id}"
-        );
+        let args = match &attachment.pod {
+            Some((namespace, pod)) => format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={id}"
+            ),
+            None => "IgnoreUnknown=1".to_owned(),
+        };
         let netns = attachment.netns.to_string_lossy();
         let path = self.cni_path();
         let environment = [
@@ -208,7 +238,13 @@ impl Runtime {
             ("CNI_PATH", &path),
             ("CNI_ARGS", &args),
         ];
-        let output = self.run_plugin(plugin, &environment, &config.to_string())?;
+        self.start_plugin(plugin, &environment, &config.to_string())
+    }
+
+    /// Executes to the end, and returns what was printed.
+    fn execute(&self, command: &str, attachment: &Attachment, config: &Value) -> anyhow::Result<String> {
+        let plugin = plugin_type(config)?;
+        let output = self.begin(command, attachment, config)?.wait_with_output()?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(printed);
@@ -224,6 +260,11 @@ impl Runtime {
         let error: PluginError = serde_json::from_str(&printed).with_context(what)?;
         Err(error).with_context(|| format!("{plugin} {command}"))
     }
+}
+
+fn plugin_type(config: &Value) -> anyhow::Result<&str> {
+    let plugin = config.get("type").and_then(Value::as_str);
+    plugin.context("a plugin without a type")
 }
 
 /// A network configuration list (section 1 of the specification), as far as a runtime reads it.

@@ -11,6 +11,7 @@
 pub mod bench;
 pub mod binaries;
 pub mod calico;
+pub mod calico_turns;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;
@@ -36,6 +37,7 @@ pub mod process;
 pub mod progress;
 pub mod proof;
 pub mod racks;
+mod random;
 pub mod require;
 pub mod signals;
 pub mod topology;

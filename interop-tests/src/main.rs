@@ -22,7 +22,7 @@ use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
 use calidris_interop::topology::{DEMO, Topology};
-use calidris_interop::{conformance, http, ipam_chaos, kubernetes, signals, vm};
+use calidris_interop::{calico_turns, conformance, http, ipam_chaos, kubernetes, signals, vm};
 
 /// Clusters in network namespaces: real agents, real etcd, real routers, on one machine.
 #[derive(Parser)]
@@ -78,6 +78,9 @@ Examples:
     /// Bring up a real Kubernetes with Calidris as its network, and prove that it works (`make test-kubernetes`)
     #[command(hide = true)]
     Kubernetes(KubernetesArgs),
+    /// Run a real Calico turn about with ours on one etcd, and prove that they agree (`make test-calico`)
+    #[command(hide = true)]
+    Calico(CalicoArgs),
     /// Prove the overlays: three nodes in two subnets, taken through the modes of their pools
     #[command(hide = true)]
     Overlay {
@@ -168,6 +171,19 @@ struct KubernetesArgs {
     keep: bool,
 }
 
+#[derive(Args)]
+struct CalicoArgs {
+    /// The folder with calicoctl, calico and calico-ipam
+    #[arg(long, value_name = "FOLDER")]
+    programs: PathBuf,
+    /// Decides who adds and deletes what where
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The lab's name
+    #[arg(long, default_value = "calico")]
+    name: String,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people
@@ -200,6 +216,7 @@ fn main() -> ExitCode {
         Command::Interop(args) => interop::run(&args),
         Command::IpamChaos(args) => maltreat_etcd(&args),
         Command::Kubernetes(args) => prove_kubernetes(&args),
+        Command::Calico(args) => prove_calico(&args),
         Command::Overlay {
             modes,
             pace_millis,
@@ -377,6 +394,26 @@ fn prove_kubernetes(args: &KubernetesArgs) -> anyhow::Result<ExitCode> {
         proof.check(&progress, (THE_LAB, fact), lab.take_down());
         progress.step("the lab is taken down");
     }
+    progress.line(proof.verdict());
+    Ok(if proof.holds() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn prove_calico(args: &CalicoArgs) -> anyhow::Result<ExitCode> {
+    if let Some(missing) = require::CALICO.iter().find_map(|need| need.missing()) {
+        bail!("this test needs {missing} (`make setup` as root installs what is missing)");
+    }
+    let programs = calico_turns::Programs::in_folder(&args.programs)?;
+    let binaries = Binaries::find()?;
+    signals::catch();
+    let progress = Progress::start(Stream::Output);
+    let lab = Lab::create(&args.name)?;
+    let mut proof = calico_turns::prove(&lab, (&binaries, &programs), args.seed, &progress);
+    let fact = "nothing of it is left".to_owned();
+    proof.check(&progress, (THE_LAB, fact), lab.take_down());
     progress.line(proof.verdict());
     Ok(if proof.holds() {
         ExitCode::SUCCESS

@@ -129,7 +129,7 @@ pub fn attachment(pod: &str, namespace: &Namespace) -> anyhow::Result<Attachment
         container_id: random.iter().map(|byte| format!("{byte:02x}")).collect(),
         netns: namespace.path(),
         interface: "eth0".to_owned(),
-        pod: ("demo".to_owned(), pod.to_owned()),
+        pod: Some(("demo".to_owned(), pod.to_owned())),
     })
 }
 

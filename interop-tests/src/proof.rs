@@ -5,11 +5,12 @@
 
 use std::net::IpAddr;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::progress::Progress;
+use crate::signals;
 
 mod deletion;
 mod matrix;
@@ -70,6 +71,29 @@ impl Proof {
             progress.step(format_args!("FAILED {group}: {name}: {failure}"));
         }
         self.checks.push(Check { group, name, failure });
+    }
+
+    /// Checks the facts of a group in turn, each as it is proved. One that does not hold does not keep the others from being checked.
+    ///
+    /// # Errors
+    /// When the user interrupts.
+    pub fn run_cases<T, F: Fn(&mut T) -> anyhow::Result<()>>(
+        &mut self,
+        progress: &Progress,
+        group: &'static str,
+        cases: &[(&'static str, F)],
+        subject: &mut T,
+    ) -> anyhow::Result<()> {
+        for (fact, case) in cases {
+            let result = case(subject);
+            ensure!(!signals::interrupted(), "interrupted");
+            let holds = result.is_ok();
+            self.check(progress, (group, (*fact).to_owned()), result);
+            if holds {
+                progress.step(format_args!("ok: {fact}"));
+            }
+        }
+        Ok(())
     }
 
     /// How many facts hold.

@@ -115,6 +115,9 @@ pub const OVERLAY: &[Need] = &[
     Need::Tcpdump,
 ];
 
+/// Everything that a Calico in a lab needs, beside its own programs.
+pub const CALICO: &[Need] = &[Need::Root, Need::Iproute2, Need::Etcd, Need::Nftables];
+
 /// Everything that a Kubernetes in a lab needs, beside its own programs.
 pub const KUBERNETES: &[Need] = &[
     Need::Root,

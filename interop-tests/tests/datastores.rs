@@ -201,8 +201,8 @@ impl Node {
 
     /// Another container of the same pod.
     fn pod_of(&self, former: &Attachment) -> anyhow::Result<Attachment> {
-        let namespace = self.lab.namespace(&format!("{}b", former.pod.1))?;
-        attachment(&former.pod.1, &namespace)
+        let (_, name) = former.pod.as_ref().context("a pod")?;
+        attachment(name, &self.lab.namespace(&format!("{name}b"))?)
     }
 
     fn runtime(&self, annotations: Value) -> Runtime {

@@ -12,7 +12,6 @@
 mod history;
 mod members;
 mod nemesis;
-mod random;
 mod verdict;
 mod workload;
 

@@ -9,11 +9,11 @@ use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
 use super::members::Members;
-use super::random::Random;
 use super::{Shared, pause};
 use crate::eventually::eventually;
 use crate::lab::Lab;
 use crate::netns::Namespace;
+use crate::random::Random;
 use crate::signals;
 
 /// How long etcd may take to be as it should be again.

@@ -16,9 +16,9 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::members::Members;
-use super::random::Random;
 use super::{Options, Shared};
 use crate::netns::Namespace;
+use crate::random::Random;
 
 /// Most containers that a worker keeps.
 const MOST_HELD: usize = 4;

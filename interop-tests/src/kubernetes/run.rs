@@ -1,7 +1,5 @@
 //! The test itself, from the first step to the last case.
 
-use anyhow::bail;
-
 use super::cases::CASES;
 use super::cluster::Kubernetes;
 use super::programs::Programs;
@@ -9,7 +7,6 @@ use crate::binaries::Binaries;
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::proof::Proof;
-use crate::signals;
 
 /// How many lines of each log are shown when something fails.
 const LOG_LINES: usize = 20;
@@ -25,18 +22,7 @@ pub fn prove(lab: &Lab, (binaries, programs): (&Binaries, &Programs), progress: 
             "  look inside: {}",
             kubernetes.control.look_inside()
         ));
-        for (fact, case) in CASES {
-            let result = case(&mut kubernetes);
-            if signals::interrupted() {
-                bail!("interrupted");
-            }
-            let holds = result.is_ok();
-            proof.check(progress, (GROUP, (*fact).to_owned()), result);
-            if holds {
-                progress.step(format_args!("ok: {fact}"));
-            }
-        }
-        Ok(())
+        proof.run_cases(progress, GROUP, CASES, &mut kubernetes)
     });
     if let Err(error) = completed {
         let fact = "everything could be checked".to_owned();
