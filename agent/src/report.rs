@@ -36,6 +36,9 @@ pub struct StatusReport {
     pub bgp_in_sync: bool,
     /// IP pools by name.
     pub pools: BTreeMap<String, PoolReport>,
+    /// Tunnels of this node.
+    #[serde(default)]
+    pub tunnels: Vec<TunnelReport>,
     /// Address blocks of this node.
     pub own_blocks: Vec<BlockReport>,
     /// Containers attached on this node.
@@ -76,6 +79,38 @@ pub struct PoolReport {
     pub encapsulation: String,
     /// Whether its blocks are kept out of BGP.
     pub disable_bgp_export: bool,
+}
+
+/// A tunnel device of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelReport {
+    /// Name of the device.
+    pub device: String,
+    /// What it carries packets in: `vxlan` or `ipip`.
+    pub mode: String,
+    /// `up`, `down` or `missing`, as the kernel has it.
+    pub state: String,
+    /// Network identifier of a VXLAN.
+    pub vni: Option<u32>,
+    /// UDP port of a VXLAN.
+    pub port: Option<u16>,
+    /// Address of the device.
+    pub address: Option<IpAddr>,
+    /// The node's address, from which it sends.
+    pub local: Option<IpAddr>,
+    /// MTU in bytes, as the kernel has it; `None` for one that is missing.
+    pub mtu: Option<u32>,
+    /// The other nodes that have such a tunnel, by name.
+    pub remotes: BTreeMap<String, RemoteReport>,
+}
+
+/// The other end of a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteReport {
+    /// Address of its device.
+    pub address: IpAddr,
+    /// Address of the node.
+    pub node: IpAddr,
 }
 
 /// A block of this node.

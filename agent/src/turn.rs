@@ -229,11 +229,30 @@ impl<K: Kernel> Node<K> {
                 let is_of_workload = |name: &str| has_workload(&self.model, name);
                 self.dataplane.note_heard(news, is_of_workload)
             }
+            KernelNews::WorkloadNeighbors(news) => {
+                let learnt = self.dataplane.note_neighbors(news);
+                return self.workloads_on(&learnt);
+            }
         };
         if matters {
             Affected::Everything
         } else {
             Affected::Nothing
+        }
+    }
+
+    /// The workloads with these host interfaces, as far as their MAC addresses are known.
+    fn workloads_on(&self, interfaces: &BTreeSet<String>) -> Affected {
+        if interfaces.is_empty() {
+            return Affected::Nothing;
+        }
+        let is_on =
+            |endpoint: &&Endpoint| endpoint.mac.is_some() && interfaces.contains(&endpoint.host_interface);
+        let touched: Vec<Endpoint> = self.model.endpoints.values().filter(is_on).cloned().collect();
+        if touched.is_empty() {
+            Affected::Nothing
+        } else {
+            Affected::Workloads(touched)
         }
     }
 

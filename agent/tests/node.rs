@@ -5,6 +5,7 @@
 mod capabilities;
 mod cluster;
 mod eventually;
+mod host_end;
 mod learned_routes;
 mod namespaces;
 mod plan_and_cleanup;

@@ -36,7 +36,7 @@ use crate::delta::Change;
 use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
 use crate::kernel::{
     AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
-    RouteChange, TunnelChange,
+    ObservedNeighbor, RouteChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
@@ -77,7 +77,7 @@ pub enum Op {
     Sysctl(Change<String, String>),
     /// An address of a tunnel device is added or removed.
     Address(AddressChange),
-    /// A neighbour on a tunnel device is added, replaced or removed.
+    /// A neighbour is made, replaced or removed; or one that the kernel learnt is kept for good.
     Neighbor(NeighborChange),
     /// A route is created, replaced or deleted.
     Route(RouteChange),
@@ -96,7 +96,7 @@ pub enum Subject {
     Sysctl(String),
     /// An address of a tunnel device.
     Address(TunnelAddress),
-    /// A neighbour on a tunnel device.
+    /// A neighbour on a tunnel device or a host end.
     Neighbor(NeighborKey),
     /// A route.
     Route(RouteKey),
@@ -190,6 +190,15 @@ impl<K: Kernel> Dataplane<K> {
             }
         }
         is_gone
+    }
+
+    /// Takes in what the kernel said of neighbours on links with our prefix; `None`: gone. Returns the links on which there is
+    /// something to keep, perhaps: to be followed by [`Self::apply_part`].
+    pub fn note_neighbors(
+        &mut self,
+        news: &BTreeMap<NeighborKey, Option<ObservedNeighbor>>,
+    ) -> BTreeSet<String> {
+        self.neighbors.heard(news)
     }
 
     /// The links of the node, read back if dirty: for [`crate::model::Model::links`], before desired is computed.
@@ -410,7 +419,11 @@ impl<K: Kernel> Dataplane<K> {
                         tables.push(change);
                         continue;
                     }
-                    Op::Link(ref change) => self.links.carry_out(&mut self.kernel, change),
+                    Op::Link(ref change) => {
+                        // With a new MAC address the kernel forgets the link's neighbours.
+                        self.neighbors.forget(change.key());
+                        self.links.carry_out(&mut self.kernel, change)
+                    }
                     Op::Tunnel(ref change) => self.change_tunnel(change),
                     Op::Sysctl(ref change) => self.sysctls.carry_out(&mut self.kernel, change),
                     Op::Address(ref change) => self.addresses.carry_out(&mut self.kernel, change),
@@ -513,7 +526,8 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .addresses
             .iter()
             .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
-        Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_) => false,
+        Subject::Neighbor(key) => key.interface == *interface,
+        Subject::Tunnel(_) | Subject::Address(_) => false,
         // Closed until it is known there.
         Subject::Nft(family) => *family == NftFamily::Inet,
     }
@@ -523,11 +537,10 @@ impl ApplyReport {
     /// Whether a tunnel device or its address is not as desired, or not known to be.
     #[must_use]
     pub fn has_tunnel_failure(&self) -> bool {
-        self.failures.iter().any(|failure| {
-            matches!(
-                failure.subject,
-                None | Some(Subject::Tunnel(_) | Subject::Address(_) | Subject::Neighbor(_))
-            )
+        self.failures.iter().any(|failure| match &failure.subject {
+            None | Some(Subject::Tunnel(_) | Subject::Address(_)) => true,
+            Some(Subject::Neighbor(key)) => ours::TUNNELS.contains(&key.interface.as_str()),
+            Some(_) => false,
         })
     }
 

@@ -1,20 +1,29 @@
-//! Permanent neighbours on the VXLAN devices.
+//! Permanent neighbours: those of the tunnel devices made and kept; those of workloads made of what the kernel learnt.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Op;
 use super::links::LinksChanged;
 use crate::delta::{Change, delta};
-use crate::desired::{Desired, NeighborKey, NeighborTarget};
-use crate::kernel::{Kernel, KernelError, NeighborChange};
+use crate::desired::{Desired, NeighborKey, NeighborSubject, NeighborTarget};
+use crate::kernel::{Kernel, KernelError, NeighborChange, ObservedNeighbor};
 use crate::model::InSync;
+use crate::ours::{LINK_PREFIX, TUNNELS};
 
-#[derive(Default)]
 pub(super) struct Neighbors {
-    known: BTreeMap<NeighborKey, NeighborTarget>,
-    /// The devices whose neighbours are known.
-    of: BTreeSet<String>,
+    /// On links with a tunnel's name or our prefix.
+    known: BTreeMap<NeighborKey, ObservedNeighbor>,
     dirty: bool,
+}
+
+impl Default for Neighbors {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            dirty: true,
+        }
+    }
 }
 
 impl Neighbors {
@@ -26,13 +35,43 @@ impl Neighbors {
         self.dirty
     }
 
+    /// A link that goes away or down takes its neighbours with it.
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
-        if changed.names.iter().any(|name| self.of.contains(name)) {
-            self.dirty = true;
-        }
+        self.dirty |= changed.names.iter().any(|name| is_tunnel(name));
+        self.known
+            .retain(|key, _| is_tunnel(&key.interface) || !changed.names.contains(&key.interface));
     }
 
-    /// `tunnels` are the devices that are wanted and there.
+    /// Those on this host end may be gone.
+    pub(super) fn forget(&mut self, interface: &str) {
+        self.known.retain(|key, _| key.interface != interface);
+    }
+
+    /// Takes in what the kernel said of neighbours on links with our prefix; `None`: gone. Returns the links of those that were
+    /// learnt.
+    pub(super) fn heard(
+        &mut self,
+        news: &BTreeMap<NeighborKey, Option<ObservedNeighbor>>,
+    ) -> BTreeSet<String> {
+        let mut learnt = BTreeSet::new();
+        for (key, found) in news {
+            match found {
+                Some(found) => {
+                    self.known.insert(key.clone(), *found);
+                    if !found.is_permanent {
+                        learnt.insert(key.interface.clone());
+                    }
+                }
+                None => {
+                    self.known.remove(key);
+                }
+            }
+        }
+        learnt
+    }
+
+    /// `tunnels` are the devices that are wanted and there. Of the workloads' neighbours only those are looked at that have to
+    /// go: to keep what the kernel learnt is no repair, and can wait until it says so again.
     pub(super) fn difference(
         &mut self,
         kernel: &mut impl Kernel,
@@ -40,23 +79,70 @@ impl Neighbors {
         tunnels: &BTreeSet<String>,
         in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
-        if self.dirty || self.of != *tunnels {
-            self.known = if tunnels.is_empty() {
-                BTreeMap::new()
-            } else {
-                kernel.neighbors(tunnels)?
-            };
-            self.of.clone_from(tunnels);
+        if self.dirty {
+            self.known = kernel.neighbors()?;
+            self.known
+                .retain(|key, _| is_tunnel(&key.interface) || key.interface.starts_with(LINK_PREFIX));
             self.dirty = false;
         }
+        let wanted: BTreeMap<NeighborKey, NeighborTarget> = desired
+            .neighbors
+            .iter()
+            .filter(|(key, _)| is_tunnel(&key.interface))
+            .map(|(key, target)| (key.clone(), *target))
+            .collect();
+        let there: BTreeMap<NeighborKey, ObservedNeighbor> = self
+            .known
+            .iter()
+            .filter(|(key, found)| found.is_permanent && tunnels.contains(&key.interface))
+            .map(|(key, found)| (key.clone(), *found))
+            .collect();
         let is_known = in_sync.datastore && in_sync.cluster;
-        Ok(
-            delta(&desired.neighbors, &self.known, |wanted, found| wanted == found)
-                .into_iter()
-                .filter(|change| is_known || matches!(change, Change::Create { .. }))
-                .map(Op::Neighbor)
-                .collect(),
-        )
+        let of_tunnels = delta(&wanted, &there, |wanted, found| *wanted == found.target)
+            .into_iter()
+            .filter(|change| is_known || matches!(change, Change::Create { .. }));
+        let of_workloads = self.known.iter().filter(|(key, found)| {
+            in_sync.datastore
+                && !is_tunnel(&key.interface)
+                && is_made_by_us(found)
+                && desired.neighbors.get(*key) != Some(&found.target)
+        });
+        let of_workloads = of_workloads.map(|(key, found)| Change::Delete {
+            key: key.clone(),
+            from: *found,
+        });
+        Ok(of_tunnels.chain(of_workloads).map(Op::Neighbor).collect())
+    }
+
+    /// Those of some workloads, without reading back: what the kernel learnt as it is wanted stays for good, what is not wanted
+    /// any more goes.
+    pub(super) fn difference_of(
+        &self,
+        interfaces: &BTreeSet<String>,
+        desired: &BTreeMap<NeighborKey, NeighborTarget>,
+    ) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for interface in interfaces {
+            let least = NeighborKey {
+                interface: interface.clone(),
+                subject: NeighborSubject::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            };
+            let of_interface = self
+                .known
+                .range(least..)
+                .take_while(|(key, _)| key.interface == *interface);
+            for (key, found) in of_interface {
+                let (key, from) = (key.clone(), *found);
+                let is_wanted = desired.get(&key) == Some(&found.target);
+                if is_wanted && !found.is_permanent {
+                    let to = found.target;
+                    ops.push(Op::Neighbor(Change::Replace { key, from, to }));
+                } else if !is_wanted && is_made_by_us(found) {
+                    ops.push(Op::Neighbor(Change::Delete { key, from }));
+                }
+            }
+        }
+        ops
     }
 
     pub(super) fn carry_out(
@@ -77,7 +163,12 @@ impl Neighbors {
             }
             match (change, &*result) {
                 (Change::Create { key, value } | Change::Replace { key, to: value, .. }, Ok(())) => {
-                    self.known.insert(key.clone(), *value);
+                    let made = ObservedNeighbor {
+                        target: *value,
+                        is_permanent: true,
+                        is_marked: matches!(key.subject, NeighborSubject::Address(_)),
+                    };
+                    self.known.insert(key.clone(), made);
                 }
                 (Change::Delete { key, .. }, Ok(())) => {
                     self.known.remove(key);
@@ -87,4 +178,12 @@ impl Neighbors {
         }
         results
     }
+}
+
+fn is_tunnel(interface: &str) -> bool {
+    TUNNELS.contains(&interface)
+}
+
+fn is_made_by_us(found: &ObservedNeighbor) -> bool {
+    found.is_permanent && found.is_marked
 }

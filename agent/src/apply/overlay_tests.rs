@@ -109,8 +109,12 @@ fn damaged(model: &Model) -> FakeKernel {
             interface: name.into(),
             subject: NeighborSubject::Mac([0x66, 9, 9, 9, 9, 9]),
         };
-        let target = NeighborTarget::Node("192.0.2.99".parse().unwrap());
-        kernel.neighbors.insert(key, target);
+        let unwanted = ObservedNeighbor {
+            target: NeighborTarget::Node("192.0.2.99".parse().unwrap()),
+            is_permanent: true,
+            is_marked: false,
+        };
+        kernel.neighbors.insert(key, unwanted);
     }
     kernel.remove_link(IPIP);
     kernel.fault = None;
@@ -147,7 +151,12 @@ fn settle(dataplane: &mut Dataplane<FakeKernel>, model: &Model) -> Vec<Op> {
 fn assert_as_desired(dataplane: &mut Dataplane<FakeKernel>, model: &Model, at: &str) {
     let desired = compute(&observed(dataplane, model));
     let kernel = &dataplane.kernel;
-    assert_eq!(kernel.neighbors, desired.neighbors, "{at}");
+    let there: BTreeMap<NeighborKey, NeighborTarget> = kernel
+        .neighbors
+        .iter()
+        .map(|(key, found)| (key.clone(), found.target))
+        .collect();
+    assert_eq!(there, desired.neighbors, "{at}");
     for (name, tunnel) in &desired.tunnels {
         let link = &kernel.links[name];
         assert_eq!(link.transport.as_ref(), Some(&tunnel.transport), "{at}");

@@ -26,6 +26,10 @@ impl<K: Kernel> Dataplane<K> {
         let mut ops = self.links.difference(&part.links);
         ops.extend(self.sysctls.difference_of(&mut self.kernel, &part.sysctls).ok()?);
         ops.extend(
+            self.neighbors
+                .difference_of(&part.scope.interfaces, &part.neighbors),
+        );
+        ops.extend(
             self.routes
                 .difference_to(&part.scope.addresses, &part.routes, in_sync),
         );

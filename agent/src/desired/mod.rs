@@ -67,7 +67,7 @@ pub struct Desired {
     pub tunnel_peers: BTreeMap<TunnelKind, TunnelPeers>,
     /// Addresses of the tunnel devices.
     pub tunnel_addresses: BTreeSet<TunnelAddress>,
-    /// Permanent neighbours on the tunnel devices.
+    /// Neighbours on the tunnel devices, which are permanent; and of the workloads, which become so once the kernel has learnt them.
     pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Tunnel devices of which it is not known yet whether they are wanted: they stay as they are.
     pub undecided_tunnels: BTreeSet<String>,
@@ -109,6 +109,12 @@ pub fn compute(model: &Model) -> Desired {
 #[must_use]
 pub fn announcements(model: &Model) -> BTreeMap<IpNetwork, Announcement> {
     bgp::announcements(model)
+}
+
+/// Tunnel devices by name.
+#[must_use]
+pub fn tunnels(model: &Model) -> BTreeMap<String, Tunnel> {
+    tunnels::tunnels(model)
 }
 
 /// What the host end of a workload should be. It is created and removed by the CNI server, and kept right by us.

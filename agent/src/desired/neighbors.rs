@@ -1,12 +1,16 @@
 //! Neighbours on the VXLAN devices: for each other node the MAC address behind its tunnel address, and the node behind
 //! that MAC address. Both for good: nothing is ever asked or learnt on the overlay.
+//!
+//! And the workloads', on their host ends, once the kernel has learnt the MAC address that the endpoint says: an entry for
+//! good is never asked for again, and does not count against the kernel's bound for learnt ones (`gc_thresh3`, 1024).
+//! Felix makes them at once, for IPv4; a pod whose MAC address another plugin of the list changes is then never reached.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::desired::tunnels::Tunnel;
-use crate::model::{Model, TunnelKind};
+use crate::model::{Endpoint, Model, TunnelKind};
 
 /// What makes a neighbour one neighbour in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +63,27 @@ pub(super) fn neighbors(
             );
         }
     }
+    neighbors.extend(of_workloads(model, model.endpoints.values()));
     neighbors
+}
+
+/// Those of the workloads whose MAC address is known, on their links.
+pub(super) fn of_workloads<'a>(
+    model: &Model,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> impl Iterator<Item = (NeighborKey, NeighborTarget)> {
+    endpoints
+        .filter(|endpoint| model.links.contains(&endpoint.host_interface))
+        .filter_map(|endpoint| Some((endpoint, NeighborTarget::Mac(endpoint.mac?))))
+        .flat_map(|(endpoint, mac)| {
+            endpoint.addresses.iter().map(move |address| {
+                let key = NeighborKey {
+                    interface: endpoint.host_interface.clone(),
+                    subject: NeighborSubject::Address(*address),
+                };
+                (key, mac)
+            })
+        })
 }
 
 impl fmt::Display for NeighborKey {

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{HostLink, Route, RouteKey, Workload, links, routes, sysctl, workloads};
+use super::{
+    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, Workload, links, neighbors, routes, sysctl,
+    workloads,
+};
 use crate::model::{Endpoint, Model};
 
 /// What is desired of some workloads.
@@ -17,6 +20,8 @@ pub struct Part {
     pub scope: Scope,
     /// Host ends.
     pub links: BTreeMap<String, HostLink>,
+    /// Neighbours on the host ends.
+    pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Routes to the addresses.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Kernel parameters: path below `/proc/sys` to value.
@@ -76,6 +81,7 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
     }
     Some(Part {
         links: links::links(model, there()),
+        neighbors: neighbors::of_workloads(model, there()).collect(),
         routes: routes::of_workloads(model, there()).collect(),
         sysctls,
         workloads: workloads::workloads(model, there()),

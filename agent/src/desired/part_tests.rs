@@ -30,6 +30,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         let mut endpoint = Endpoint {
             host_interface: format!("cali{interface}"),
             addresses: addresses.into_iter().map(address).collect(),
+            mac: (interface < 4).then_some([2, 0, 0, 0, 0, interface]),
             ..Endpoint::default()
         };
         match special {
@@ -107,10 +108,14 @@ fn restricted(whole: &Desired, scope: &Scope) -> Part {
     whole.links.retain(|name, _| scope.interfaces.contains(name));
     whole.workloads.retain(|name, _| scope.interfaces.contains(name));
     whole.routes.retain(|key, _| is_to_address(key));
+    whole
+        .neighbors
+        .retain(|key, _| scope.interfaces.contains(&key.interface));
     whole.sysctls.retain(|path, _| is_in_scope(path));
     Part {
         scope: scope.clone(),
         links: whole.links,
+        neighbors: whole.neighbors,
         routes: whole.routes,
         sysctls: whole.sysctls,
         workloads: whole.workloads,
@@ -125,6 +130,7 @@ fn rest(mut whole: Desired, scope: &Scope) -> Desired {
         .workloads
         .retain(|name, _| !part.workloads.contains_key(name));
     whole.routes.retain(|key, _| !part.routes.contains_key(key));
+    whole.neighbors.retain(|key, _| !part.neighbors.contains_key(key));
     whole.sysctls.retain(|path, _| !part.sysctls.contains_key(path));
     whole
 }

@@ -9,10 +9,10 @@ use ipnetwork::IpNetwork;
 
 use super::{
     AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedRoute, RouteChange, TunnelChange,
+    NftTables, ObservedNeighbor, ObservedRoute, RouteChange, TunnelChange,
 };
 use crate::delta::Change;
-use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath, Tunnel};
+use crate::desired::{HostLink, NeighborKey, NeighborSubject, RouteKey, RoutePath, Tunnel};
 use crate::ours::TUNNEL_ALIAS;
 
 /// What goes wrong at the call chosen.
@@ -38,7 +38,7 @@ pub(crate) struct FakeKernel {
     /// What connections were forgotten, in order.
     pub(crate) forgotten: Vec<ConnectionFilter>,
     pub(crate) addresses: BTreeMap<String, Vec<IpNetwork>>,
-    pub(crate) neighbors: BTreeMap<NeighborKey, NeighborTarget>,
+    pub(crate) neighbors: BTreeMap<NeighborKey, ObservedNeighbor>,
     /// Calls so far; each route change is one.
     pub(crate) calls: usize,
     /// Writes that had an effect, so far.
@@ -172,7 +172,12 @@ impl FakeKernel {
         }
         match change {
             Change::Create { value, .. } | Change::Replace { to: value, .. } => {
-                self.neighbors.insert(key.clone(), *value);
+                let neighbor = ObservedNeighbor {
+                    target: *value,
+                    is_permanent: true,
+                    is_marked: matches!(key.subject, NeighborSubject::Address(_)),
+                };
+                self.neighbors.insert(key.clone(), neighbor);
                 Ok(())
             }
             Change::Delete { .. } => match self.neighbors.remove(key) {
@@ -280,6 +285,9 @@ impl Kernel for FakeKernel {
                     name: name.to_owned(),
                 })?;
             found.up = true;
+            if found.mac != Some(link.mac) {
+                kernel.neighbors.retain(|key, _| key.interface != name);
+            }
             found.mac = Some(link.mac);
             Ok(())
         })
@@ -297,15 +305,8 @@ impl Kernel for FakeKernel {
         self.write("change an address", |kernel| kernel.apply_address(change))
     }
 
-    fn neighbors(
-        &mut self,
-        interfaces: &BTreeSet<String>,
-    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
-        self.read("neighbors", |kernel| {
-            let all = kernel.neighbors.clone().into_iter();
-            all.filter(|(key, _)| interfaces.contains(&key.interface))
-                .collect()
-        })
+    fn neighbors(&mut self) -> Result<BTreeMap<NeighborKey, ObservedNeighbor>, KernelError> {
+        self.read("neighbors", |kernel| kernel.neighbors.clone())
     }
 
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {

@@ -12,10 +12,11 @@ use rustix::net::netdevice;
 use super::netlink::{NetlinkSocket, Request};
 use super::{
     AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedRoute, OwnPorts, RouteChange, TunnelChange, conntrack, message, nft, overlay, proc,
+    NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, TunnelChange, conntrack, message,
+    neighbors, nft, overlay, proc,
 };
 use crate::delta::Change;
-use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey, RoutePath};
+use crate::desired::{HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath};
 use crate::ours::ROUTE_PROTOCOLS;
 
 /// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
@@ -96,15 +97,12 @@ impl Kernel for Linux {
         overlay::change_address(&mut self.socket, change)
     }
 
-    fn neighbors(
-        &mut self,
-        interfaces: &BTreeSet<String>,
-    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
-        overlay::neighbors(&mut self.socket, interfaces)
+    fn neighbors(&mut self) -> Result<BTreeMap<NeighborKey, ObservedNeighbor>, KernelError> {
+        neighbors::list(&mut self.socket)
     }
 
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
-        overlay::change_neighbors(&mut self.socket, changes)
+        neighbors::change(&mut self.socket, changes)
     }
 
     fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {
@@ -384,20 +382,28 @@ pub(crate) fn permanent_neighbours(
     family: AddressFamily,
     index: u32,
 ) -> Result<BTreeMap<IpAddr, [u8; 6]>, KernelError> {
-    let mut neighbours = BTreeMap::new();
+    let mut permanent = BTreeMap::new();
     let message = message::dump_neighbours(family);
     socket.dump(&message, "list the neighbours", |payload| {
-        match payload {
-            None => neighbours.clear(),
-            Some(payload) => neighbours.extend(message::parse_permanent_neighbour(payload, index)?),
+        let Some(payload) = payload else {
+            permanent.clear();
+            return Ok(());
+        };
+        if let Some(seen) = neighbors::parse(payload)?
+            && seen.index == index
+            && let NeighborSubject::Address(address) = seen.subject
+            && let Some(found) = seen.found.filter(|found| found.is_permanent)
+            && let NeighborTarget::Mac(mac) = found.target
+        {
+            permanent.insert(address, mac);
         }
         Ok(())
     })?;
-    Ok(neighbours)
+    Ok(permanent)
 }
 
 /// Netlink sockets are busy during a dump; names of links are asked for through one of another kind.
-fn name_socket() -> Result<OwnedFd, KernelError> {
+pub(super) fn name_socket() -> Result<OwnedFd, KernelError> {
     rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -55,12 +55,6 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const ADDRESS_HEADER_BYTES: usize = 8;
 
-// linux/neighbour.h
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NUD_PERMANENT: u16 = 0x80;
-const NEIGHBOUR_HEADER_BYTES: usize = 12;
-
 /// Address family of an address.
 pub(crate) fn family(is_ipv6: bool) -> AddressFamily {
     if is_ipv6 {
@@ -149,29 +143,6 @@ pub(crate) fn dump_neighbours(family: AddressFamily) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
     RouteNetlinkMessage::GetNeighbour(message)
-}
-
-/// Reads a neighbour's addresses, of both layers; `None` if it is not a permanent one of this link.
-pub(crate) fn parse_permanent_neighbour(
-    payload: &[u8],
-    index: u32,
-) -> Result<Option<(IpAddr, [u8; 6])>, String> {
-    let header: &[u8; NEIGHBOUR_HEADER_BYTES] = payload.first_chunk().ok_or("neighbour header cut short")?;
-    let [_, _, _, _, i0, i1, i2, i3, s0, s1, _, _] = *header;
-    let is_permanent = u16::from_ne_bytes([s0, s1]) & NUD_PERMANENT != 0;
-    if u32::from_ne_bytes([i0, i1, i2, i3]) != index || !is_permanent {
-        return Ok(None);
-    }
-    let (mut network, mut link) = (None, None);
-    for attribute in NlasIterator::new(payload.get(NEIGHBOUR_HEADER_BYTES..).unwrap_or_default()) {
-        let attribute = attribute.map_err(|error| error.to_string())?;
-        match attribute.kind() {
-            NDA_DST => network = Some(address(attribute.value())?),
-            NDA_LLADDR => link = attribute.value().try_into().ok(),
-            _ => {}
-        }
-    }
-    Ok(network.zip(link))
 }
 
 /// The protocol number that stands for an origin in the kernel.

@@ -11,6 +11,7 @@ pub(crate) mod fake;
 mod link;
 pub(crate) mod linux;
 pub(crate) mod message;
+pub(crate) mod neighbors;
 pub mod netlink;
 mod news;
 mod nft;
@@ -47,8 +48,8 @@ pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
 pub type TunnelChange = Change<String, Tunnel, Link>;
 /// A change of one address of a tunnel device.
 pub type AddressChange = Change<TunnelAddress, ()>;
-/// A change of one permanent neighbour of a tunnel device.
-pub type NeighborChange = Change<NeighborKey, NeighborTarget>;
+/// A change of one neighbour, which is a permanent one.
+pub type NeighborChange = Change<NeighborKey, NeighborTarget, ObservedNeighbor>;
 
 /// What the agent asks of a kernel.
 pub trait Kernel {
@@ -82,14 +83,11 @@ pub trait Kernel {
     /// When the link is not there or the kernel refuses.
     fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError>;
 
-    /// The permanent neighbours of these links.
+    /// The neighbours of which it is known what is found, of all links.
     ///
     /// # Errors
     /// When the kernel cannot be asked or its answer does not parse.
-    fn neighbors(
-        &mut self,
-        interfaces: &BTreeSet<String>,
-    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError>;
+    fn neighbors(&mut self) -> Result<BTreeMap<NeighborKey, ObservedNeighbor>, KernelError>;
 
     /// Carries out the changes in order: one result a change, in the same order.
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>>;
@@ -203,6 +201,24 @@ impl From<&Route> for ObservedRoute {
             origin: route.origin,
             path: Some(route.path.clone()),
         }
+    }
+}
+
+/// A neighbour as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObservedNeighbor {
+    /// What is found.
+    pub target: NeighborTarget,
+    /// Whether it stays as it is, whatever the neighbour says.
+    pub is_permanent: bool,
+    /// Whether it carries our mark. Entries of a forwarding database carry none.
+    pub is_marked: bool,
+}
+
+impl fmt::Display for ObservedNeighbor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_permanent { "" } else { " learnt" };
+        write!(f, "{}{kind}", self.target)
     }
 }
 

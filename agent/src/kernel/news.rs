@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Link;
+use super::{Link, ObservedNeighbor};
+use crate::desired::NeighborKey;
 
 /// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,9 @@ pub enum KernelNews {
     Changed(KernelChange),
     /// Of links with our prefix, by name: the last of what the kernel said of each.
     WorkloadLinks(BTreeMap<String, LinkNews>),
+    /// Of neighbours on links with our prefix: the last of what the kernel said of each; `None`: it is gone, or what is found is not
+    /// known any more.
+    WorkloadNeighbors(BTreeMap<NeighborKey, Option<ObservedNeighbor>>),
 }
 
 /// What the kernel said of a link.

@@ -1,27 +1,23 @@
-//! Tunnel devices, addresses and neighbours: the requests, and what the kernel's answers say.
+//! Tunnel devices and addresses: the requests, and what the kernel's answers say.
 //!
-//! Sources: linux/if_link.h, linux/if_addr.h, linux/neighbour.h; `NTF_SELF` makes an entry of the VXLAN device's own
-//! forwarding database (bridge(8), "fdb … self").
+//! Sources: linux/if_link.h, linux/if_addr.h.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::linux::index_of;
-use super::message::{address, family, number, string};
+use super::message::{address, number, string};
 use super::netlink::{NetlinkSocket, Request};
-use super::{AddressChange, KernelError, Link, NeighborChange, TunnelChange, address_message};
+use super::{AddressChange, KernelError, Link, TunnelChange, address_message};
 use crate::delta::Change;
-use crate::desired::{NeighborKey, NeighborSubject, NeighborTarget, Transport, Tunnel};
+use crate::desired::{Transport, Tunnel};
 use crate::ours::TUNNEL_ALIAS;
 
 const IFLA_INFO_KIND: u16 = 1;
@@ -41,11 +37,6 @@ const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_TENTATIVE: u32 = 0x40;
 const ADDRESS_HEADER_BYTES: usize = 8;
 const RT_SCOPE_UNIVERSE: u8 = 0;
-
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NUD_PERMANENT: u16 = 0x80;
-const NEIGHBOR_HEADER_BYTES: usize = 12;
 
 const RTA_PREFSRC: u16 = 7;
 const ROUTE_HEADER_BYTES: usize = 12;
@@ -279,144 +270,6 @@ pub(super) fn change_address(socket: &mut NetlinkSocket, change: &AddressChange)
             0,
             &format!("remove address {key}"),
         ),
-    }
-}
-
-/// The permanent neighbours of these links: of addresses, and of MAC addresses.
-pub(super) fn neighbors(
-    socket: &mut NetlinkSocket,
-    interfaces: &BTreeSet<String>,
-) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
-    let mut indexes = BTreeMap::new();
-    for interface in interfaces {
-        indexes.insert(index_of(socket, interface)?, interface.clone());
-    }
-    let mut found = BTreeMap::new();
-    for family in [AddressFamily::Unspec, AddressFamily::Bridge] {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family;
-        let mut part = BTreeMap::new();
-        socket.dump(
-            &RouteNetlinkMessage::GetNeighbour(message),
-            "list the neighbours",
-            |payload| {
-                match payload {
-                    None => part.clear(),
-                    Some(payload) => part.extend(parse_neighbor(payload, &indexes)?),
-                }
-                Ok(())
-            },
-        )?;
-        found.extend(part);
-    }
-    Ok(found)
-}
-
-fn parse_neighbor(
-    payload: &[u8],
-    indexes: &BTreeMap<u32, String>,
-) -> Result<Option<(NeighborKey, NeighborTarget)>, String> {
-    let header: &[u8; NEIGHBOR_HEADER_BYTES] = payload.first_chunk().ok_or("neighbour header cut short")?;
-    let [family, _, _, _, i0, i1, i2, i3, s0, s1, ..] = *header;
-    let is_permanent = u16::from_ne_bytes([s0, s1]) & NUD_PERMANENT != 0;
-    let Some(interface) = indexes
-        .get(&u32::from_ne_bytes([i0, i1, i2, i3]))
-        .filter(|_| is_permanent)
-    else {
-        return Ok(None);
-    };
-    let (mut destination, mut mac) = (None, None);
-    for attribute in NlasIterator::new(payload.get(NEIGHBOR_HEADER_BYTES..).unwrap_or_default()) {
-        let attribute = attribute.map_err(|error| error.to_string())?;
-        match attribute.kind() {
-            NDA_DST => destination = Some(address(attribute.value())?),
-            NDA_LLADDR => mac = <[u8; 6]>::try_from(attribute.value()).ok(),
-            _ => {}
-        }
-    }
-    let (Some(destination), Some(mac)) = (destination, mac) else {
-        return Ok(None);
-    };
-    let (subject, target) = if i32::from(family) == libc::AF_BRIDGE {
-        (NeighborSubject::Mac(mac), NeighborTarget::Node(destination))
-    } else {
-        (NeighborSubject::Address(destination), NeighborTarget::Mac(mac))
-    };
-    let interface = interface.clone();
-    Ok(Some((NeighborKey { interface, subject }, target)))
-}
-
-pub(super) fn change_neighbors(
-    socket: &mut NetlinkSocket,
-    changes: &[NeighborChange],
-) -> Vec<Result<(), KernelError>> {
-    let mut indexes: BTreeMap<&str, Option<u32>> = BTreeMap::new();
-    let (mut requests, mut texts, mut is_sent) = (Vec::new(), Vec::new(), Vec::new());
-    for change in changes {
-        let interface = change.key().interface.as_str();
-        let index = *indexes
-            .entry(interface)
-            .or_insert_with(|| index_of(socket, interface).ok());
-        is_sent.push(index.is_some());
-        if let Some(index) = index {
-            requests.push(neighbor_request(index, change));
-            texts.push(format!("{change}"));
-        }
-    }
-    let mut answers = socket
-        .batch(&requests, |position| {
-            texts.get(position).cloned().unwrap_or_default()
-        })
-        .into_iter();
-    let missing = |change: &NeighborChange| KernelError::NoSuchLink {
-        name: change.key().interface.clone(),
-    };
-    changes
-        .iter()
-        .zip(is_sent)
-        .map(|(change, is_sent)| {
-            let answer = if is_sent { answers.next() } else { None };
-            answer.unwrap_or_else(|| Err(missing(change)))
-        })
-        .collect()
-}
-
-fn neighbor_request(index: u32, change: &NeighborChange) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    let subject = change.key().subject;
-    match subject {
-        NeighborSubject::Address(address) => {
-            message.header.family = family(address.is_ipv6());
-            message
-                .attributes
-                .push(NeighbourAttribute::Destination(NeighbourAddress::from(address)));
-        }
-        NeighborSubject::Mac(mac) => {
-            message.header.family = AddressFamily::Bridge;
-            message.header.flags = NeighbourFlags::Own;
-            message
-                .attributes
-                .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-        }
-    }
-    let target = match change {
-        Change::Create { value, .. } | Change::Replace { to: value, .. } => *value,
-        Change::Delete { .. } => {
-            return Request {
-                message: RouteNetlinkMessage::DelNeighbour(message),
-                flags: 0,
-            };
-        }
-    };
-    message.attributes.push(match target {
-        NeighborTarget::Mac(mac) => NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        NeighborTarget::Node(address) => NeighbourAttribute::Destination(NeighbourAddress::from(address)),
-    });
-    Request {
-        message: RouteNetlinkMessage::NewNeighbour(message),
-        flags: NLM_F_CREATE | NLM_F_REPLACE,
     }
 }
 

@@ -10,9 +10,10 @@ use ipnetwork::IpNetwork;
 
 use super::{
     BgpReport, BlockReport, CniReport, DataplaneReport, DatastoreReport, EndpointReport, PeerReport,
-    PoolReport, StatusReport,
+    PoolReport, RemoteReport, StatusReport, TunnelReport,
 };
-use crate::model::{Encapsulation, Learned, LearnedPath, Model};
+use crate::desired::{self, Transport};
+use crate::model::{Encapsulation, Learned, LearnedPath, Model, TunnelKind};
 
 /// What the node's thread says of itself.
 #[derive(Debug, Clone)]
@@ -84,6 +85,7 @@ impl From<Parts> for StatusReport {
             bgp_in_sync: model.in_sync.bgp,
             own_blocks: own_blocks.collect(),
             pools: pools(&model),
+            tunnels: tunnels(&model),
             endpoints: endpoints(&model),
             learned_routes: learned_routes(&model),
             bgp: speaker.map(|speaker| BgpReport {
@@ -143,6 +145,50 @@ fn pools(model: &Model) -> BTreeMap<String, PoolReport> {
         .pools
         .iter()
         .map(|(name, pool)| (name.clone(), report(pool)))
+        .collect()
+}
+
+/// Those that the node should have. What the kernel has of them is in the model, as it has of other interfaces.
+fn tunnels(model: &Model) -> Vec<TunnelReport> {
+    let wanted = desired::tunnels(model);
+    let of_kind = |kind: TunnelKind| {
+        let device = kind.interface();
+        let (mode, vni, port) = match wanted.get(device)?.transport {
+            Transport::Vxlan { vni, port, .. } => ("vxlan", Some(vni), Some(port)),
+            Transport::Ipip => ("ipip", None, None),
+        };
+        let found = model.interfaces.get(device);
+        let state = match found {
+            Some(found) if found.up => "up",
+            Some(_) => "down",
+            None => "missing",
+        };
+        Some(TunnelReport {
+            device: device.to_owned(),
+            mode: mode.to_owned(),
+            state: state.to_owned(),
+            vni,
+            port,
+            address: model.tunnel_addresses.get(&kind).copied().flatten(),
+            local: model.own_address(kind.is_ipv6()).map(|address| address.ip()),
+            mtu: found.map(|found| found.mtu),
+            remotes: remotes(model, kind),
+        })
+    };
+    TunnelKind::ALL.into_iter().filter_map(of_kind).collect()
+}
+
+fn remotes(model: &Model, kind: TunnelKind) -> BTreeMap<String, RemoteReport> {
+    let nodes = model.cluster.nodes.iter();
+    let others = nodes.filter(|(name, _)| **name != model.node_name);
+    others
+        .filter_map(|(name, node)| {
+            let remote = RemoteReport {
+                address: *node.tunnels.get(&kind)?,
+                node: node.address(kind.is_ipv6())?.ip(),
+            };
+            Some((name.clone(), remote))
+        })
         .collect()
 }
 

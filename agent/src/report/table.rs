@@ -6,6 +6,8 @@ use super::{BgpReport, StatusReport};
 
 /// Learned routes shown; JSON has them all.
 const MAX_ROUTES: usize = 20;
+/// Other ends of tunnels shown; JSON has them all.
+const MAX_REMOTES: usize = 20;
 
 impl fmt::Display for StatusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,6 +43,7 @@ impl fmt::Display for StatusReport {
             write_bgp(f, bgp, self.bgp_in_sync)?;
         }
         self.write_addresses(f)?;
+        self.write_tunnels(f)?;
         self.write_routes(f)
     }
 }
@@ -103,6 +106,49 @@ impl StatusReport {
         )
     }
 
+    fn write_tunnels(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let tunnels = self.tunnels.iter().map(|tunnel| {
+            let number = tunnel.vni.zip(tunnel.port);
+            vec![
+                tunnel.device.clone(),
+                tunnel.state.clone(),
+                tunnel.mode.clone(),
+                text(number.map(|(vni, port)| format!("{vni}/{port}"))),
+                text(tunnel.address.map(|address| address.to_string())),
+                text(tunnel.local.map(|address| address.to_string())),
+                text(tunnel.mtu.map(|mtu| mtu.to_string())),
+                tunnel.remotes.len().to_string(),
+            ]
+        });
+        let columns = [
+            "TUNNEL", "STATE", "MODE", "VNI/PORT", "ADDRESS", "FROM", "MTU", "NODES",
+        ];
+        write_table(f, &columns, tunnels.collect())?;
+        let remotes: Vec<Vec<String>> = self
+            .tunnels
+            .iter()
+            .flat_map(|tunnel| {
+                tunnel
+                    .remotes
+                    .iter()
+                    .map(move |(name, remote)| (tunnel, name, remote))
+            })
+            .map(|(tunnel, name, remote)| {
+                vec![
+                    name.clone(),
+                    tunnel.device.clone(),
+                    remote.address.to_string(),
+                    remote.node.to_string(),
+                ]
+            })
+            .collect();
+        let more = remotes.len().saturating_sub(MAX_REMOTES);
+        let shown = remotes.into_iter().take(MAX_REMOTES).collect();
+        write_table(f, &["NODE", "TUNNEL", "ADDRESS", "AT"], shown)?;
+        more_in_json(f, more)
+    }
+
     fn write_routes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let routes = self
             .learned_routes
@@ -118,10 +164,14 @@ impl StatusReport {
                 vec![prefix.to_string(), via]
             });
         write_table(f, &["LEARNED ROUTE", "VIA"], routes.collect())?;
-        match self.learned_routes.len().saturating_sub(MAX_ROUTES) {
-            0 => Ok(()),
-            more => writeln!(f, "… and {more} more (-o json shows all)"),
-        }
+        more_in_json(f, self.learned_routes.len().saturating_sub(MAX_ROUTES))
+    }
+}
+
+fn more_in_json(f: &mut fmt::Formatter<'_>, more: usize) -> fmt::Result {
+    match more {
+        0 => Ok(()),
+        more => writeln!(f, "… and {more} more (-o json shows all)"),
     }
 }
 
@@ -234,6 +284,23 @@ mod tests {
             datastore_in_sync: true,
             bgp_in_sync: true,
             pools: BTreeMap::new(),
+            tunnels: vec![TunnelReport {
+                device: "vxlan.calico".into(),
+                mode: "vxlan".into(),
+                state: "up".into(),
+                vni: Some(4096),
+                port: Some(4789),
+                address: Some("10.244.0.65".parse().unwrap()),
+                local: Some("192.0.2.11".parse().unwrap()),
+                mtu: Some(1450),
+                remotes: BTreeMap::from([(
+                    "node2".into(),
+                    RemoteReport {
+                        address: "10.244.1.65".parse().unwrap(),
+                        node: "192.0.2.12".parse().unwrap(),
+                    },
+                )]),
+            }],
             own_blocks: vec![BlockReport {
                 cidr: "10.244.0.64/26".parse().unwrap(),
                 used_here: 2,
@@ -279,6 +346,12 @@ tor   192.0.2.1  65001  Established  59s    4/5       1          -
 
 OWN BLOCK       USED HERE  ANNOUNCED
 10.244.0.64/26  2          yes
+
+TUNNEL        STATE  MODE   VNI/PORT   ADDRESS      FROM        MTU   NODES
+vxlan.calico  up     vxlan  4096/4789  10.244.0.65  192.0.2.11  1450  1
+
+NODE   TUNNEL        ADDRESS      AT
+node2  vxlan.calico  10.244.1.65  192.0.2.12
 ";
         assert_eq!(report().to_string(), expected);
     }

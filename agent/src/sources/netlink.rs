@@ -1,7 +1,7 @@
-//! The kernel's notifications (rtnetlink(7)): links, addresses, and routes: ours, and those of others that BGP's next hops may lie behind.
+//! The kernel's notifications (rtnetlink(7)): links, addresses, neighbours, and routes: ours, and those of others that BGP's next hops may lie behind.
 //!
 //! They only say *that* something changed; the dataplane reads back what. Of links with our prefix, which come and go all the
-//! time, they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
+//! time, and of neighbours on them they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
 //! port of the socket that wrote and are passed over.
 
 use std::collections::BTreeMap;
@@ -13,10 +13,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::desired::MAIN_TABLE;
+use crate::desired::{MAIN_TABLE, NeighborKey};
 use crate::inbox::Message;
-use crate::kernel::message;
-use crate::kernel::{KernelChange, KernelNews, LinkNews};
+use crate::kernel::{KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors};
 use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
@@ -53,6 +52,8 @@ struct Changes {
     workload_links: BTreeMap<String, LinkNews>,
     addresses: bool,
     neighbors: bool,
+    /// The last that was said of each neighbour on a link with our prefix.
+    workload_neighbors: BTreeMap<NeighborKey, Option<ObservedNeighbor>>,
     routes: bool,
     foreign_routes: bool,
     lost: bool,
@@ -105,7 +106,9 @@ impl Changes {
             match message.message_type() {
                 kind @ (RTM_NEWLINK | RTM_DELLINK) if !is_own => self.take_link(kind, message.payload()),
                 RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses |= is_of_the_node(message.payload()),
-                RTM_NEWNEIGH | RTM_DELNEIGH if !is_own => self.neighbors |= is_on_tunnel(message.payload()),
+                kind @ (RTM_NEWNEIGH | RTM_DELNEIGH) if !is_own => {
+                    self.take_neighbor(kind, message.payload());
+                }
                 RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
                     let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
                     if ROUTE_PROTOCOLS.contains(&protocol) {
@@ -132,6 +135,25 @@ impl Changes {
         self.foreign_routes |= underlay::concerns(&route.key, route.protocol);
         // It may have taken the place of one of ours: the kernel does not say that the replaced one is gone.
         self.routes |= flags & NLM_F_REPLACE != 0 && route.key.table == MAIN_TABLE;
+    }
+
+    /// Of neighbours on tunnels it says that there was something, of those of workloads what; of the many others nothing.
+    fn take_neighbor(&mut self, kind: u16, payload: &[u8]) {
+        let Ok(Some(seen)) = neighbors::parse(payload) else {
+            return;
+        };
+        match interface_name(seen.index) {
+            Some(name) if TUNNELS.contains(&name.as_str()) => self.neighbors = true,
+            Some(interface) if interface.starts_with(LINK_PREFIX) => {
+                let key = NeighborKey {
+                    interface,
+                    subject: seen.subject,
+                };
+                let found = seen.found.filter(|_| kind == RTM_NEWNEIGH);
+                self.workload_neighbors.insert(key, found);
+            }
+            _ => {}
+        }
     }
 
     fn take_link(&mut self, kind: u16, payload: &[u8]) {
@@ -167,13 +189,11 @@ impl Changes {
         // Where all links are read back anyway, nothing need be said of some.
         let of_links = (!self.links && !self.workload_links.is_empty())
             .then_some(KernelNews::WorkloadLinks(self.workload_links));
-        of_links.into_iter().chain(of_kinds).collect()
+        let of_neighbors = (!self.workload_neighbors.is_empty())
+            .then_some(KernelNews::WorkloadNeighbors(self.workload_neighbors));
+        let all = of_links.into_iter().chain(of_kinds).chain(of_neighbors);
+        all.collect()
     }
-}
-
-/// Whether the neighbour of a message (`struct ndmsg`) is on a tunnel of ours; of the many others nothing is said.
-fn is_on_tunnel(payload: &[u8]) -> bool {
-    interface_of(payload).is_some_and(|name| TUNNELS.contains(&name.as_str()))
 }
 
 /// Whether the address of a message (`struct ifaddrmsg`) is not a workload's. One of a link that is gone counts.
@@ -181,7 +201,7 @@ fn is_of_the_node(payload: &[u8]) -> bool {
     interface_of(payload).is_none_or(|name| !name.starts_with(LINK_PREFIX))
 }
 
-/// The interface whose index is at offset 4: `struct ndmsg` and `struct ifaddrmsg` both have it there.
+/// The interface whose index is at offset 4 of `struct ifaddrmsg`.
 fn interface_of(payload: &[u8]) -> Option<String> {
     let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
     interface_name(index)

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
-use crate::desired::{HostLink, NeighborKey, NeighborTarget, RouteKey};
+use crate::desired::{HostLink, NeighborKey, RouteKey};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedRoute, RouteChange, TunnelChange,
+    NftTables, ObservedNeighbor, ObservedRoute, RouteChange, TunnelChange,
 };
 use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
@@ -48,11 +48,8 @@ impl Kernel for Shared {
         self.kernel.borrow_mut().change_address(change)
     }
 
-    fn neighbors(
-        &mut self,
-        interfaces: &BTreeSet<String>,
-    ) -> Result<BTreeMap<NeighborKey, NeighborTarget>, KernelError> {
-        self.kernel.borrow_mut().neighbors(interfaces)
+    fn neighbors(&mut self) -> Result<BTreeMap<NeighborKey, ObservedNeighbor>, KernelError> {
+        self.kernel.borrow_mut().neighbors()
     }
 
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
