@@ -9,7 +9,6 @@
     reason = "a measurement may fail by panicking"
 )]
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -64,9 +63,7 @@ fn route(number: u32) -> (RouteKey, Route) {
         address: Ipv4Addr::new(192, 0, 2, 2).into(),
         interface: Some("up0".to_owned()),
     };
-    let path = RoutePath::Via {
-        gateways: BTreeSet::from([gateway]),
-    };
+    let path = RoutePath::via([gateway]);
     let key = RouteKey::main(IpNetwork::V4(Ipv4Network::from(destination(number))));
     let origin = RouteOrigin::Bgp;
     (key, Route { origin, path })

@@ -1,7 +1,7 @@
 //! Removing from this node what is ours, and only that: `calidris cleanup`.
 //!
 //! What is ours is said by `ours.rs`. The order is that of the agent, reversed: nftables, routes (the more specific one
-//! before the one that covers it), links. Kernel parameters stay as they are, since others may rely on them by now; those of
+//! before the one that covers it), nexthop objects (groups before their members), links. Kernel parameters stay as they are, since others may rely on them by now; those of
 //! a host end go with it. The datastore is not touched: addresses stay assigned until DEL or `calidris ipam`.
 //!
 //! Pods that still run lose their network, since their host ends go.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delta::Change;
 use crate::desired::RouteKey;
-use crate::kernel::{Kernel, KernelError, Link, NftFamily, ObservedRoute};
+use crate::kernel::{Kernel, KernelError, Link, Nexthop, NftFamily, ObservedRoute, SeenNexthops};
 use crate::ours;
 
 /// Parameters of the whole node that the agent sets and that nobody takes back.
@@ -25,6 +25,8 @@ pub enum Removal {
     NftTable(NftFamily),
     /// A route.
     Route(RouteKey, ObservedRoute),
+    /// A nexthop object, by number.
+    Nexthop(u32, Nexthop),
     /// The host end of a workload, by name.
     Link(String, Link),
     /// A tunnel device, by name.
@@ -58,12 +60,23 @@ pub enum Mode {
 pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> {
     let tables = kernel.our_nft_tables()?;
     let routes = kernel.routes()?;
+    let nexthops = match kernel.nexthops() {
+        // A kernel that has no such objects has none of ours.
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => SeenNexthops::default(),
+        result => result?,
+    };
     let links = kernel.links()?;
     let tables = tables.into_iter().map(Removal::NftTable);
     let routes = routes
         .into_iter()
         .rev()
         .map(|(key, route)| Removal::Route(key, route));
+    let (groups, gateways): (Vec<_>, Vec<_>) = nexthops
+        .ours
+        .into_iter()
+        .partition(|(_, nexthop)| matches!(nexthop, Nexthop::Group(_)));
+    let nexthops = groups.into_iter().chain(gateways);
+    let nexthops = nexthops.map(|(id, nexthop)| Removal::Nexthop(id, nexthop));
     let links = links.into_iter().filter_map(|(name, link)| {
         if link.is_our_tunnel(&name) {
             return Some(Removal::Tunnel(name, link));
@@ -71,7 +84,7 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
         let is_ours = link.is_ours(&name) || link.is_half_made(&name);
         is_ours.then_some(Removal::Link(name, link))
     });
-    Ok(tables.chain(routes).chain(links).collect())
+    Ok(tables.chain(routes).chain(nexthops).chain(links).collect())
 }
 
 /// Removes everything of ours, or says what would be. What fails does not stop the rest.
@@ -112,6 +125,13 @@ fn remove(kernel: &mut impl Kernel, removal: &Removal) -> Result<(), KernelError
             };
             kernel.change_routes(&[change]).pop().unwrap_or(Ok(()))
         }
+        Removal::Nexthop(id, nexthop) => {
+            let change = Change::Delete {
+                key: *id,
+                from: nexthop.clone(),
+            };
+            kernel.change_nexthops(&[change]).pop().unwrap_or(Ok(()))
+        }
         Removal::Link(name, link) => kernel.delete_link(name, link.index),
         Removal::Tunnel(name, link) => kernel.change_tunnel(&Change::Delete {
             key: name.clone(),
@@ -130,6 +150,7 @@ impl fmt::Display for Removal {
         match self {
             Self::NftTable(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
             Self::Route(key, route) => write!(f, "route {key} {route}"),
+            Self::Nexthop(id, nexthop) => write!(f, "nexthop {id} {nexthop}"),
             Self::Tunnel(name, _) => write!(f, "tunnel {name}"),
             Self::Link(name, link) => {
                 write!(f, "link {name} {}", link.alias.as_deref().unwrap_or("half made"))
@@ -150,6 +171,8 @@ mod tests {
     use crate::desired::{RouteOrigin, RoutePath};
     use crate::kernel::NftTable;
     use crate::kernel::fake::{FakeKernel, Fault};
+
+    const FIRST_NEXTHOP: u32 = *ours::NEXTHOP_IDS.start();
 
     /// Of everything one of ours and one of somebody else's.
     fn kernel() -> FakeKernel {
@@ -180,6 +203,13 @@ mod tests {
         }
         let foreign = RouteKey::main("10.99.0.0/16".parse().unwrap());
         kernel.foreign.insert(foreign, "static".to_owned());
+        let gateway = Nexthop::Gateway {
+            address: "192.0.2.2".parse().unwrap(),
+            interface: "eth0".to_owned(),
+        };
+        let group = Nexthop::Group([FIRST_NEXTHOP].into());
+        kernel.nexthops.ours = [(FIRST_NEXTHOP, gateway), (FIRST_NEXTHOP + 1, group)].into();
+        kernel.nexthops.taken = [FIRST_NEXTHOP + 2].into();
         kernel.nft = [(NftFamily::Inet, NftTable::default())].into();
         kernel
             .sysctls
@@ -201,6 +231,8 @@ mod tests {
                 "nftables table inet calidris",
                 "route 10.65.0.2/32 metric 1024 dev cali1 (local)",
                 "route 10.65.0.0/26 metric 1024 blackhole (local)",
+                "nexthop 3390898177 group 3390898176",
+                "nexthop 3390898176 via 192.0.2.2 dev eth0",
                 "link cali1 calidris:n/c1/eth0",
                 "link cali2 half made",
             ]
@@ -212,19 +244,20 @@ mod tests {
             "links of others stay"
         );
         assert_eq!(kernel.foreign, before.foreign);
+        assert_eq!(kernel.nexthops.taken, before.nexthops.taken);
         assert_eq!(clean(&mut kernel, Mode::Remove).unwrap().removed, [""; 0]);
     }
 
     #[test]
     fn what_fails_is_said_and_does_not_stop_the_rest() {
-        // Three reads come first.
-        for call in 3..8 {
+        // Four reads come first.
+        for call in 4..11 {
             let mut kernel = FakeKernel {
                 fault: Some((call, Fault::Refused)),
                 ..kernel()
             };
             let report = clean(&mut kernel, Mode::Remove).unwrap();
-            assert_eq!((report.removed.len(), report.failed.len()), (4, 1), "{report:?}");
+            assert_eq!((report.removed.len(), report.failed.len()), (6, 1), "{report:?}");
             clean(&mut kernel, Mode::Remove).unwrap();
             assert_eq!(
                 inventory(&mut kernel).unwrap(),

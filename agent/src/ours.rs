@@ -3,6 +3,7 @@
 //! | kind | ours is what |
 //! |---|---|
 //! | routes | carries protocol [`ROUTE_PROTOCOL_LOCAL`], [`ROUTE_PROTOCOL_BGP`] or [`ROUTE_PROTOCOL_CLUSTER`], in any table |
+//! | nexthop objects | has a number of [`NEXTHOP_IDS`] *and* protocol [`ROUTE_PROTOCOL_BGP`] |
 //! | links | has a name that begins with [`LINK_PREFIX`] *and* an alias that begins with [`ALIAS_PREFIX`] |
 //! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
 //! | addresses | is a global one on a tunnel of ours that we keep up |
@@ -14,7 +15,10 @@
 //!
 //! A foreign route with the key of one of ours (destination, metric, table) is in the way: ours is then not made
 //! and that is reported. The kernel refuses the creation (`NLM_F_EXCL`), so there is no race. What `ip route append`
-//! adds *behind* one of ours is not noticed until ours is replaced.
+//! adds *behind* one of ours is not noticed until ours is replaced. A foreign route that refers to a nexthop group of ours goes with it:
+//! the kernel has it so.
+
+use std::ops::RangeInclusive;
 
 /// Route protocol of routes that follow from the datastore: workloads and blackholes. Not used by any other program
 /// known to us (`/etc/iproute2/rt_protos`, FRR and Calico's 80 were looked at).
@@ -28,6 +32,10 @@ pub const ROUTE_PROTOCOL_CLUSTER: u8 = 204;
 
 /// All route protocols of ours.
 pub const ROUTE_PROTOCOLS: [u8; 3] = [ROUTE_PROTOCOL_LOCAL, ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_CLUSTER];
+
+/// Numbers of our nexthop objects. The kernel itself counts from 1 up, FRR's zebra likewise; a number in this range that somebody else
+/// has is passed over.
+pub const NEXTHOP_IDS: RangeInclusive<u32> = 0xca1d_0000..=0xca1d_ffff;
 
 /// Name of the VXLAN device for IPv4, as Calico's: a node that Calico ran on keeps its device.
 pub const VXLAN_V4: &str = "vxlan.calico";

@@ -4,7 +4,6 @@
 
 mod namespaces;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use calidris_agent::apply::{Dataplane, Op};
@@ -56,9 +55,7 @@ fn every_kind_of_route_is_replaced_by_every_other_in_both_families() {
                     address: format!("{net}{host}").parse().unwrap(),
                     interface: None,
                 };
-                RoutePath::Via {
-                    gateways: hosts.iter().map(gateway).collect(),
-                }
+                RoutePath::via(hosts.iter().map(gateway))
             };
             let paths = [
                 RoutePath::Blackhole,
@@ -135,17 +132,17 @@ fn in_a_batch_of_thousands_each_failure_is_that_of_its_route() {
             }
             .parse()
             .unwrap();
-            let gateways = BTreeSet::from([Gateway {
+            let gateway = Gateway {
                 address,
                 interface: None,
-            }]);
+            };
             let destination = std::net::Ipv4Addr::from(0x0a80_0000 + (number << 4));
             let key = RouteKey::main(ipnetwork::IpNetwork::new(destination.into(), 28).unwrap());
             (
                 key,
                 Route {
                     origin: RouteOrigin::Bgp,
-                    path: RoutePath::Via { gateways },
+                    path: RoutePath::via([gateway]),
                 },
             )
         };
@@ -231,7 +228,7 @@ fn a_dump_is_whole_while_the_tables_change() {
     }
     let node = node();
     let routes = |third: std::ops::Range<u32>| -> Desired {
-        let gateways = BTreeSet::from([Gateway {
+        let path = RoutePath::via([Gateway {
             address: "192.0.2.2".parse().unwrap(),
             interface: None,
         }]);
@@ -242,9 +239,7 @@ fn a_dump_is_whole_while_the_tables_change() {
                 key,
                 Route {
                     origin: RouteOrigin::Bgp,
-                    path: RoutePath::Via {
-                        gateways: gateways.clone(),
-                    },
+                    path: path.clone(),
                 },
             )
         };

@@ -1,8 +1,8 @@
 //! The hands: makes the kernel be as desired, and says what it did.
 //!
 //! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
-//! constant order (links, tunnels, sysctls, addresses, neighbours, routes, then what is removed of neighbours, addresses and
-//! tunnels, nftables; within routes creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//! constant order (links, tunnels, sysctls, addresses, neighbours, nexthop objects, routes, then what is removed of nexthop objects,
+//! neighbours, addresses and tunnels, nftables; within routes creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
 //! [`Dataplane::apply_part`] does the same for a few workloads without a look at the others.
 //!
 //! Invariants:
@@ -16,6 +16,7 @@ mod addresses;
 mod connections;
 mod links;
 mod neighbors;
+mod nexthops;
 mod nft;
 mod nft_tables;
 mod part;
@@ -35,8 +36,8 @@ use tracing::debug;
 use crate::delta::Change;
 use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
 use crate::kernel::{
-    AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
-    ObservedNeighbor, RouteChange, TunnelChange,
+    AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, Nexthop, NexthopChange,
+    NftChange, NftFamily, ObservedNeighbor, RouteChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
@@ -79,6 +80,8 @@ pub enum Op {
     Address(AddressChange),
     /// A neighbour is made, replaced or removed; or one that the kernel learnt is kept for good.
     Neighbor(NeighborChange),
+    /// A nexthop object is created, replaced or deleted.
+    Nexthop(NexthopChange),
     /// A route is created, replaced or deleted.
     Route(RouteChange),
     /// A table of nftables is replaced, or elements of its sets are changed.
@@ -98,6 +101,8 @@ pub enum Subject {
     Address(TunnelAddress),
     /// A neighbour on a tunnel device or a host end.
     Neighbor(NeighborKey),
+    /// A nexthop object, by number.
+    Nexthop(u32),
     /// A route.
     Route(RouteKey),
     /// Our nftables table of a family.
@@ -405,10 +410,15 @@ impl<K: Kernel> Dataplane<K> {
         }
         for ops in stages {
             let (mut neighbors, mut routes, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+            let mut nexthops = Vec::new();
             for op in ops {
                 let result = match op {
                     Op::Neighbor(change) => {
                         neighbors.push(change);
+                        continue;
+                    }
+                    Op::Nexthop(change) => {
+                        nexthops.push(change);
                         continue;
                     }
                     Op::Route(change) => {
@@ -432,6 +442,8 @@ impl<K: Kernel> Dataplane<K> {
             }
             let results = self.neighbors.carry_out(&mut self.kernel, &neighbors);
             done.extend(neighbors.into_iter().map(Op::Neighbor).zip(results));
+            let results = self.routes.carry_out_nexthops(&mut self.kernel, &nexthops);
+            done.extend(nexthops.into_iter().map(Op::Nexthop).zip(results));
             let results = self.routes.carry_out(&mut self.kernel, &routes);
             done.extend(routes.into_iter().map(Op::Route).zip(results));
             if !tables.is_empty() {
@@ -527,7 +539,7 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .iter()
             .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
         Subject::Neighbor(key) => key.interface == *interface,
-        Subject::Tunnel(_) | Subject::Address(_) => false,
+        Subject::Tunnel(_) | Subject::Address(_) | Subject::Nexthop(_) => false,
         // Closed until it is known there.
         Subject::Nft(family) => *family == NftFamily::Inet,
     }
@@ -565,7 +577,11 @@ enum Stage {
     Addresses,
     Neighbors,
     Gateways,
+    Nexthops,
+    NexthopGroups,
     Routes,
+    NexthopGroupsGo,
+    NexthopsGo,
     NeighborsGo,
     AddressesGo,
     TunnelsGo,
@@ -585,6 +601,19 @@ impl Stage {
             Op::Address(_) => Self::Addresses,
             Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
             Op::Neighbor(_) => Self::Neighbors,
+            Op::Nexthop(Change::Delete {
+                from: Nexthop::Group(_),
+                ..
+            }) => Self::NexthopGroupsGo,
+            Op::Nexthop(Change::Delete { .. }) => Self::NexthopsGo,
+            Op::Nexthop(
+                Change::Create {
+                    value: Nexthop::Group(_),
+                    ..
+                }
+                | Change::Replace { .. },
+            ) => Self::NexthopGroups,
+            Op::Nexthop(_) => Self::Nexthops,
             Op::Route(Change::Create { value, .. } | Change::Replace { to: value, .. })
                 if leads_to_gateway(value) =>
             {
@@ -623,6 +652,7 @@ impl Op {
             Self::Sysctl(change) => Subject::Sysctl(change.key().clone()),
             Self::Address(change) => Subject::Address(change.key().clone()),
             Self::Neighbor(change) => Subject::Neighbor(change.key().clone()),
+            Self::Nexthop(change) => Subject::Nexthop(*change.key()),
             Self::Route(change) => Subject::Route(change.key().clone()),
             Self::Nft(change) => Subject::Nft(change.family),
         }
@@ -649,6 +679,7 @@ impl fmt::Display for Op {
             Self::Address(change) => write!(f, "address: create {}", change.key()),
             Self::Neighbor(change) => write!(f, "neighbor: {change}"),
             Self::Sysctl(change) => write!(f, "sysctl: {change}"),
+            Self::Nexthop(change) => write!(f, "nexthop: {change}"),
             Self::Route(change) => write!(f, "route: {change}"),
             Self::Nft(change) => write!(f, "nft: {change}"),
         }
@@ -663,6 +694,7 @@ impl fmt::Display for Subject {
             Self::Address(address) => write!(f, "address {address}"),
             Self::Neighbor(key) => write!(f, "neighbor {key}"),
             Self::Sysctl(path) => write!(f, "sysctl {path}"),
+            Self::Nexthop(id) => write!(f, "nexthop {id}"),
             Self::Route(key) => write!(f, "route {key}"),
             Self::Nft(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
         }
@@ -675,6 +707,8 @@ impl fmt::Display for Failure {
     }
 }
 
+#[cfg(test)]
+mod nexthop_tests;
 #[cfg(test)]
 mod overlay_tests;
 #[cfg(test)]

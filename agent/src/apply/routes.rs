@@ -1,4 +1,5 @@
-//! Routes of ours as last seen, and the gate that holds changes and deletions back until their source is in sync.
+//! Routes of ours as last seen with the nexthop objects that they refer to, and the gate that holds changes and deletions back until
+//! their source is in sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,13 +9,16 @@ use ipnetwork::IpNetwork;
 use super::Op;
 use super::connections::host;
 use super::links::LinksChanged;
+use super::nexthops::{Assignment, Nexthops, in_groups};
 use crate::delta::{Change, delta};
 use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath};
-use crate::kernel::{Kernel, KernelError, ObservedRoute, RouteChange};
+use crate::kernel::{Kernel, KernelError, NexthopChange, ObservedRoute, RouteChange};
 use crate::model::InSync;
 
 pub(super) struct Routes {
     known: BTreeMap<RouteKey, ObservedRoute>,
+    nexthops: Nexthops,
+    /// Of both: with an object go the routes that refer to it.
     dirty: bool,
 }
 
@@ -22,6 +26,7 @@ impl Default for Routes {
     fn default() -> Self {
         Self {
             known: BTreeMap::new(),
+            nexthops: Nexthops::default(),
             dirty: true,
         }
     }
@@ -60,10 +65,16 @@ impl Routes {
         in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
         if self.dirty {
+            self.nexthops.read_back(kernel)?;
             self.known = kernel.routes()?;
             self.dirty = false;
         }
-        Ok(changes(desired, &self.known, in_sync))
+        let assignment = self.nexthops.assign(desired, &self.known, in_sync);
+        let routes = changes(desired, &self.known, &assignment, in_sync);
+        let staying = self.referred_without(&routes);
+        let mut ops = self.nexthops.difference(&assignment, &staying, in_sync);
+        ops.extend(routes.into_iter().map(Op::Route));
+        Ok(ops)
     }
 
     /// As [`Self::difference`], of the routes to some addresses, without reading back.
@@ -80,7 +91,36 @@ impl Routes {
             .filter_map(|key| self.known.get_key_value(&key))
             .map(|(key, route)| (key.clone(), route.clone()))
             .collect();
-        changes(desired, &there, in_sync)
+        changes(desired, &there, &Assignment::default(), in_sync)
+            .into_iter()
+            .map(Op::Route)
+            .collect()
+    }
+
+    /// Groups that routes refer to, without the routes that leave them.
+    fn referred_without(&self, leaving: &[RouteChange]) -> BTreeSet<u32> {
+        if !self.nexthops.has_groups() {
+            return BTreeSet::new();
+        }
+        let leaving: BTreeSet<&RouteKey> = leaving.iter().map(Change::key).collect();
+        in_groups(&self.known)
+            .filter(|(key, _)| !leaving.contains(key))
+            .map(|(_, id)| id)
+            .collect()
+    }
+
+    pub(super) fn carry_out_nexthops(
+        &mut self,
+        kernel: &mut impl Kernel,
+        changes: &[NexthopChange],
+    ) -> Vec<Result<(), KernelError>> {
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        let referred = self.referred_without(&[]);
+        let (results, is_in_doubt) = self.nexthops.carry_out(kernel, changes, &referred);
+        self.dirty |= is_in_doubt;
+        results
     }
 
     pub(super) fn carry_out(
@@ -116,12 +156,24 @@ impl Routes {
 fn changes(
     desired: &BTreeMap<RouteKey, Route>,
     there: &BTreeMap<RouteKey, ObservedRoute>,
+    assignment: &Assignment,
     in_sync: InSync,
-) -> Vec<Op> {
-    delta(desired, there, |wanted, found| found.is(wanted))
+) -> Vec<RouteChange> {
+    delta(desired, there, |wanted, found| assignment.is(wanted, found))
         .into_iter()
         .filter(|change| may_be_carried_out(change, in_sync))
-        .map(Op::Route)
+        .map(|change| match change {
+            Change::Create { key, value } => Change::Create {
+                key,
+                value: assignment.realised(value),
+            },
+            Change::Replace { key, from, to } => Change::Replace {
+                key,
+                from,
+                to: assignment.realised(to),
+            },
+            Change::Delete { .. } => change,
+        })
         .collect()
 }
 

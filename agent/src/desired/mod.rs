@@ -5,6 +5,7 @@ mod cluster;
 mod links;
 mod mtu;
 mod neighbors;
+mod next_hops;
 mod nft;
 mod node;
 mod part;
@@ -17,6 +18,7 @@ mod workloads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -176,10 +178,16 @@ pub enum RoutePath {
         /// Interface name.
         interface: String,
     },
-    /// Through one or several gateways.
+    /// Through one or several gateways. Several on links that are known have a nexthop group in the kernel, others make a multipath
+    /// route (`apply/nexthops.rs`).
     Via {
-        /// The gateways, at least one; several make a multipath route.
-        gateways: BTreeSet<Gateway>,
+        /// The gateways, at least one.
+        gateways: Gateways,
+    },
+    /// As a nexthop group of the kernel says: never desired, but what [`Self::Via`] becomes on the way to the kernel.
+    Group {
+        /// The group's number.
+        id: u32,
     },
     /// Through a gateway that is taken to be on the link, whatever its address: a tunnel, or a node of our subnet.
     Onlink {
@@ -192,6 +200,9 @@ pub enum RoutePath {
     Blackhole,
 }
 
+/// Gateways of a route, shared: a full table has few different sets of them.
+pub type Gateways = Arc<BTreeSet<Gateway>>;
+
 /// One gateway of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gateway {
@@ -199,6 +210,14 @@ pub struct Gateway {
     pub address: IpAddr,
     /// Interface, where the address alone does not say. `None`: the kernel finds it.
     pub interface: Option<String>,
+}
+
+impl RoutePath {
+    /// Through these gateways.
+    pub fn via(gateways: impl IntoIterator<Item = Gateway>) -> Self {
+        let gateways = Arc::new(gateways.into_iter().collect());
+        Self::Via { gateways }
+    }
 }
 
 impl fmt::Display for HostLink {
@@ -241,6 +260,7 @@ impl fmt::Display for RoutePath {
             Self::Link { interface } => write!(f, "dev {interface}"),
             Self::Onlink { gateway, interface } => write!(f, "via {gateway} dev {interface} onlink"),
             Self::Blackhole => f.write_str("blackhole"),
+            Self::Group { id } => write!(f, "nhid {id}"),
             Self::Via { gateways } => {
                 for (position, gateway) in gateways.iter().enumerate() {
                     write!(

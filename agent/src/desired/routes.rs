@@ -9,13 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::desired::next_hops::NextHops;
 use crate::desired::tunnels::Tunnel;
 use crate::desired::{Gateway, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster};
-use crate::model::{Endpoint, Interface, Learned, LearnedPath, Model, TunnelKind};
-
-/// Gateways of one route, at most; the lowest addresses are taken. More than any peer count in use, and few enough for
-/// one netlink attribute of 64 KiB.
-const MAX_GATEWAYS: usize = 128;
+use crate::model::{Endpoint, Model, TunnelKind};
 
 pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
     let mut routes = cluster::routes(model, tunnels);
@@ -30,23 +27,24 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
     }
     routes.extend(of_workloads(model, model.endpoints.values()));
     for (peer, gateway) in &model.peer_gateways {
-        let gateways = BTreeSet::from([Gateway {
+        let gateway = Gateway {
             address: *gateway,
             interface: None,
-        }]);
+        };
         let route = Route {
             origin: RouteOrigin::Bgp,
-            path: RoutePath::Via { gateways },
+            path: RoutePath::via([gateway]),
         };
         routes
             .entry(RouteKey::main(IpNetwork::from(*peer)))
             .or_insert(route);
     }
+    let mut next_hops = NextHops::new(&model.interfaces);
     for (destination, learned) in &model.learned {
         // Whatever its metric, it does not take packets from what else leads there.
         if !routes.contains_key(&RouteKey::main(*destination))
             && may_be_learned(*destination, &model.own_blocks)
-            && let Some(path) = path(learned, &model.interfaces)
+            && let Some(path) = next_hops.path(learned)
         {
             let key = RouteKey {
                 priority: learned.priority.unwrap_or(ROUTE_PRIORITY),
@@ -110,24 +108,6 @@ fn may_be_learned(destination: IpNetwork, own_blocks: &BTreeSet<IpNetwork>) -> b
 /// Whether `inner` is `outer` or lies in it.
 pub(super) fn contains(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.network())
-}
-
-/// Where a learned route leads; `None` when all its next hops are on links that pass nothing.
-fn path(learned: &Learned, interfaces: &BTreeMap<String, Interface>) -> Option<RoutePath> {
-    let LearnedPath::Via(next_hops) = &learned.path else {
-        return Some(RoutePath::Blackhole);
-    };
-    let is_dead = |name: &String| interfaces.get(name).is_some_and(|link| !link.running);
-    let gateways: BTreeSet<Gateway> = next_hops
-        .iter()
-        .filter(|next_hop| !next_hop.interface.as_ref().is_some_and(is_dead))
-        .take(MAX_GATEWAYS)
-        .map(|next_hop| Gateway {
-            address: next_hop.address,
-            interface: next_hop.interface.clone(),
-        })
-        .collect();
-    (!gateways.is_empty()).then_some(RoutePath::Via { gateways })
 }
 
 /// The default route's prefix of a family.

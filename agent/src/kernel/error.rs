@@ -54,6 +54,13 @@ pub enum KernelError {
         /// Its name.
         name: String,
     },
+    /// A nexthop object is to go, and a route that could not be changed refers to it or to a group with it: the kernel would take
+    /// that route along.
+    #[error("routes still refer to nexthop object {id}")]
+    StillReferredTo {
+        /// The object's number.
+        id: u32,
+    },
     /// `nft` did not accept or deliver a ruleset.
     #[error("nft failed to {action}: {stderr}")]
     Nft {
@@ -72,9 +79,11 @@ impl KernelError {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Io { source, .. } => source.raw_os_error(),
             Self::NoSuchLink { .. } => Some(libc::ENODEV),
-            Self::Timeout { .. } | Self::Malformed { .. } | Self::Interrupted { .. } | Self::Nft { .. } => {
-                None
-            }
+            Self::Timeout { .. }
+            | Self::Malformed { .. }
+            | Self::Interrupted { .. }
+            | Self::StillReferredTo { .. }
+            | Self::Nft { .. } => None,
         }
     }
 
@@ -103,6 +112,7 @@ impl KernelError {
                 matches!(*errno, libc::EEXIST | libc::ESRCH | libc::ENOENT | libc::ENODEV)
             }
             Self::NoSuchLink { .. } | Self::Interrupted { .. } => true,
+            Self::StillReferredTo { .. } => false,
         }
     }
 }

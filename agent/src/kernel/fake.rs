@@ -1,6 +1,8 @@
 //! A kernel in memory, that can fail at any call. It keeps the rules that the real one has: no link, no route; a creation
 //! never overwrites; a link that goes away or down takes its routes with it.
 
+mod nexthops;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -8,8 +10,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedNeighbor, ObservedRoute, RouteChange, TunnelChange,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, SeenNexthops, TunnelChange,
 };
 use crate::delta::Change;
 use crate::desired::{HostLink, NeighborKey, NeighborSubject, RouteKey, RoutePath, Tunnel};
@@ -31,6 +33,9 @@ pub(crate) enum Fault {
 pub(crate) struct FakeKernel {
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) routes: BTreeMap<RouteKey, ObservedRoute>,
+    pub(crate) nexthops: SeenNexthops,
+    /// Whether it is older than nexthop objects.
+    pub(crate) is_without_nexthops: bool,
     /// Routes of others, by key, described.
     pub(crate) foreign: BTreeMap<RouteKey, String>,
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -87,6 +92,7 @@ impl FakeKernel {
         self.addresses.remove(name);
         self.neighbors.retain(|key, _| key.interface != name);
         self.remove_routes_through(name);
+        self.remove_nexthops_through(name);
         self.sysctls
             .retain(|path, _| !path.contains(&format!("/{name}/")));
     }
@@ -244,7 +250,7 @@ impl FakeKernel {
                 name: interface.clone(),
             });
         }
-        if self.is_behind_another_link(&value.path) {
+        if self.lacks_group(&value.path) || self.is_behind_another_link(&value.path) {
             return Err(refused("change a route", libc::EINVAL));
         }
         self.routes.insert(key.clone(), ObservedRoute::from(value));
@@ -357,6 +363,20 @@ impl Kernel for FakeKernel {
         changes
             .iter()
             .map(|change| self.write("change a route", |kernel| kernel.change_route(change)))
+            .collect()
+    }
+
+    fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {
+        if self.is_without_nexthops {
+            return Err(refused("list the nexthop objects", libc::EOPNOTSUPP));
+        }
+        self.read("nexthops", |kernel| kernel.nexthops.clone())
+    }
+
+    fn change_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<(), KernelError>> {
+        changes
+            .iter()
+            .map(|change| self.write("change a nexthop", |kernel| kernel.change_nexthop(change)))
             .collect()
     }
 

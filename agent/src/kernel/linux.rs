@@ -11,12 +11,12 @@ use rustix::net::netdevice;
 
 use super::netlink::{NetlinkSocket, Request};
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, TunnelChange, conntrack, message,
-    neighbors, nft, overlay, proc,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, SeenNexthops, TunnelChange,
+    conntrack, message, neighbors, nexthop, nft, overlay, proc,
 };
 use crate::delta::Change;
-use crate::desired::{HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath};
+use crate::desired::{Gateways, HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath};
 use crate::ours::ROUTE_PROTOCOLS;
 
 /// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
@@ -221,6 +221,14 @@ impl Kernel for Linux {
             .collect()
     }
 
+    fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {
+        nexthop::list(&mut self.socket, namer()?)
+    }
+
+    fn change_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<(), KernelError>> {
+        nexthop::carry_out(&mut self.socket, changes, index_of)
+    }
+
     fn sysctl(&mut self, path: &str) -> Result<Option<String>, KernelError> {
         proc::read(path)
     }
@@ -261,9 +269,9 @@ fn interfaces_of(change: &RouteChange) -> impl Iterator<Item = &str> {
             (Some(interface.as_str()), None)
         }
         Some(RoutePath::Via { gateways }) => (None, Some(gateways)),
-        Some(RoutePath::Blackhole) | None => (None, None),
+        Some(RoutePath::Blackhole | RoutePath::Group { .. }) | None => (None, None),
     };
-    let gateways = gateways.into_iter().flatten();
+    let gateways = gateways.into_iter().flat_map(|gateways| gateways.iter());
     link.into_iter()
         .chain(gateways.filter_map(|gateway| gateway.interface.as_deref()))
 }
@@ -293,27 +301,46 @@ pub(crate) fn dump_routes(
     keep: impl Fn(&message::SeenRoute) -> bool,
 ) -> Result<Vec<message::SeenRoute>, KernelError> {
     let mut routes: Vec<message::SeenRoute> = Vec::new();
-    let names_from = name_socket()?;
-    let mut names = BTreeMap::new();
-    let mut name_of = |index: u32| -> String {
-        let name = || netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
-        names.entry(index).or_insert_with(name).clone()
-    };
+    let mut shared: BTreeSet<Gateways> = BTreeSet::new();
+    let mut name_of = namer()?;
     let message = message::dump_routes(family, protocol);
     socket.dump(&message, "list the routes", |payload| {
         let Some(payload) = payload else {
             routes.clear();
             return Ok(());
         };
-        if let Some(route) = message::parse_route(payload, &mut name_of)?
+        if let Some(mut route) = message::parse_route(payload, &mut name_of)?
             && protocol.is_none_or(|protocol| route.protocol == protocol)
             && keep(&route)
         {
+            if let Some(RoutePath::Via { gateways }) = &mut route.path {
+                share(gateways, &mut shared);
+            }
             routes.push(route);
         }
         Ok(())
     })?;
     Ok(routes)
+}
+
+/// Puts the gateways seen first in the place of the same ones seen again.
+fn share(gateways: &mut Gateways, shared: &mut BTreeSet<Gateways>) {
+    match shared.get(gateways) {
+        Some(known) => gateways.clone_from(known),
+        None => {
+            shared.insert(Gateways::clone(gateways));
+        }
+    }
+}
+
+/// Names links by their indexes, each asked of the kernel once; `#7` for one that is gone.
+fn namer() -> Result<impl FnMut(u32) -> String, KernelError> {
+    let names_from = name_socket()?;
+    let mut names = BTreeMap::new();
+    Ok(move |index: u32| -> String {
+        let name = || netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
+        names.entry(index).or_insert_with(name).clone()
+    })
 }
 
 /// Index of a link, asked of the kernel at this moment.
@@ -351,9 +378,7 @@ pub(crate) fn route_to(
     socket: &mut NetlinkSocket,
     address: IpAddr,
 ) -> Result<Option<message::SeenRoute>, KernelError> {
-    let names_from = name_socket()?;
-    let mut name_of =
-        |index| netdevice::index_to_name(&names_from, index).unwrap_or_else(|_| format!("#{index}"));
+    let mut name_of = namer()?;
     let action = format!("get the route to {address}");
     let parse = |payload: &[u8]| message::parse_route(payload, &mut name_of);
     match socket.ask(&message::get_route(address), &action, parse) {

@@ -28,6 +28,7 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
 const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTNH_F_ONLINK: u32 = 4;
@@ -195,6 +196,7 @@ pub(crate) fn parse_route(
     let mut priority = 0;
     let mut hop = Hop::default();
     let mut hops = Vec::new();
+    let mut group = None;
     for attribute in NlasIterator::new(payload.get(ROUTE_HEADER_BYTES..).unwrap_or_default()) {
         let attribute = attribute.map_err(|error| error.to_string())?;
         match attribute.kind() {
@@ -202,6 +204,7 @@ pub(crate) fn parse_route(
             RTA_TABLE => key_table = number(&attribute)?,
             RTA_PRIORITY => priority = number(&attribute)?,
             RTA_MULTIPATH => hops = parse_multipath(attribute.value())?,
+            RTA_NH_ID => group = Some(number(&attribute)?),
             _ => hop.take(&attribute)?,
         }
     }
@@ -209,8 +212,12 @@ pub(crate) fn parse_route(
     if hops.is_empty() {
         hops.push(hop);
     }
+    // Of a route of others it is told where the object that it refers to leads, unless the kernel was told not to
+    // (`net.ipv4.nexthop_compat_mode`).
+    let group = group.filter(|_| origin(protocol).is_some());
     let path = match kind {
         RTN_BLACKHOLE => Some(RoutePath::Blackhole),
+        RTN_UNICAST if group.is_some() => group.map(|id| RoutePath::Group { id }),
         RTN_UNICAST => unicast_path(hops, flags & RTNH_F_ONLINK, name_of),
         _ => None,
     };
@@ -288,7 +295,7 @@ fn unicast_path(hops: Vec<Hop>, onlink: u32, name_of: &mut impl FnMut(u32) -> St
         }
     }
     match direct {
-        None if !gateways.is_empty() => Some(RoutePath::Via { gateways }),
+        None if !gateways.is_empty() => Some(RoutePath::via(gateways)),
         Some(interface) if count == 1 => Some(RoutePath::Link { interface }),
         _ => None,
     }

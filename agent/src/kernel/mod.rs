@@ -14,6 +14,7 @@ pub(crate) mod message;
 pub(crate) mod neighbors;
 pub mod netlink;
 mod news;
+pub(crate) mod nexthop;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
@@ -32,6 +33,7 @@ pub use error::KernelError;
 pub use link::{Link, node_interfaces};
 pub use linux::Linux;
 pub use news::{KernelChange, KernelNews, LinkNews};
+pub use nexthop::{Nexthop, SeenNexthops};
 pub use nft::{
     ElementChange, NftChain, NftChange, NftElement, NftFamily, NftPart, NftRule, NftSet, NftTable, NftTables,
     OwnPorts, TableChange,
@@ -44,6 +46,8 @@ use crate::desired::{
 
 /// A change of one route.
 pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
+/// A change of one nexthop object, by its number.
+pub type NexthopChange = Change<u32, Nexthop>;
 /// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`] is the same).
 pub type TunnelChange = Change<String, Tunnel, Link>;
 /// A change of one address of a tunnel device.
@@ -123,6 +127,17 @@ pub trait Kernel {
     /// A creation never overwrites (`EEXIST`), a deletion removes a route of ours only.
     fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>>;
 
+    /// The nexthop objects of ours, and numbers of ours that others have.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` when the kernel has no nexthop objects (before Linux 5.3). When it cannot be asked or its answer does not
+    /// parse.
+    fn nexthops(&mut self) -> Result<SeenNexthops, KernelError>;
+
+    /// Carries out the changes in order, as far as the kernel lets: one result a change, in the same order. A creation never
+    /// overwrites (`EEXIST`), a replacement never creates (`ENOENT`); with a deletion go the routes that refer to the object.
+    fn change_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<(), KernelError>>;
+
     /// Value of a kernel parameter; `None` if there is no such parameter.
     ///
     /// # Errors
@@ -185,7 +200,7 @@ impl ObservedRoute {
         match (&desired.path, &self.path) {
             (RoutePath::Via { gateways: wanted }, Some(RoutePath::Via { gateways: found })) => {
                 wanted.len() == found.len()
-                    && wanted.iter().zip(found).all(|(wanted, found)| {
+                    && wanted.iter().zip(found.iter()).all(|(wanted, found)| {
                         wanted.address == found.address
                             && (wanted.interface.is_none() || wanted.interface == found.interface)
                     })

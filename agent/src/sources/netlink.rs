@@ -1,4 +1,5 @@
-//! The kernel's notifications (rtnetlink(7)): links, addresses, neighbours, and routes: ours, and those of others that BGP's next hops may lie behind.
+//! The kernel's notifications (rtnetlink(7)): links, addresses, neighbours, nexthop objects of ours, and routes: ours, and those of others
+//! that BGP's next hops may lie behind.
 //!
 //! They only say *that* something changed; the dataplane reads back what. Of links with our prefix, which come and go all the
 //! time, and of neighbours on them they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
@@ -15,14 +16,14 @@ use tracing::debug;
 
 use crate::desired::{MAIN_TABLE, NeighborKey};
 use crate::inbox::Message;
-use crate::kernel::{KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors};
-use crate::ours::{LINK_PREFIX, ROUTE_PROTOCOLS, TUNNELS};
+use crate::kernel::{KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors, nexthop};
+use crate::ours::{LINK_PREFIX, NEXTHOP_IDS, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR` and `RTMGRP_IPV6_ROUTE`
-/// of the kernel's `linux/rtnetlink.h`.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE` and
+/// `RTNLGRP_NEXTHOP` (number 32, which a kernel without it passes over) of the kernel's `linux/rtnetlink.h`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 31;
 /// Room for notifications not read yet, in bytes. The kernel doubles it.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long notifications are gathered after the first one.
@@ -36,6 +37,8 @@ const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 /// Offset of `rtm_protocol` in `struct rtmsg`.
 const RTM_PROTOCOL: usize = 5;
 
@@ -54,6 +57,7 @@ struct Changes {
     neighbors: bool,
     /// The last that was said of each neighbour on a link with our prefix.
     workload_neighbors: BTreeMap<NeighborKey, Option<ObservedNeighbor>>,
+    /// Routes of ours, or nexthop objects that they may refer to.
     routes: bool,
     foreign_routes: bool,
     lost: bool,
@@ -116,6 +120,10 @@ impl Changes {
                     } else {
                         self.read_foreign_route(message.flags(), message.payload());
                     }
+                }
+                RTM_NEWNEXTHOP | RTM_DELNEXTHOP if !is_own => {
+                    self.routes |= nexthop::parse(message.payload(), &mut |_| String::new())
+                        .is_ok_and(|found| NEXTHOP_IDS.contains(&found.id));
                 }
                 _ => {}
             }
@@ -224,6 +232,23 @@ mod tests {
         bytes
     }
 
+    /// Of a nexthop object: header, `struct nhmsg`, NHA_ID.
+    fn nexthop_message(id: u32, port: u32) -> Vec<u8> {
+        let mut bytes = message(RTM_DELNEXTHOP, port, 0);
+        bytes.splice(16.., [0; 8]);
+        bytes.extend([8, 0, 1, 0]);
+        bytes.extend(id.to_ne_bytes());
+        bytes[..4].copy_from_slice(&32_u32.to_ne_bytes());
+        bytes
+    }
+
+    fn of_routes() -> Changes {
+        Changes {
+            routes: true,
+            ..Changes::default()
+        }
+    }
+
     fn changes(messages: &[Vec<u8>]) -> Changes {
         let mut changes = Changes::default();
         changes.read(&messages.concat(), 77);
@@ -241,20 +266,8 @@ mod tests {
                     ..Changes::default()
                 },
             ),
-            (
-                vec![message(RTM_DELROUTE, 0, ours)],
-                Changes {
-                    routes: true,
-                    ..Changes::default()
-                },
-            ),
-            (
-                vec![message(RTM_DELROUTE, 5, ROUTE_PROTOCOL_BGP)],
-                Changes {
-                    routes: true,
-                    ..Changes::default()
-                },
-            ),
+            (vec![message(RTM_DELROUTE, 0, ours)], of_routes()),
+            (vec![message(RTM_DELROUTE, 5, ROUTE_PROTOCOL_BGP)], of_routes()),
             (vec![message(RTM_NEWROUTE, 77, ours)], Changes::default()),
             (
                 vec![message(RTM_NEWROUTE, 5, 4)],
@@ -263,6 +276,12 @@ mod tests {
                     ..Changes::default()
                 },
             ),
+            (vec![nexthop_message(*NEXTHOP_IDS.start(), 0)], of_routes()),
+            (
+                vec![nexthop_message(*NEXTHOP_IDS.start(), 77)],
+                Changes::default(),
+            ),
+            (vec![nexthop_message(7, 0)], Changes::default()),
             (vec![message(72, 0, 0)], Changes::default()),
             (
                 vec![message(RTM_DELADDR, 0, 0)],

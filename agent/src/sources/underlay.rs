@@ -133,7 +133,8 @@ fn via(path: &RoutePath, interfaces: &Interfaces) -> Option<Vec<NextHop>> {
             });
             Some(usable.collect::<Vec<_>>()).filter(|usable| !usable.is_empty())
         }
-        RoutePath::Blackhole => None,
+        // One of ours only, which are not among them.
+        RoutePath::Blackhole | RoutePath::Group { .. } => None,
     }
 }
 
@@ -165,9 +166,7 @@ mod tests {
             [("", interface)] => RoutePath::Link {
                 interface: (*interface).to_owned(),
             },
-            gateways => RoutePath::Via {
-                gateways: gateways.iter().map(gateway).collect(),
-            },
+            gateways => RoutePath::via(gateways.iter().map(gateway)),
         };
         SeenRoute {
             key: RouteKey {

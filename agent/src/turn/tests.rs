@@ -11,8 +11,8 @@ use crate::desired::Announcement;
 use crate::desired::{HostLink, NeighborKey, RouteKey};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
-    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NftChange, NftFamily,
-    NftTables, ObservedNeighbor, ObservedRoute, RouteChange, TunnelChange,
+    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NexthopChange, NftChange,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, SeenNexthops, TunnelChange,
 };
 use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
@@ -91,6 +91,14 @@ impl Kernel for Shared {
                 .push((format!("{verb} {destination}"), is_announced));
         }
         self.kernel.borrow_mut().change_routes(changes)
+    }
+
+    fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {
+        self.kernel.borrow_mut().nexthops()
+    }
+
+    fn change_nexthops(&mut self, changes: &[NexthopChange]) -> Vec<Result<(), KernelError>> {
+        self.kernel.borrow_mut().change_nexthops(changes)
     }
 
     fn sysctl(&mut self, path: &str) -> Result<Option<String>, KernelError> {

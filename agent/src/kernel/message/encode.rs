@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 
 use super::{
-    NEXT_HOP_HEADER_BYTES, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH, RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTA_VIA,
-    RTN_BLACKHOLE, RTN_UNICAST, protocol,
+    NEXT_HOP_HEADER_BYTES, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH, RTA_NH_ID, RTA_OIF, RTA_PRIORITY, RTA_TABLE,
+    RTA_VIA, RTN_BLACKHOLE, RTN_UNICAST, protocol,
 };
 use crate::delta::Change;
 use crate::desired::{Gateway, Route, RouteKey, RouteOrigin, RoutePath};
@@ -51,9 +51,10 @@ fn route(key: &RouteKey, route: &Route, indexes: &Indexes<'_>, datagram: &mut Ve
     let scope_and_type = match &route.path {
         RoutePath::Blackhole => (RT_SCOPE_UNIVERSE, RTN_BLACKHOLE),
         RoutePath::Link { .. } if !is_ipv6 => (RT_SCOPE_LINK, RTN_UNICAST),
-        RoutePath::Link { .. } | RoutePath::Via { .. } | RoutePath::Onlink { .. } => {
-            (RT_SCOPE_UNIVERSE, RTN_UNICAST)
-        }
+        RoutePath::Link { .. }
+        | RoutePath::Via { .. }
+        | RoutePath::Group { .. }
+        | RoutePath::Onlink { .. } => (RT_SCOPE_UNIVERSE, RTN_UNICAST),
     };
     let flags = match &route.path {
         RoutePath::Onlink { .. } => RTNH_F_ONLINK,
@@ -63,6 +64,7 @@ fn route(key: &RouteKey, route: &Route, indexes: &Indexes<'_>, datagram: &mut Ve
     let index = |name: &str| indexes.get(name).copied();
     match &route.path {
         RoutePath::Blackhole => {}
+        RoutePath::Group { id } => attribute(RTA_NH_ID, &id.to_ne_bytes(), datagram),
         RoutePath::Link { interface } => {
             if let Some(index) = index(interface) {
                 attribute(RTA_OIF, &index.to_ne_bytes(), datagram);

@@ -56,7 +56,8 @@ fn any_path() -> impl Strategy<Value = RoutePath> {
         (1_u32..1000).prop_map(|index| RoutePath::Link {
             interface: name_of(index)
         }),
-        btree_set(any_gateway(), 1..5).prop_map(|gateways| RoutePath::Via { gateways }),
+        btree_set(any_gateway(), 1..5).prop_map(RoutePath::via),
+        any::<u32>().prop_map(|id| RoutePath::Group { id }),
     ]
 }
 
@@ -106,11 +107,10 @@ proptest! {
 
 #[test]
 fn a_foreign_route_is_described_as_ip_route_would() {
-    let gateways = [Gateway {
+    let gateway = Gateway {
         address: "192.0.2.1".parse().unwrap(),
         interface: Some("up0".into()),
-    }]
-    .into();
+    };
     let key = RouteKey {
         table: 77,
         ..RouteKey::main("10.0.0.0/8".parse().unwrap())
@@ -118,7 +118,7 @@ fn a_foreign_route_is_described_as_ip_route_would() {
     let route = SeenRoute {
         key,
         protocol: 4,
-        path: Some(RoutePath::Via { gateways }),
+        path: Some(RoutePath::via([gateway])),
     };
     assert_eq!(
         describe(&route),
