@@ -2,7 +2,8 @@
 //! them, so each set is looked at once and its gateways are shared.
 //!
 //! A next hop lies on the interface that its announcer is behind (link-local next hops, RFC 8950 and RFC 4291 §2.5.6), or on the one
-//! whose subnet it is in, the longest prefix first. Where two interfaces have the same claim, or none has, the kernel is left to find it.
+//! whose subnet it is in, the longest prefix first. Where two interfaces have the same claim, or none has, the kernel is left to find it;
+//! but one that is nowhere is left out beside others: its interface has lost the address just now, and the kernel would refuse them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,37 +46,59 @@ impl<'a> NextHops<'a> {
 }
 
 fn gateways(next_hops: &BTreeSet<NextHop>, interfaces: &BTreeMap<String, Interface>) -> Option<Gateways> {
+    let place = |next_hop: &NextHop| match &next_hop.interface {
+        Some(interface) => Place::On(interface.clone()),
+        None => place(next_hop.address, interfaces),
+    };
     let is_dead = |name: &String| interfaces.get(name).is_some_and(|link| !link.running);
-    let gateways: BTreeSet<Gateway> = next_hops
+    let mut places: Vec<(IpAddr, Place)> = next_hops
         .iter()
-        .map(|next_hop| Gateway {
-            address: next_hop.address,
-            interface: (next_hop.interface.clone())
-                .or_else(|| interface_towards(next_hop.address, interfaces).cloned()),
-        })
-        .filter(|gateway| !gateway.interface.as_ref().is_some_and(is_dead))
+        .map(|next_hop| (next_hop.address, place(next_hop)))
+        .filter(|(_, place)| !matches!(place, Place::On(name) if is_dead(name)))
+        .collect();
+    if places.iter().any(|(_, place)| matches!(place, Place::On(_))) {
+        places.retain(|(_, place)| *place != Place::Nowhere);
+    }
+    let gateways: BTreeSet<Gateway> = places
+        .into_iter()
         .take(MAX_GATEWAYS)
+        .map(|(address, place)| Gateway {
+            address,
+            interface: match place {
+                Place::On(name) => Some(name),
+                Place::Nowhere | Place::Unclear => None,
+            },
+        })
         .collect();
     (!gateways.is_empty()).then(|| Arc::new(gateways))
 }
 
-/// The interface in whose subnet the address is; `None` if there is none, or no single one.
-fn interface_towards(address: IpAddr, interfaces: &BTreeMap<String, Interface>) -> Option<&String> {
-    let mut best: Option<(u8, &String)> = None;
-    let mut is_single = false;
+/// Where a next hop lies, by the subnets of the interfaces.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    On(String),
+    Nowhere,
+    /// Two interfaces have the same claim.
+    Unclear,
+}
+
+fn place(address: IpAddr, interfaces: &BTreeMap<String, Interface>) -> Place {
+    let mut narrowest = None;
+    let mut found = Place::Nowhere;
     for (name, interface) in interfaces {
         let subnets = interface.addresses.iter();
         let around = subnets.filter(|subnet| subnet.contains(address) && subnet.ip() != address);
         let Some(prefix) = around.map(|subnet| subnet.prefix()).max() else {
             continue;
         };
-        match best {
-            Some((longest, _)) if prefix < longest => {}
-            Some((longest, _)) if prefix == longest => is_single = false,
-            _ => (best, is_single) = (Some((prefix, name)), true),
+        if narrowest == Some(prefix) {
+            found = Place::Unclear;
+        } else if narrowest.is_none_or(|narrowest| prefix > narrowest) {
+            narrowest = Some(prefix);
+            found = Place::On(name.clone());
         }
     }
-    best.filter(|_| is_single).map(|(_, name)| name)
+    found
 }
 
 #[cfg(test)]
@@ -105,18 +128,40 @@ mod tests {
             ("eth3", true, &["198.51.100.2/24"]),
             ("eth4", true, &["203.0.113.1/32"]),
         ]);
+        let on = |name: &str| Place::On(name.to_owned());
         for (address, expected) in [
-            ("192.0.2.2", Some("eth0")),
-            ("192.0.2.130", Some("eth1")),
-            ("2001:db8::2", Some("eth0")),
-            ("198.51.100.9", None),
-            ("203.0.113.1", None),
-            ("203.0.113.2", None),
-            ("192.0.2.129", Some("eth0")),
+            ("192.0.2.2", on("eth0")),
+            ("192.0.2.130", on("eth1")),
+            ("2001:db8::2", on("eth0")),
+            ("198.51.100.9", Place::Unclear),
+            ("203.0.113.1", Place::Nowhere),
+            ("203.0.113.2", Place::Nowhere),
+            ("192.0.2.129", on("eth0")),
         ] {
-            let found = interface_towards(address.parse().unwrap(), &interfaces);
-            assert_eq!(found.map(String::as_str), expected, "{address}");
+            assert_eq!(
+                place(address.parse().unwrap(), &interfaces),
+                expected,
+                "{address}"
+            );
         }
+    }
+
+    #[test]
+    fn one_that_is_nowhere_is_left_out_beside_others_and_stays_alone() {
+        let interfaces = interfaces(&[("eth0", true, &["192.0.2.1/24"])]);
+        let path = |addresses: &[&str]| {
+            let hops = addresses.iter().map(|address| NextHop {
+                address: address.parse().unwrap(),
+                interface: None,
+            });
+            let learned = Learned::via(hops.collect()).unwrap();
+            NextHops::new(&interfaces).path(&learned).unwrap().to_string()
+        };
+        assert_eq!(path(&["192.0.2.2", "203.0.113.2"]), "via 192.0.2.2 dev eth0");
+        assert_eq!(
+            path(&["203.0.113.2", "203.0.113.3"]),
+            "via 203.0.113.2 via 203.0.113.3"
+        );
     }
 
     #[test]
