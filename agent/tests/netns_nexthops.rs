@@ -12,9 +12,8 @@ use calidris_agent::apply::{ApplyReport, Dataplane};
 use calidris_agent::cleanup::{self, Mode};
 use calidris_agent::clock;
 use calidris_agent::desired::{Desired, compute};
-use calidris_agent::input::{Input, KernelChange};
-use calidris_agent::kernel::Linux;
-use calidris_agent::model::{InSync, Learned, Model, NextHop};
+use calidris_agent::kernel::{KernelChange, Linux, node_interfaces};
+use calidris_agent::model::{InSync, Input, Learned, Model, NextHop};
 use eventually::eventually;
 use namespaces::{Namespace, possible};
 
@@ -77,7 +76,7 @@ fn model(links: &[u8]) -> Model {
 fn turn(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> ApplyReport {
     dataplane.note(KernelChange::Everything);
     let (links, addresses) = dataplane.observed().unwrap();
-    model.observe(links, addresses);
+    model.observe(links.keys(), node_interfaces(links, addresses));
     let report = dataplane.apply(&desired(model), model.in_sync, clock::now());
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
     report
