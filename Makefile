@@ -10,6 +10,9 @@ BENCH_ARGS ?=
 # Options of ipam-chaos, for example CHAOS_ARGS="--seed 7 --rounds 1".
 CHAOS_ARGS ?=
 RELEASE := target/release
+# The plugin is started for every pod and every call, so it is linked statically with musl, which starts without asking the
+# processor for its features one by one (0.3 ms in a virtual machine). Without rustup: PLUGIN_TARGET=x86_64-unknown-linux-gnu.
+PLUGIN_TARGET ?= $(shell uname -m)-unknown-linux-musl
 
 .PHONY: help
 help: ## Show this list
@@ -22,7 +25,9 @@ setup: ## Install from Debian what the build, the lab and the tests need (nothin
 .PHONY: release
 release: ## Build the optimised binaries into target/release (the CNI plugin statically linked)
 	$(CARGO) build --release --locked -p calidris-agent -p calidris-interop --bins --example dataplane_bench
-	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
+	@case $(PLUGIN_TARGET) in *-musl) rustup --quiet target add $(PLUGIN_TARGET);; esac
+	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni --target $(PLUGIN_TARGET) -- -C target-feature=+crt-static -C strip=symbols
+	ln -f target/$(PLUGIN_TARGET)/release/calidris-cni $(RELEASE)/calidris-cni
 	ln -f $(RELEASE)/calidris-cni $(RELEASE)/calidris-ipam
 
 .PHONY: demo

@@ -13,13 +13,9 @@
 //! | [`socket`] | moves them, with the namespace's descriptor |
 //!
 //! Runtimes start the binary once for each operation, often on a host whose C library is not the one it was built with.
-//! So it ships static:
-//!
-//! ```text
-//! cargo rustc --release -p calidris-cni --bin calidris-cni -- -C target-feature=+crt-static -C strip=symbols
-//! ```
-//!
-//! (which `make release` does; the plugin resolves no names, so nothing of glibc is missed at run time). The file name is
+//! So `make release` links it statically, with musl: glibc begins by asking the processor for each of its features, and in a
+//! virtual machine every such question goes to the hypervisor, which is more than all the rest of a start costs. The plugin
+//! resolves no names, so nothing of glibc is missed. The file name is
 //! the `type` in the network configuration; an example is `deploy/cni/10-calidris.conflist`. Its `cniVersion` is what runtimes before CNI 1.1 take; newer ones choose the highest of
 //! `cniVersions`, and every plugin of the list must speak it.
 //!
