@@ -13,8 +13,8 @@ use crate::handle::Handle;
 use crate::inventory::Inventory;
 use crate::keys;
 use crate::plan::{
-    AssignRequest, Assigned, Decision, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
-    plan_release, plan_repair,
+    AssignRequest, Assigned, Decision, OwnRecord, ReleaseRequest, Released, RepairRequest, Repaired,
+    plan_assign, plan_release, plan_repair,
 };
 use crate::store::{Range, Store, StoreError};
 use crate::timestamp::UnixNanos;
@@ -95,6 +95,25 @@ impl<S: Store> Ipam<S> {
     /// Releases what the handle of `request` has and returns it. Unknown handles have nothing. With a cool-down the
     /// addresses rest from `now` on.
     pub async fn release(&self, request: &ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
+        self.release_all(request, None, now).await
+    }
+
+    /// As [`Self::release`], and `record` goes in the same transaction if it is still of whom it is about.
+    pub async fn release_with(
+        &self,
+        request: &ReleaseRequest,
+        record: &OwnRecord,
+        now: UnixNanos,
+    ) -> Result<Released, ReleaseError> {
+        self.release_all(request, Some(record), now).await
+    }
+
+    async fn release_all(
+        &self,
+        request: &ReleaseRequest,
+        record: Option<&OwnRecord>,
+        now: UnixNanos,
+    ) -> Result<Released, ReleaseError> {
         let outstanding = request
             .fence
             .as_ref()
@@ -105,7 +124,7 @@ impl<S: Store> Ipam<S> {
         };
         let mut released = Released::default();
         loop {
-            let part = self.release_part(request.clone(), now).await?;
+            let part = self.release_part(request.clone(), record.cloned(), now).await?;
             released.addresses.extend(part.addresses);
             if !part.more {
                 break;
@@ -118,11 +137,17 @@ impl<S: Store> Ipam<S> {
     }
 
     /// One transaction's worth of a release.
-    async fn release_part(&self, request: ReleaseRequest, now: UnixNanos) -> Result<Released, ReleaseError> {
+    async fn release_part(
+        &self,
+        request: ReleaseRequest,
+        record: Option<OwnRecord>,
+        now: UnixNanos,
+    ) -> Result<Released, ReleaseError> {
         match self
             .commits
-            .run(&self.store, Vec::new(), move |view, _| {
-                plan_release(view, &request, now)
+            .run(&self.store, Vec::new(), move |view, _| match &record {
+                Some(record) => plan_release(view, &record.with(&request, view), now),
+                None => plan_release(view, &request, now),
             })
             .await
         {

@@ -73,8 +73,8 @@ pub use keep::Keep;
 pub use memory::MemoryStore;
 pub use plan::{
     AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraGuard,
-    ExtraWrite, IntendedUse, KeepOnRelease, ReleaseOnly, ReleaseRequest, Released, RepairRequest, Repaired,
-    plan_assign, plan_release, plan_repair,
+    ExtraWrite, IntendedUse, KeepOnRelease, OwnRecord, ReleaseOnly, ReleaseRequest, Released, RepairRequest,
+    Repaired, plan_assign, plan_release, plan_repair,
 };
 pub use pool::{
     AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpReservation, IpReservationSpec, PoolError,

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use calidris_ipam::{
     AddressRequest, AssignRequest, CommitOutcome, Decision, ErrorClass, Expect, Finding, Ipam, MemoryStore,
-    ReleaseRequest, RemovalStep, RepairError, RepairRefusal, RepairRequest, Repaired, Running, Store as _,
-    Txn, View, Write, audit, keys, plan_assign, plan_node_removal,
+    OwnRecord, ReleaseRequest, RemovalStep, RepairError, RepairRefusal, RepairRequest, Repaired, Running,
+    Store as _, Txn, View, Write, audit, keys, plan_assign, plan_node_removal,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -352,4 +352,26 @@ fn a_release_with_extra_guards_happens_only_if_they_hold() {
     let revision = cluster.inventory().endpoints[&key].mod_revision;
     let released = now_or_never(cluster.ipam.release(&request(Expect::Unchanged(revision)), at(0))).unwrap();
     assert_eq!(released.addresses.len(), 2);
+}
+
+#[test]
+fn a_release_takes_its_own_record_along_and_leaves_anothers_alone() {
+    for (owner, stays) in [("x", false), ("y", true)] {
+        let cluster = Cluster::with_nodes(&["node-a"]);
+        cluster.add("node-a", "x").unwrap();
+        let key = endpoint_key("node-a", "x");
+        let request = ReleaseRequest {
+            handle_id: "net.x".to_owned(),
+            ..ReleaseRequest::default()
+        };
+        cluster.set(&key, Some(owner.into()));
+        let record = OwnRecord::new(key.clone(), |value| value == b"x");
+        let released = now_or_never(cluster.ipam.release_with(&request, &record, at(0))).unwrap();
+        assert_eq!(released.addresses.len(), 2);
+        assert_eq!(cluster.dump().contains_key(&key), stays, "{owner}");
+        // Again, now that it is gone, or is somebody else's still.
+        let again = now_or_never(cluster.ipam.release_with(&request, &record, at(0))).unwrap();
+        assert_eq!(again.addresses, []);
+        assert_eq!(cluster.dump().contains_key(&key), stays, "{owner}");
+    }
 }

@@ -23,7 +23,7 @@ use ipnetwork::IpNetwork;
 pub use assign::plan_assign;
 pub(crate) use batch::Batch;
 pub(crate) use pools::tunnel_pools;
-pub use release::plan_release;
+pub use release::{OwnRecord, plan_release};
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
 use crate::config::{ClusterInformation, IpamConfig};

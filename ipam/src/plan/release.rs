@@ -5,7 +5,9 @@
 //! to be kept for its workload goes to the keeper (`keep.rs`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -21,14 +23,59 @@ use crate::view::View;
 
 use super::draft::txn;
 use super::{
-    AssignedAddress, Decision, KeepOnRelease, ReleaseRequest, Released, Stop, datastore_ready,
-    expected_revision, ipam_config, is_identifier,
+    AssignedAddress, Decision, Expect, ExtraDelete, ExtraGuard, KeepOnRelease, ReleaseRequest, Released,
+    Stop, datastore_ready, expected_revision, ipam_config, is_identifier,
 };
 
 /// Blocks changed by one transaction at most: keeps it below etcd's 128 operations.
 const MAX_BLOCKS: usize = 32;
 /// Extra deletes, and extra guards, of one request at most, for the same reason.
 const MAX_EXTRAS: usize = 32;
+
+/// The caller's record of whom a release is about (the WorkloadEndpoint): it goes in the same transaction. What is somebody
+/// else's under its key by now, or nothing, stays so: if that changes meanwhile, it is looked at again.
+#[derive(Clone)]
+pub struct OwnRecord {
+    key: String,
+    is_own: Arc<dyn Fn(&[u8]) -> bool + Send + Sync>,
+}
+
+impl OwnRecord {
+    /// What is under `key`, if `is_own` says of its value that it is meant.
+    pub fn new(key: String, is_own: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        let is_own = Arc::new(is_own);
+        Self { key, is_own }
+    }
+
+    /// The request with what is to become of the record, as far as it is known.
+    pub(crate) fn with(&self, request: &ReleaseRequest, view: &View) -> ReleaseRequest {
+        let mut request = request.clone();
+        let key = self.key.clone();
+        let expect = match view.get(&key) {
+            Ok(Some(kv)) => {
+                let expect = Expect::Unchanged(kv.mod_revision);
+                if (self.is_own)(&kv.value) {
+                    request.extra_deletes.push(ExtraDelete { key, expect });
+                    return request;
+                }
+                expect
+            }
+            Ok(None) => Expect::Absent,
+            // It is read together with all else that the plan needs.
+            Err(_) => Expect::Anything,
+        };
+        request.extra_guards.push(ExtraGuard { key, expect });
+        request
+    }
+}
+
+impl fmt::Debug for OwnRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnRecord")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
 
 type Plan<T> = Result<T, Stop<ReleaseRefusal>>;
 
