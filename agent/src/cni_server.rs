@@ -46,7 +46,7 @@ use crate::inbox::{Found, Message, NotApplied};
 use crate::listen::attend_clients;
 use crate::metrics::Exposition;
 use crate::model::{EndpointId, Input};
-use crate::pod_link::HostEnd;
+use crate::pod_link::{HostEnd, Remover};
 use crate::report::{CniReport, DatastoreReport};
 use stages::{Stage, StageHistograms, Stages};
 
@@ -90,6 +90,7 @@ pub struct CniServer<S> {
     /// MTU of pods' interfaces in bytes.
     pod_mtu: watch::Receiver<u32>,
     announcements: Option<Announcements>,
+    remover: Remover,
     locks: lock::Locks,
     to_undo: undo::ToUndo,
     /// Work going on.
@@ -117,13 +118,14 @@ fn ending() -> CniError {
 }
 
 impl<S: Store + 'static> CniServer<S> {
-    /// A server that allocates from `ipam` and tells the node's thread through `inbox`.
+    /// A server that allocates from `ipam`, tells the node's thread through `inbox` and has links removed by `remover`.
     pub fn new(
         config: ServerConfig,
         ipam: Arc<Ipam<S>>,
         inbox: mpsc::Sender<Message>,
         (datastore, pod_mtu): (watch::Receiver<DatastoreReport>, watch::Receiver<u32>),
         announcements: Option<Announcements>,
+        remover: Remover,
     ) -> Self {
         Self {
             working: Semaphore::new(config.max_concurrent),
@@ -133,6 +135,7 @@ impl<S: Store + 'static> CniServer<S> {
             datastore,
             pod_mtu,
             announcements,
+            remover,
             locks: lock::Locks::default(),
             to_undo: undo::ToUndo::default(),
             counters: Counters::default(),

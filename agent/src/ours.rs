@@ -58,6 +58,9 @@ pub const LINK_PREFIX: &str = "cali";
 /// What the alias (`ip link set … alias`) of a host end begins with. The endpoint's identity follows.
 pub const ALIAS_PREFIX: &str = "calidris:";
 
+/// Link group (`ip link show group …`) of host ends that are being deleted, several at once. Nothing else is in it.
+pub const GROUP_ON_ITS_WAY_OUT: u32 = 0x0ca1_1d05;
+
 /// Name of our nftables tables, families `inet` and `arp`.
 pub const NFT_TABLE: &str = "calidris";
 

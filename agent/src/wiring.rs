@@ -32,6 +32,7 @@ use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::{Input, Model, NatExclusions, Settings};
 use crate::open_files;
+use crate::pod_link::Remover;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
 use crate::report::{DatastoreReport, NodeStatus, Parts, StatusReport};
 use crate::sources::{self, netlink::Monitor};
@@ -228,6 +229,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
             not_heard_back: config.cni.not_heard_back,
             confirmed: Confirmed::default(),
         }),
+        Remover::start()?,
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
     tokio::spawn(Arc::clone(&server).undo_later());

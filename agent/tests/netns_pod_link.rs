@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use calidris_agent::kernel::{Kernel as _, Linux};
 use calidris_agent::model::EndpointId;
 use calidris_agent::pod_link::{
-    self, Earlier, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError, ResultSays, container_mac,
+    self, Earlier, GATEWAY_V4, GATEWAY_V6, PodLink, PodLinkError, Remover, ResultSays, container_mac,
 };
 use namespaces::{Namespace, possible};
 
@@ -38,6 +38,12 @@ fn pod_link(addresses: &[&str]) -> PodLink {
 fn create(host: &Namespace, pod: &Namespace, link: &PodLink) -> Result<pod_link::Created, PodLinkError> {
     let pod = pod.open();
     host.run(|| pod_link::create(pod.as_fd(), link))
+}
+
+fn remove(host: &Namespace, host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
+    let remover = host.run(Remover::start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(remover.remove(host_interface, id))
 }
 
 fn inspect(host: &Namespace, pod: &Namespace, link: &PodLink) -> Vec<String> {
@@ -157,18 +163,18 @@ fn removing_is_idempotent_and_leaves_foreign_links_alone() {
         ..link.id.clone()
     };
     assert!(
-        !host.run(|| pod_link::remove(HOST_INTERFACE, &older)).unwrap(),
+        !remove(&host, HOST_INTERFACE, &older).unwrap(),
         "an older container's"
     );
-    assert!(host.run(|| pod_link::remove(HOST_INTERFACE, &link.id)).unwrap());
-    assert!(!host.run(|| pod_link::remove(HOST_INTERFACE, &link.id)).unwrap());
+    assert!(remove(&host, HOST_INTERFACE, &link.id).unwrap());
+    assert!(!remove(&host, HOST_INTERFACE, &link.id).unwrap());
     assert!(
         !pod.try_sh("ip link show eth0").status.success(),
         "the pod's end is still there"
     );
 
     host.sh(&format!("ip link add {HOST_INTERFACE} type veth peer name other"));
-    let refused = host.run(|| pod_link::remove(HOST_INTERFACE, &link.id));
+    let refused = remove(&host, HOST_INTERFACE, &link.id);
     assert!(matches!(refused, Err(PodLinkError::NameTaken(_))), "{refused:?}");
     let refused = create(&host, &pod, &link);
     assert!(matches!(refused, Err(PodLinkError::NameTaken(_))), "{refused:?}");
@@ -177,6 +183,72 @@ fn removing_is_idempotent_and_leaves_foreign_links_alone() {
         !pod.try_sh("ip link show eth0").status.success(),
         "a refused creation left a link in the pod"
     );
+}
+
+#[test]
+fn links_that_go_together_are_gone_when_it_is_said_and_others_stay() {
+    if !possible("links_that_go_together") {
+        return;
+    }
+    let (host, pod) = (Namespace::new(), Namespace::new());
+    let link = |number: usize| {
+        let mut link = pod_link(&["10.65.0.2"]);
+        link.id.ifname = format!("eth{number}");
+        link.host_interface = format!("cali{number}");
+        link
+    };
+    let links: Vec<PodLink> = (0..40).map(link).collect();
+    for link in &links {
+        create(&host, &pod, link).unwrap();
+    }
+    host.sh("ip link del cali7; ip link add other type veth peer name its");
+    let remover = host.run(Remover::start).unwrap();
+    let going = async |link: &PodLink| {
+        let removed = remover.remove(&link.host_interface, &link.id).await;
+        // Not a moment later.
+        let is_there = host
+            .run(|| pod_link::is_there(&link.host_interface, &link.id))
+            .unwrap();
+        (removed.unwrap(), is_there)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let gone = runtime.block_on(futures_util::future::join_all(links.iter().skip(1).map(going)));
+    for (number, (was_there, is_there)) in (1..).zip(gone) {
+        assert_eq!((was_there, is_there), (number != 7, false), "cali{number}");
+    }
+    let names = |namespace: &Namespace| {
+        let names = namespace.sh("ip -o link | cut -d: -f2 | cut -d@ -f1");
+        names
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<BTreeSet<_>>()
+    };
+    let expected = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&host), expected(&["lo", "cali0", "other", "its"]));
+    assert_eq!(names(&pod), expected(&["lo", "eth0"]));
+}
+
+#[test]
+fn a_host_end_has_no_ipv6_address_that_nobody_gave_it() {
+    if !possible("a_host_end_has_no_ipv6_address") {
+        return;
+    }
+    for (addresses, expected) in [
+        (&["10.65.0.2"][..], ""),
+        (&["10.65.0.2", "fd00:10:65::2"], "fe80::ecee:eeff:feee:eeee/64"),
+    ] {
+        let (host, pod) = (Namespace::new(), Namespace::new());
+        create(&host, &pod, &pod_link(addresses)).unwrap();
+        let shown = host.sh(&format!(
+            "ip -6 -o addr show dev {HOST_INTERFACE} | awk '{{print $4}}'"
+        ));
+        assert_eq!(shown.trim(), expected);
+    }
 }
 
 #[test]

@@ -282,9 +282,10 @@ fn of_link(error: &PodLinkError) -> CniError {
         PodLinkError::Namespace(_) | PodLinkError::HostNamespace => ErrorCode::INVALID_ENVIRONMENT,
         // The only name that somebody else can have in the pod is that of its interface.
         PodLinkError::Kernel(error) if error.errno() == Some(libc::EEXIST) => ErrorCode::ALREADY_ATTACHED,
-        PodLinkError::NameTaken(_) | PodLinkError::Earlier(_) | PodLinkError::Kernel(_) => {
-            ErrorCode::DATAPLANE
-        }
+        PodLinkError::NameTaken(_)
+        | PodLinkError::Earlier(_)
+        | PodLinkError::Kernel(_)
+        | PodLinkError::Remover(_) => ErrorCode::DATAPLANE,
     };
     CniError::new(code, error.to_string())
 }

@@ -10,24 +10,19 @@ use calidris_cni::args::CniArgs;
 use calidris_cni::contract::Attachment;
 use calidris_cni::error::{CniError, ErrorCode};
 use calidris_cni::spec::{AttachmentId, NetConf};
-use calidris_ipam::{
-    Expect, ExtraDelete, ExtraGuard, Range, ReleaseError, ReleaseRefusal, ReleaseRequest, Store,
-};
+use calidris_ipam::{OwnRecord, ReleaseRequest, Store};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::lock::Held;
 use super::request::{self, Subject};
-use super::stages::{Stage, Stages, timed};
-use super::{CniServer, ending, in_thread, refusal};
+use super::stages::{Stage, Stages};
+use super::{CniServer, ending, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint;
 use crate::inbox::{Found, Message};
 use crate::model::{Endpoint, EndpointId, Input, Model};
-use crate::pod_link::{self, PodLinkError};
-
-/// How often the WorkloadEndpoint may change under our hands.
-const MAX_ATTEMPTS: u32 = 5;
+use crate::pod_link::PodLinkError;
 
 /// An attachment that no other request is about, as long as this is kept.
 #[derive(Debug)]
@@ -35,14 +30,6 @@ pub(super) struct Claimed {
     /// What the node knows of it.
     pub(super) found: Found,
     _held: (Held, Option<Held>),
-}
-
-/// What is under the key of a container's WorkloadEndpoint.
-enum Resource {
-    /// The container's, of this revision.
-    Own(i64),
-    /// Nothing, or another container's of the same pod.
-    Others(Expect),
 }
 
 impl<S: Store + 'static> CniServer<S> {
@@ -114,92 +101,41 @@ impl<S: Store + 'static> CniServer<S> {
             debug!(%why, "detached, but the kernel does not follow yet");
         }
         stages.over(Stage::Node, since);
-        // What is to be deleted in the datastore is looked up while the link goes.
-        let removing = in_thread(move || pod_link::remove(&host_interface, &id));
-        let ((removed, link), found) = tokio::join!(timed(removing), async {
-            self.require_datastore()?;
-            self.resource(subject, &key).await
-        });
-        stages.note(Stage::Link, link);
-        match removed? {
+        let since = clock::now();
+        let removed = self.remover.remove(&host_interface, &id).await;
+        stages.over(Stage::Link, since);
+        match removed {
             Ok(_) => {}
             // Somebody else's, Calico's perhaps: it goes with the pod's namespace.
             Err(error @ PodLinkError::NameTaken(_)) => warn!(%error, "the link stays"),
             Err(error) => return Err(CniError::new(ErrorCode::DATAPLANE, error.to_string())),
         }
+        self.require_datastore()?;
         let since = clock::now();
-        self.release(subject, &key, found?).await?;
+        self.release(subject, key).await?;
         stages.over(Stage::Datastore, since);
         Ok(())
     }
 
     /// Frees the addresses and deletes the WorkloadEndpoint, if it is this container's, in one transaction; as long as it
     /// is what was found, so that an ADD whose answer was lost leaves no endpoint behind when it takes effect meanwhile.
-    async fn release(&self, subject: &Subject, key: &str, mut found: Resource) -> Result<(), CniError> {
-        let mut attempt = 1;
-        loop {
-            let its_key = key.to_owned();
-            let (extra_deletes, extra_guards) = match found {
-                Resource::Own(revision) => {
-                    let (key, expect) = (its_key, Expect::Unchanged(revision));
-                    (vec![ExtraDelete { key, expect }], Vec::new())
-                }
-                Resource::Others(expect) => {
-                    let key = its_key;
-                    (Vec::new(), vec![ExtraGuard { key, expect }])
-                }
-            };
-            let request = ReleaseRequest {
-                handle_id: subject.handle_id.clone(),
-                extra_deletes,
-                extra_guards,
-                fence: Some(self.config.node.clone()),
-                ..ReleaseRequest::default()
-            };
-            match self.ipam.release(&request, clock::wall()).await {
-                Ok(released) => {
-                    let addresses = released.addresses.len();
-                    debug!(container = subject.id.container_id, addresses, "released");
-                    return Ok(());
-                }
-                Err(ReleaseError::Refused(ReleaseRefusal::ExtraConflict { .. }))
-                    if attempt < MAX_ATTEMPTS =>
-                {
-                    attempt += 1;
-                    found = self.resource(subject, key).await?;
-                }
-                Err(error) => return Err(refusal::of_release(&error)),
-            }
-        }
-    }
-
-    /// What is under the key of the container's WorkloadEndpoint.
-    async fn resource(&self, subject: &Subject, key: &str) -> Result<Resource, CniError> {
-        let range = Range::Key(key.to_owned());
-        let snapshot = self
-            .ipam
-            .store()
-            .read(&[range])
-            .await
-            .map_err(|error| refusal::of_store(&error))?;
-        let Some(kv) = snapshot.kvs.into_iter().next() else {
-            return Ok(Resource::Others(Expect::Absent));
+    async fn release(&self, subject: &Subject, key: String) -> Result<(), CniError> {
+        let record = {
+            let (node, key, id) = (self.config.node.clone(), key.clone(), subject.id.clone());
+            OwnRecord::new(key.clone(), move |value| is_own(&node, &key, &id, value))
         };
-        let is_own = match workload_endpoint::read(&self.config.node, key, &kv.value) {
-            Ok(Some(written)) => {
-                written.id.container_id == subject.id.container_id && written.id.ifname == subject.id.ifname
-            }
-            Ok(None) => false,
-            Err(why) => {
-                warn!(key, %why, "a WorkloadEndpoint that cannot be read stays");
-                false
-            }
+        let request = ReleaseRequest {
+            handle_id: subject.handle_id.clone(),
+            fence: Some(self.config.node.clone()),
+            ..ReleaseRequest::default()
         };
-        Ok(if is_own {
-            Resource::Own(kv.mod_revision)
-        } else {
-            Resource::Others(Expect::Unchanged(kv.mod_revision))
-        })
+        let released = self.ipam.release_with(&request, &record, clock::wall()).await;
+        let addresses = released
+            .map_err(|error| refusal::of_release(&error))?
+            .addresses
+            .len();
+        debug!(container = subject.id.container_id, addresses, "released");
+        Ok(())
     }
 
     /// GC: detaches every container of the network that is not listed. Goes on after a failure and tells them all.
@@ -237,6 +173,18 @@ impl<S: Store + 'static> CniServer<S> {
             .await
             .map_err(|_| ending())?;
         Ok(status.await.map_err(|_| ending())?.model)
+    }
+}
+
+/// Whether the WorkloadEndpoint with this value is that of the container, and not of another one of the same pod.
+fn is_own(node: &str, key: &str, id: &EndpointId, value: &[u8]) -> bool {
+    match workload_endpoint::read(node, key, value) {
+        Ok(Some(written)) => written.id.container_id == id.container_id && written.id.ifname == id.ifname,
+        Ok(None) => false,
+        Err(why) => {
+            warn!(key, %why, "a WorkloadEndpoint that cannot be read stays");
+            false
+        }
     }
 }
 

@@ -103,6 +103,15 @@ impl KernelError {
         }
     }
 
+    /// The same failure for another object that shared the call.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        Self::Io {
+            action: "do it with others in one call".to_owned(),
+            source: io::Error::other(self.to_string()),
+        }
+    }
+
     /// Whether what the kernel has must be read back before anything else is decided.
     #[must_use]
     pub fn leaves_doubt(&self) -> bool {

@@ -48,8 +48,8 @@ impl Link {
         TUNNELS.contains(&name) && self.transport.is_some() && self.alias.as_deref() == Some(TUNNEL_ALIAS)
     }
 
-    /// Whether the link of this name is one of ours that a killed process left half made: the alias is set just after the
-    /// creation, before the link goes up.
+    /// Whether the link of this name is one of ours that a killed process left half made: alias and up come with one message, just
+    /// after the creation.
     #[must_use]
     pub fn is_half_made(&self, name: &str) -> bool {
         name.starts_with(LINK_PREFIX)

@@ -27,8 +27,9 @@ use answer::{
 
 /// Largest datagram sent. The kernel accepts more; errors of one datagram must fit into the receive buffer.
 const BATCH_BYTES: usize = 64 * 1024;
-/// The kernel fills datagrams of a dump up to 32 KiB; single messages larger than that do not occur.
-const RECEIVE_BYTES: usize = 128 * 1024;
+/// The kernel fills datagrams of a dump up to 32 KiB less its own overhead, however large the buffer; single messages larger than
+/// that do not occur.
+const RECEIVE_BYTES: usize = 32 * 1024;
 /// Receive buffer of the socket: the errors of a whole batch, with the kernel's overhead of about 1 KiB each.
 const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// How long to wait for one answer. Answers to requests are there when sending returns; this is for a stuck kernel.
@@ -133,7 +134,7 @@ impl NetlinkSocket {
         action: impl Fn(usize) -> String,
     ) -> Vec<Result<(), KernelError>> {
         let mut results = Vec::with_capacity(count);
-        let mut datagram = Vec::with_capacity(BATCH_BYTES);
+        let mut datagram = Vec::new();
         while results.len() < count {
             let first = results.len();
             let (count, first_sequence) = self.pack(first..count, &write, &mut datagram);

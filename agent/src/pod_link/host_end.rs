@@ -8,7 +8,7 @@ use super::{GATEWAY_V6, NewLink, PodLinkError, name::alias, pod_end, removal};
 use crate::desired::sysctl;
 use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::wire::{attribute, message, nested};
-use crate::kernel::{KernelError, Link, linux, proc};
+use crate::kernel::{KernelError, linux, proc};
 use crate::model::EndpointId;
 
 const RTM_SETLINK: u16 = 19;
@@ -21,6 +21,9 @@ const NDTA_PARMS: u16 = 6;
 const NDTPA_IFINDEX: u16 = 1;
 const NDTPA_PROXY_DELAY: u16 = 13;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
 
 /// Sets the link's parameters, marks it as ours and sets it up. Returns its index.
 pub(super) fn set_up(host: &mut NetlinkSocket, link: &NewLink) -> Result<u32, KernelError> {
@@ -30,20 +33,13 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &NewLink) -> Result<u32, Ke
         for (path, value) in sysctl::of_host_interface_ipv6(name) {
             proc::set(&path, &value)?;
         }
-        // 1: no link-local address of the kernel's choice. The pods' gateway is given by hand, just below.
-        proc::set(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
     }
-    let write = |position: usize, datagram: &mut Vec<u8>| match position {
-        0 => set_neighbour_parameters(index, datagram),
-        _ => set_link_up(index, &alias(&link.id), datagram),
-    };
-    let action = |position| match position {
-        0 => format!("set the neighbour parameters of {name}"),
-        _ => format!("set {name} up, with its alias and parameters"),
-    };
-    host.batch_bytes(2, write, action)
-        .into_iter()
-        .collect::<Result<(), KernelError>>()?;
+    match set_parameters_and_up(host, link, index, Ipv6::There) {
+        Err(error) if error.errno() == Some(libc::EAFNOSUPPORT) && !link.families.v6 => {
+            set_parameters_and_up(host, link, index, Ipv6::Missing)?;
+        }
+        result => result?,
+    }
     if link.families.v6 {
         let message = pod_end::add_address(index, IpAddr::V6(GATEWAY_V6), 64);
         let request = Request {
@@ -55,9 +51,38 @@ pub(super) fn set_up(host: &mut NetlinkSocket, link: &NewLink) -> Result<u32, Ke
     Ok(index)
 }
 
+/// Whether the kernel has IPv6.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    There,
+    Missing,
+}
+
+fn set_parameters_and_up(
+    host: &mut NetlinkSocket,
+    link: &NewLink,
+    index: u32,
+    ipv6: Ipv6,
+) -> Result<(), KernelError> {
+    let name = &link.host_interface;
+    let write = |position: usize, datagram: &mut Vec<u8>| match position {
+        0 => set_neighbour_parameters(index, datagram),
+        _ => set_link_up(index, &alias(&link.id), ipv6, datagram),
+    };
+    let action = |position| match position {
+        0 => format!("set the neighbour parameters of {name}"),
+        _ => format!("set {name} up, with its alias and parameters"),
+    };
+    host.batch_bytes(2, write, action).into_iter().collect()
+}
+
 /// Up, alias and IPv4 parameters in one message: as files (`/proc/sys/net/ipv4/conf`) the parameters would cost a quarter of
 /// what a pair costs to make. `struct ifinfomsg`, and attributes as in `inet_set_link_af` of the kernel's net/ipv4/devinet.c.
-fn set_link_up(index: u32, alias: &str, datagram: &mut Vec<u8>) {
+///
+/// The link gets no IPv6 address of the kernel's choice: the pods' gateway is given by hand where pods have IPv6, and where they
+/// have not, an address that is found, announced, routed and taken away again costs more than all else that is done here. The
+/// other end is not up yet, so that the kernel has not made one before it reads this.
+fn set_link_up(index: u32, alias: &str, ipv6: Ipv6, datagram: &mut Vec<u8>) {
     const IFF_UP: u32 = 1;
     message(RTM_SETLINK, NLM_F_REQUEST, datagram, |datagram| {
         datagram.extend_from_slice(&[0; 4]);
@@ -76,6 +101,11 @@ fn set_link_up(index: u32, alias: &str, datagram: &mut Vec<u8>) {
                     }
                 });
             });
+            if ipv6 == Ipv6::There {
+                nested(AF_INET6.into(), datagram, |datagram| {
+                    attribute(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE], datagram);
+                });
+            }
         });
     });
 }
@@ -106,32 +136,31 @@ fn set_neighbour_parameters(index: u32, datagram: &mut Vec<u8>) {
     });
 }
 
-/// As [`remove`], if it is that of the attachment `id`, or half made.
-pub(super) fn remove_of(host: &mut NetlinkSocket, name: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
+/// Index of the host end of this name if it is there and ours to remove: with an attachment, if it is that one's, or half made.
+///
+/// By index, since a link of the same name that somebody makes at this moment is another one.
+pub(super) fn removable(
+    host: &mut NetlinkSocket,
+    name: &str,
+    of: Option<&EndpointId>,
+) -> Result<Option<u32>, PodLinkError> {
     match linux::link(host, name)? {
-        Some(link) if link.is_ours(name) && link.alias != Some(alias(id)) => Ok(false),
-        Some(link) => delete(host, name, &link),
-        None => Ok(false),
+        None => Ok(None),
+        Some(link) if link.is_ours(name) => {
+            let is_meant = of.is_none_or(|id| link.alias == Some(alias(id)));
+            Ok(is_meant.then_some(link.index))
+        }
+        Some(link) if link.is_half_made(name) => Ok(Some(link.index)),
+        Some(_) => Err(PodLinkError::NameTaken(name.to_owned())),
     }
 }
 
-/// Removes a host end of ours, and with it the pod's end. Returns whether there was one.
-pub(super) fn remove(host: &mut NetlinkSocket, name: &str) -> Result<bool, PodLinkError> {
-    match linux::link(host, name)? {
-        Some(link) => delete(host, name, &link),
-        None => Ok(false),
+/// Removes a host end of ours, whichever attachment's it is, and with it the pod's end.
+pub(super) fn remove(host: &mut NetlinkSocket, name: &str) -> Result<(), PodLinkError> {
+    if let Some(index) = removable(host, name, None)? {
+        removal::delete(host, &[index])
+            .into_iter()
+            .collect::<Result<Vec<bool>, KernelError>>()?;
     }
-}
-
-/// Deletes by index: a link of the same name that somebody makes at this moment is another one.
-fn delete(host: &mut NetlinkSocket, name: &str, link: &Link) -> Result<bool, PodLinkError> {
-    if !link.is_ours(name) && !link.is_half_made(name) {
-        return Err(PodLinkError::NameTaken(name.to_owned()));
-    }
-    match removal::delete(host, name, link.index) {
-        Ok(()) => Ok(true),
-        // The pod's namespace ended at this moment, and its links with it.
-        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }

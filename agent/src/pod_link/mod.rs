@@ -2,8 +2,8 @@
 //!
 //! The pair is created from inside the pod's namespace with the host end placed directly into the host's, so that no
 //! link is moved (Calico, `dataplane_linux.go`). It is made in two parts, so that the first one need not wait for the
-//! addresses: [`prepare`] makes the pair, sets the host end's parameters and then its alias (the mark that it is ours) and
-//! both ends up; [`Prepared::complete`] gives the pod's end addresses and routes, and returns when both ends pass packets.
+//! addresses: [`prepare`] makes the pair, gives the host end its parameters and its alias (the mark that it is ours) and sets
+//! first it and then the pod's end up; [`Prepared::complete`] gives the pod's end addresses and routes, and returns when both ends pass packets.
 //! The host's route to the pod is not made here but by the dataplane, the one writer of routes.
 //!
 //! Addressing as Calico's: the pod has a /32 (/128), and a default route through 169.254.1.1, which no host has but every
@@ -19,6 +19,7 @@ mod name;
 mod namespace;
 mod pod_end;
 mod removal;
+mod remover;
 mod settle;
 
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ use crate::ours;
 pub use inspect::{ResultSays, inspect};
 use name::alias;
 pub use name::{container_mac, host_interface_name};
+pub use remover::Remover;
 
 /// Gateway of every pod for IPv4.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -125,6 +127,9 @@ pub enum PodLinkError {
     /// There is a link of this name on the host, and it was asked to stay.
     #[error("there is a link {0} on the host already")]
     Earlier(String),
+    /// Who removes links is not there.
+    #[error("cannot remove links: {0}")]
+    Remover(#[source] io::Error),
     /// A call to the kernel failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -194,8 +199,12 @@ pub fn prepare(
         }
         host_end::remove(&mut host, &link.host_interface)?;
     }
-    let (pod_index, pod) = in_pod(pod_namespace, || pod_end::create(&link, &host_namespace))?;
-    match host_end::set_up(&mut host, &link) {
+    let (pod_index, mut pod) = in_pod(pod_namespace, || pod_end::create(&link, &host_namespace))?;
+    let both_up = host_end::set_up(&mut host, &link).and_then(|host_index| {
+        pod_end::set_up(&mut pod, &link.id.ifname, pod_index)?;
+        Ok(host_index)
+    });
+    match both_up {
         Ok(host_index) => Ok(Prepared {
             link,
             host,
@@ -262,15 +271,6 @@ impl Prepared {
         };
         Ok(Created { pod_mac, gateways })
     }
-}
-
-/// Removes the pair of the attachment `id` by its host end. Returns whether there was one. A link of that name that
-/// belongs to another attachment, a newer container of the same pod, stays.
-///
-/// # Errors
-/// When the link of that name is not ours, or the kernel refuses.
-pub fn remove(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
-    host_end::remove_of(&mut NetlinkSocket::open()?, host_interface, id)
 }
 
 /// Whether the host end of the attachment `id` is there. One of another attachment under its name is not it.

@@ -22,8 +22,8 @@ use crate::kernel::netlink::{NetlinkSocket, Request};
 use crate::kernel::{self, KernelError, linux, message, proc};
 use crate::ours::HOST_MAC;
 
-/// Creates the pair and sets this end up, without addresses. On failure the pair is deleted. Returns the index of this end
-/// and the socket, which stays in the pod's namespace.
+/// Creates the pair, to be called in the pod's namespace. On failure the pair is deleted. Returns the index of this end and the
+/// socket, which stays in the pod's namespace.
 pub(super) fn create(link: &NewLink, host_namespace: &File) -> Result<(u32, NetlinkSocket), KernelError> {
     let mut pod = NetlinkSocket::open()?;
     let action = format!(
@@ -38,7 +38,7 @@ pub(super) fn create(link: &NewLink, host_namespace: &File) -> Result<(u32, Netl
         &action,
     )?;
     let index = linux::index_of(&pod, &link.id.ifname)?;
-    let result = set_up(&mut pod, link, index);
+    let result = set_parameters(link);
     if result.is_err() {
         let _ = pod.request(
             Request {
@@ -60,14 +60,14 @@ pub(super) fn mac(pod: &mut NetlinkSocket, ifname: &str) -> Result<[u8; 6], Kern
 }
 
 /// A request to delete a link.
-pub(super) fn delete(index: u32) -> RouteNetlinkMessage {
+fn delete(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     RouteNetlinkMessage::DelLink(message)
 }
 
 /// A request to set a link up.
-pub(super) fn up(index: u32) -> RouteNetlinkMessage {
+fn up(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -108,9 +108,9 @@ fn veth(link: &NewLink, host_namespace: &File) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(message)
 }
 
-fn set_up(pod: &mut NetlinkSocket, link: &NewLink, index: u32) -> Result<(), KernelError> {
-    let ifname = &link.id.ifname;
+fn set_parameters(link: &NewLink) -> Result<(), KernelError> {
     if link.families.v6 {
+        let ifname = &link.id.ifname;
         // Some runtimes switch IPv6 off in new namespaces.
         for interface in ["all", "default", "lo", ifname] {
             proc::set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")?;
@@ -118,6 +118,11 @@ fn set_up(pod: &mut NetlinkSocket, link: &NewLink, index: u32) -> Result<(), Ker
         // The address was given by the allocator: nobody else has it, and detection would hold the first packet back.
         proc::set(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0")?;
     }
+    Ok(())
+}
+
+/// Sets the pod's loopback and this end up.
+pub(super) fn set_up(pod: &mut NetlinkSocket, ifname: &str, index: u32) -> Result<(), KernelError> {
     let lo = up(linux::index_of(pod, "lo")?);
     let requests = [lo, up(index)].map(|message| Request { message, flags: 0 });
     let name = |position| if position == 0 { "lo" } else { ifname };

@@ -5,7 +5,7 @@
 //! time, and of neighbours on them they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
 //! port of the socket that wrote and are passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -53,7 +53,10 @@ struct Changes {
     links: bool,
     /// The last that was said of each link with our prefix.
     workload_links: BTreeMap<String, LinkNews>,
-    addresses: bool,
+    /// Indexes of links with our prefix, also of those that are gone.
+    indexes_of_workloads: BTreeSet<u32>,
+    /// Indexes of links that got or lost an address.
+    addresses: BTreeSet<u32>,
     neighbors: bool,
     /// The last that was said of each neighbour on a link with our prefix.
     workload_neighbors: BTreeMap<NeighborKey, Option<ObservedNeighbor>>,
@@ -89,7 +92,7 @@ impl Monitor {
             let take = |datagram: &[u8]| changes.read(datagram, own_port);
             let heard = self.notifications.burst(GATHERING, take).await?;
             changes.lost = heard == Heard::Part;
-            if changes.foreign_routes || changes.addresses || changes.lost {
+            if changes.foreign_routes || changes.concern_addresses_of_the_node() || changes.lost {
                 foreign_changes.send_modify(|count| *count = count.wrapping_add(1));
             }
             for news in changes.into_news() {
@@ -109,7 +112,7 @@ impl Changes {
             let is_own = message.port_number() == own_port && own_port != 0;
             match message.message_type() {
                 kind @ (RTM_NEWLINK | RTM_DELLINK) if !is_own => self.take_link(kind, message.payload()),
-                RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses |= is_of_the_node(message.payload()),
+                RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses.extend(index_of(message.payload())),
                 kind @ (RTM_NEWNEIGH | RTM_DELNEIGH) if !is_own => {
                     self.take_neighbor(kind, message.payload());
                 }
@@ -169,6 +172,7 @@ impl Changes {
         let is_of_link = payload.first() == Some(&0);
         match message::parse_link(payload) {
             Ok((name, link)) if is_of_link && name.starts_with(LINK_PREFIX) => {
+                self.indexes_of_workloads.insert(link.index);
                 let news = if kind == RTM_DELLINK {
                     LinkNews::Gone(link.index)
                 } else {
@@ -180,13 +184,19 @@ impl Changes {
         }
     }
 
+    /// Whether an address is not a workload's. One of a link that is gone, and was not told of in this burst, counts.
+    fn concern_addresses_of_the_node(&self) -> bool {
+        let mut others = self.addresses.difference(&self.indexes_of_workloads);
+        others.any(|index| interface_name(*index).is_none_or(|name| !name.starts_with(LINK_PREFIX)))
+    }
+
     fn into_news(self) -> Vec<KernelNews> {
         if self.lost {
             return vec![KernelNews::Changed(KernelChange::Everything)];
         }
         let kinds = [
             (self.links, KernelChange::Links),
-            (self.addresses, KernelChange::Addresses),
+            (self.concern_addresses_of_the_node(), KernelChange::Addresses),
             (self.neighbors, KernelChange::Neighbors),
             (self.routes, KernelChange::Routes),
         ];
@@ -204,15 +214,9 @@ impl Changes {
     }
 }
 
-/// Whether the address of a message (`struct ifaddrmsg`) is not a workload's. One of a link that is gone counts.
-fn is_of_the_node(payload: &[u8]) -> bool {
-    interface_of(payload).is_none_or(|name| !name.starts_with(LINK_PREFIX))
-}
-
-/// The interface whose index is at offset 4 of `struct ifaddrmsg`.
-fn interface_of(payload: &[u8]) -> Option<String> {
-    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-    interface_name(index)
+/// The index of the link at offset 4 of `struct ifaddrmsg`.
+fn index_of(payload: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -247,6 +251,16 @@ mod tests {
             routes: true,
             ..Changes::default()
         }
+    }
+
+    /// A message about an address of the link with this index: header, `struct ifaddrmsg`.
+    fn address_message(kind: u16, index: u32) -> Vec<u8> {
+        let mut bytes = message(kind, 0, 0);
+        bytes.truncate(16);
+        bytes[0] = 24;
+        bytes.extend([2, 32, 0, 0]);
+        bytes.extend(index.to_ne_bytes());
+        bytes
     }
 
     fn changes(messages: &[Vec<u8>]) -> Changes {
@@ -284,9 +298,9 @@ mod tests {
             (vec![nexthop_message(7, 0)], Changes::default()),
             (vec![message(72, 0, 0)], Changes::default()),
             (
-                vec![message(RTM_DELADDR, 0, 0)],
+                vec![address_message(RTM_DELADDR, 9)],
                 Changes {
-                    addresses: true,
+                    addresses: BTreeSet::from([9]),
                     ..Changes::default()
                 },
             ),
@@ -346,6 +360,22 @@ mod tests {
             let heard = changes(&[link_message(RTM_NEWLINK, 0, 6, b"cali2\0\0\0"), other]);
             assert_eq!(heard.into_news(), [KernelNews::Changed(KernelChange::Links)]);
         }
+    }
+
+    #[test]
+    fn an_address_that_a_pods_link_takes_with_it_is_not_the_nodes() {
+        const NONE_HAS_IT: u32 = 0x7fff_fff0;
+        let address_goes = address_message(RTM_DELADDR, NONE_HAS_IT);
+        let link_goes = |name| link_message(RTM_DELLINK, 0, NONE_HAS_IT, name);
+        let addresses = [KernelNews::Changed(KernelChange::Addresses)];
+        assert_eq!(changes(&[address_goes.clone()]).into_news(), addresses);
+        let heard = changes(&[address_goes.clone(), link_goes(b"cali1\0\0\0")]);
+        assert!(!heard.concern_addresses_of_the_node());
+        // Also when the name is another link's before the burst is over.
+        let again = link_message(RTM_NEWLINK, 0, 6, b"cali1\0\0\0");
+        let heard = changes(&[address_goes.clone(), link_goes(b"cali1\0\0\0"), again]);
+        assert!(!heard.concern_addresses_of_the_node());
+        assert!(changes(&[address_goes, link_goes(b"eth0\0\0\0\0")]).concern_addresses_of_the_node());
     }
 
     #[test]
