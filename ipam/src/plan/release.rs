@@ -37,8 +37,11 @@ const MAX_EXTRAS: usize = 32;
 #[derive(Clone)]
 pub struct OwnRecord {
     key: String,
-    is_own: Arc<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    is_own: Arc<IsOwn>,
 }
+
+/// Whether a value is the record of whom a release is about.
+type IsOwn = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 impl OwnRecord {
     /// What is under `key`, if `is_own` says of its value that it is meant.
