@@ -368,7 +368,10 @@ mod tests {
         let address_goes = address_message(RTM_DELADDR, NONE_HAS_IT);
         let link_goes = |name| link_message(RTM_DELLINK, 0, NONE_HAS_IT, name);
         let addresses = [KernelNews::Changed(KernelChange::Addresses)];
-        assert_eq!(changes(&[address_goes.clone()]).into_news(), addresses);
+        assert_eq!(
+            changes(std::slice::from_ref(&address_goes)).into_news(),
+            addresses
+        );
         let heard = changes(&[address_goes.clone(), link_goes(b"cali1\0\0\0")]);
         assert!(!heard.concern_addresses_of_the_node());
         // Also when the name is another link's before the burst is over.
