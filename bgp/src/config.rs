@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
+use crate::rib::LinkNames;
 pub use crate::wire::capability::Role;
 
 pub use add_path::{AddPathConfig, AddPathSend};
@@ -145,6 +146,18 @@ impl SpeakerConfig {
         Ok(())
     }
 
+    /// Whether a policy asks by which links routes leave.
+    pub(crate) fn link_names(&self) -> LinkNames {
+        let ranges = self.dynamic.iter().map(|range| &range.template);
+        let peers = self.peers.iter().chain(ranges);
+        let mut policies = peers.flat_map(|peer| [&peer.import, &peer.export]).flatten();
+        if policies.any(Policy::depends_on_link) {
+            LinkNames::Noted
+        } else {
+            LinkNames::Ignored
+        }
+    }
+
     /// The range that makes a peer of whoever connects from `address`: the longest.
     pub fn dynamic_at(&self, address: IpAddr) -> Option<&DynamicPeers> {
         self.dynamic
@@ -235,7 +248,8 @@ pub struct PeerConfig {
     pub weight: u16,
     /// How often our own AS may occur in a path of the peer.
     pub allow_own_as: u8,
-    /// Another AS than the speaker's that we are to this peer (RFC 7705). Makes the session EBGP.
+    /// Another AS than the speaker's that we are to this peer (RFC 7705). Makes the session EBGP, unless it is the peer's own: then it is IBGP as if that
+    /// were the speaker's AS (RFC 7705 §4.2).
     pub local_as: Option<LocalAs>,
     /// Puts our AS in place of the peer's own in what we announce to it, so that sites of one AS hear of each other through us.
     /// EBGP only.
@@ -247,6 +261,9 @@ pub struct PeerConfig {
     pub enforce_first_as: bool,
     /// What we are to this EBGP peer (RFC 9234); `None` announces no role and leaves ONLY_TO_CUSTOMER as it is.
     pub role: Option<RoleConfig>,
+    /// The priority of routes travels in LOCAL_PREF, as between Calico's nodes (see [`crate::priority`]): what an IBGP peer sends has the priority that its
+    /// LOCAL_PREF says, and a priority that a policy sets, or that a route of ours has, is said in LOCAL_PREF.
+    pub priority_in_local_pref: bool,
     /// The session will go down soon (RFC 8326): what we announce is marked GRACEFUL_SHUTDOWN (EBGP) or gets LOCAL_PREF 0 (IBGP), and what we
     /// take gets LOCAL_PREF 0.
     pub graceful_shutdown: bool,
@@ -300,6 +317,7 @@ impl PeerConfig {
             remove_private_as: None,
             enforce_first_as: true,
             role: None,
+            priority_in_local_pref: false,
             graceful_shutdown: false,
             blackhole: false,
             prefix_limit_in: None,
@@ -332,10 +350,8 @@ impl PeerConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         let name = self.name.clone();
-        if let Some(asn) = self.local_as.map(|local| local.asn)
-            && (asn == 0 || asn == self.remote_as)
-        {
-            return Err(ConfigError::LocalAs { name, asn });
+        if self.local_as.is_some_and(|local| local.asn == 0) {
+            return Err(ConfigError::PeerLocalAsZero { name });
         }
         if self.remote_as == 0 && self.open_as.is_none() {
             return Err(ConfigError::RemoteAsZero { name });
@@ -396,7 +412,7 @@ pub struct RoleConfig {
 /// An AS we pretend to be to one peer (RFC 7705).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalAs {
-    /// The AS: neither 0 nor the peer's.
+    /// The AS, not 0.
     pub asn: u32,
     /// Whether the peer sees the speaker's own AS behind it.
     pub shown: OwnAs,

@@ -25,6 +25,7 @@ pub mod config;
 pub mod family;
 pub mod jitter;
 pub mod policy;
+pub mod priority;
 pub mod rib;
 pub mod route;
 pub mod session;

@@ -437,6 +437,9 @@ pub struct AttributesSummary {
     pub otc: Option<u32>,
     /// The metric a policy gave the route for forwarding tables.
     pub priority: Option<u32>,
+    /// The link it leaves by, where a policy asks for that.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
 impl Counters {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use calidris_bgp::config::{ConfigError, ConnectMode, LocalAs, OwnAs, PrivateAs};
 use calidris_bgp::family::{AfiSafi, Ipv4Unicast};
+use calidris_bgp::policy::{Change, Policy, Term};
 use calidris_bgp::rib::Refusal;
 use calidris_bgp::route::Origination;
 use calidris_bgp::status::{CandidateStatus, RouteFilter, Standing};
@@ -90,12 +91,91 @@ fn another_local_as_is_seen_by_its_peer_only() {
     let mut world = row([65001, 65002, 65003]);
     let mut config = world.nodes[1].config.clone();
     config.peers[1].local_as = Some(LocalAs {
-        asn: 65003,
+        asn: 0,
         shown: OwnAs::Shown,
         received: OwnAs::Shown,
     });
     let refused = world.call(1, |speaker, now| speaker.configure(config, now));
-    assert!(matches!(refused, Err(ConfigError::LocalAs { asn: 65003, .. })));
+    assert!(matches!(refused, Err(ConfigError::PeerLocalAsZero { .. })));
+}
+
+#[test]
+fn to_be_in_the_peers_own_as_makes_an_internal_session() {
+    for shown in [OwnAs::Shown, OwnAs::Hidden] {
+        let mut world = row([65001, 65002, 65003]);
+        let mut far = world.nodes[2].config.clone();
+        far.peers[0].remote_as = 65003;
+        world
+            .call(2, |speaker, now| speaker.configure(far, now))
+            .expect("configure");
+        treat(&mut world, 1, |peer| {
+            peer.local_as = Some(LocalAs {
+                asn: 65003,
+                shown,
+                received: shown,
+            });
+        });
+        world.originate(2, &["10.3.0.0/26"]);
+        world.run_until(2 * MINUTE, "routes", |w| {
+            w.has_best(2, ROUTE) && w.has_best(1, "10.3.0.0/26") && w.has_best(0, "10.3.0.0/26")
+        });
+        // RFC 7705 §4.2: as if it were so by nature. Nobody adds to the path, and LOCAL_PREF is said.
+        let attributes = only(&mut world, 2).attributes;
+        assert_eq!((attributes.as_path.as_str(), attributes.local_pref), ("65001", Some(100)));
+        let at_mid = world.route(1, "10.3.0.0/26").expect("route").candidates.remove(0);
+        assert_eq!(at_mid.attributes.as_path, "");
+        assert_eq!(at_mid.source, calidris_bgp::policy::SourceKind::Ibgp);
+        let at_one = world.route(0, "10.3.0.0/26").expect("route").candidates.remove(0);
+        assert_eq!(at_one.attributes.as_path, "65002");
+    }
+}
+
+/// A policy that gives every route a priority.
+fn with_priority(priority: u32) -> Option<Policy> {
+    let term = Term::accept("priority", Vec::new()).set(Change::Priority(priority));
+    Some(Policy::reject_all().with(term))
+}
+
+#[test]
+fn priorities_travel_in_local_pref_between_those_who_agree() {
+    let mut world = row([65001, 65002, 65002]);
+    let at_far = |world: &mut World| {
+        world.run_for(MINUTE);
+        let attributes = only(world, 2).attributes;
+        (attributes.local_pref, attributes.priority)
+    };
+    // Nobody agrees: a priority stays where it was set.
+    treat(&mut world, 0, |peer| peer.import = with_priority(512));
+    assert_eq!(at_far(&mut world), (Some(100), None));
+    // Both sides of the internal session agree, and the one that imports from outside.
+    for peer in [0, 1] {
+        treat(&mut world, peer, |peer| peer.priority_in_local_pref = true);
+    }
+    assert_eq!(at_far(&mut world), (Some(2_147_483_135), None));
+    let mut far = world.nodes[2].config.clone();
+    far.peers[0].priority_in_local_pref = true;
+    world
+        .call(2, |speaker, now| speaker.configure(far, now))
+        .expect("configure");
+    assert_eq!(at_far(&mut world), (Some(2_147_483_135), Some(512)));
+    // Whoever takes the route on may set another one.
+    treat(&mut world, 1, |peer| peer.export = with_priority(2048));
+    assert_eq!(at_far(&mut world), (Some(2_147_481_599), Some(2048)));
+    // What is about to go down is used last whatever its priority.
+    treat(&mut world, 0, |peer| peer.graceful_shutdown = true);
+    treat(&mut world, 1, |peer| peer.export = None);
+    assert_eq!(at_far(&mut world).0, Some(0));
+    // Our own routes say theirs.
+    let own = Origination {
+        priority: Some(1024),
+        ..Origination::default()
+    };
+    let routes = [("10.2.0.0/26".parse().expect("prefix"), own)].into();
+    world.call(1, |speaker, now| speaker.originate(routes, now));
+    world.run_until(MINUTE, "route", |w| w.has_best(2, "10.2.0.0/26"));
+    let own = world.route(2, "10.2.0.0/26").expect("route").candidates.remove(0);
+    assert_eq!(own.attributes.local_pref, Some(2_147_482_623));
+    assert_eq!(world.peer(1, "far").established_count, 1, "without a reset");
 }
 
 #[test]

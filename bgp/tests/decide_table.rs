@@ -113,7 +113,7 @@ fn underlay() -> Underlay {
         let prefix = Prefix::V4(Ipv4Prefix::host((0x0a00_0000 + cost).into()));
         let route = UnderlayRoute {
             metric: cost,
-            via: Vec::new(),
+            ..UnderlayRoute::default()
         };
         (prefix, route)
     };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use calidris_bgp::family::Prefix;
-use calidris_bgp::policy::Policy;
+use calidris_bgp::policy::{Condition, Policy, Term};
 use calidris_bgp::rib::{Step, Underlay, UnderlayRoute};
 use calidris_bgp::route::Origination;
 use calidris_bgp::status::Standing;
@@ -61,6 +61,7 @@ fn underlay(world: &mut World, routes: &[(&str, u32, Option<&str>)]) {
             })
             .into_iter()
             .collect(),
+        ..UnderlayRoute::default()
     };
     let underlay: Underlay = routes
         .iter()
@@ -207,4 +208,90 @@ fn no_route_holds_itself_up() {
         changes(&mut world),
         expect(&[("10.3.0.0/16", &["10.0.0.1"]), ("10.3.3.0/24", &["10.0.0.1"])])
     );
+}
+
+/// Tells node 0 by which links it reaches prefixes.
+fn links(world: &mut World, routes: &[(&str, &[&str])]) {
+    let underlay: Underlay = routes
+        .iter()
+        .map(|(text, links)| {
+            let route = UnderlayRoute {
+                links: links.iter().map(|link| (*link).to_owned()).collect(),
+                ..UnderlayRoute::default()
+            };
+            (prefix(text), route)
+        })
+        .collect();
+    world.call(0, |speaker, _| speaker.handle_underlay(Some(underlay)));
+}
+
+/// A policy that lets pass what leaves by these links.
+fn only_by(patterns: &[&str]) -> Option<Policy> {
+    let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    let term = Term::accept("by-link", vec![Condition::Interface(patterns)]);
+    Some(Policy::reject_all().with(term))
+}
+
+#[test]
+fn policies_know_the_link_towards_the_next_hop_and_follow_it() {
+    let mut world = world();
+    let mut config = world.nodes[0].config.clone();
+    config.peers[0].import = only_by(&["eth*"]);
+    config.peers[1].export = only_by(&["*1"]);
+    config.peers[1].route_reflector_client = true;
+    world
+        .call(0, |speaker, now| speaker.configure(config, now))
+        .expect("configure");
+    let near = ("10.0.0.0/24", &["lan0"][..]);
+    links(&mut world, &[near, ("192.0.2.0/24", &["wlan0"])]);
+    announce(&mut world, 1, &[(ROUTE, Some("192.0.2.7"))]);
+    world.run_until(SOON, "the route", |world| world.route(0, ROUTE).is_some());
+    let standing = |world: &mut World| {
+        let route = world.route(0, ROUTE).expect("route");
+        (route.candidates[0].standing.clone(), route.announced_to)
+    };
+    assert!(matches!(standing(&mut world).0, Standing::Refused { .. }), "another link");
+    // Of several the first by name counts.
+    for (link, passes, told) in [
+        (&["wlan1", "eth0"][..], true, false),
+        (&["eth1"], true, true),
+        (&["wlan1"], false, false),
+        (&["eth0", "eth1"], true, false),
+    ] {
+        links(&mut world, &[near, ("192.0.2.0/24", link)]);
+        world.run_for(SOON);
+        let (standing, announced_to) = standing(&mut world);
+        assert_eq!(standing == Standing::Best, passes, "{link:?}: {standing:?}");
+        let expected: &[&str] = if told { &["two"] } else { &[] };
+        assert_eq!(announced_to, expected, "{link:?}");
+    }
+    let candidate = world.route(0, ROUTE).expect("route").candidates.remove(0);
+    assert_eq!(candidate.attributes.interface.as_deref(), Some("eth0"));
+    assert_eq!(candidate.received, None, "nothing that was said is another");
+    // When nobody asks any more, nothing of it stays.
+    let mut config = world.nodes[0].config.clone();
+    config.peers[1].route_reflector_client = true;
+    world
+        .call(0, |speaker, now| speaker.configure(config, now))
+        .expect("configure");
+    let route = world.route(0, ROUTE).expect("route");
+    assert_eq!(route.candidates[0].attributes.interface, None);
+    assert_eq!(world.peer(0, "one").established_count, 1, "without a reset");
+}
+
+#[test]
+fn the_link_of_a_route_behind_another_one_is_that_of_the_other() {
+    let mut world = world();
+    let mut config = world.nodes[0].config.clone();
+    config.peers[1].import = only_by(&["eth0"]);
+    world
+        .call(0, |speaker, now| speaker.configure(config, now))
+        .expect("configure");
+    links(&mut world, &[("10.0.0.0/24", &["eth0"])]);
+    announce(&mut world, 2, &[(ROUTE, Some("192.0.2.7"))]);
+    announce(&mut world, 1, &[("192.0.2.0/24", None)]);
+    world.run_until(SOON, "the route", |world| world.has_best(0, ROUTE));
+    links(&mut world, &[("10.0.0.0/24", &["eth1"])]);
+    let standing = world.route(0, ROUTE).expect("route").candidates.remove(0).standing;
+    assert!(matches!(standing, Standing::Refused { .. }), "{standing:?}");
 }

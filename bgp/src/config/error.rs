@@ -36,13 +36,11 @@ pub enum ConfigError {
         /// The peer.
         name: String,
     },
-    /// To be the peer's own AS would make the session IBGP.
-    #[error("peer {name:?}: local AS {asn}; expected neither 0 nor the AS of the peer")]
-    LocalAs {
+    /// RFC 7607.
+    #[error("peer {name:?}: its local AS is 0; expected 1 to 4294967295")]
+    PeerLocalAsZero {
         /// The peer.
         name: String,
-        /// What was asked for.
-        asn: u32,
     },
     /// RFC 4271 §4.2.
     #[error("peer {name:?}: hold time {hold_time} s; expected 0 or at least 3")]

@@ -230,6 +230,7 @@ fn of_session(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         as_override: _,
         remove_private_as: _,
         enforce_first_as: _,
+        priority_in_local_pref: _,
         graceful_shutdown: _,
         blackhole: _,
         prefix_limit_in: _,
@@ -330,6 +331,7 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
     let first_as = before.enforce_first_as != after.enforce_first_as;
     let private = before.remove_private_as != after.remove_private_as;
     let role = before.role != after.role;
+    let priority = before.priority_in_local_pref != after.priority_in_local_pref;
     changed(&[
         ("import policy", Effect::Import, before.import != after.import),
         (
@@ -339,6 +341,7 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         ),
         ("first AS of paths", Effect::Import, first_as),
         ("rules of the role", Effect::Import, role),
+        ("priorities in LOCAL_PREF", Effect::Import, priority),
         ("graceful shutdown", Effect::Import, soon_down),
         ("BLACKHOLE", Effect::Import, before.blackhole != after.blackhole),
         ("prefix limit", Effect::Refresh, limit_in),
@@ -361,6 +364,7 @@ fn of_routes(before: &PeerConfig, after: &PeerConfig) -> Vec<Change> {
         ),
         ("private AS numbers", Effect::Export, private),
         ("rules of the role", Effect::Export, role),
+        ("priorities in LOCAL_PREF", Effect::Export, priority),
         ("graceful shutdown", Effect::Export, soon_down),
         ("prefix limit of what it is told", Effect::Export, limit_out),
     ])

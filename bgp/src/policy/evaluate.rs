@@ -10,32 +10,37 @@ use crate::wire::attr::Attributes;
 /// Most times an AS is put in front of a path by one change.
 const MAX_PREPEND: u8 = 32;
 
-/// What a policy sees of a route.
+/// What a policy sees of a route besides its attributes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RouteView<'a> {
-    pub(crate) prefix: Prefix,
-    pub(crate) source: SourceKind,
-    pub(crate) peer: &'a str,
-    pub(crate) peer_kind: PeerKind,
-    /// The link of the peer it is from.
-    pub(crate) interface: Option<&'a str>,
+pub struct RouteView<'a> {
+    /// Where it leads.
+    pub prefix: Prefix,
+    /// How it came into this speaker.
+    pub source: SourceKind,
+    /// Name of the peer on the other side of the policy.
+    pub peer: &'a str,
+    /// Whether that peer is in our AS.
+    pub peer_kind: PeerKind,
 }
 
 /// What a policy made of a route.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "lives for one evaluation, on the stack")]
-pub(crate) enum Outcome<'a> {
+pub enum Outcome<'a> {
     /// It passes, with these attributes.
     Accept(Cow<'a, Attributes>),
-    /// It does not: because of the term of this number, or the default.
-    Reject { term: Option<u16> },
+    /// It does not.
+    Reject {
+        /// The number of the term that refused it; `None`: the default.
+        term: Option<u16>,
+    },
 }
 
 /// The outcome for one route. Later terms see the changes of earlier ones.
-pub(crate) fn evaluate<'a>(
+pub fn evaluate<'a>(
     policy: &Policy,
     route: &RouteView<'_>,
-    attributes: &'a Attributes,
+    attributes: Cow<'a, Attributes>,
 ) -> Outcome<'a> {
     evaluate_and_note(policy, route, attributes, |_| {})
 }
@@ -43,6 +48,7 @@ pub(crate) fn evaluate<'a>(
 /// The names of the terms that match a route, in order, up to the one that decides.
 pub(crate) fn matching_terms(policy: &Policy, route: &RouteView<'_>, attributes: &Attributes) -> Vec<String> {
     let mut names = Vec::new();
+    let attributes = Cow::Borrowed(attributes);
     let _outcome = evaluate_and_note(policy, route, attributes, |term| names.push(term.name.clone()));
     names
 }
@@ -50,10 +56,9 @@ pub(crate) fn matching_terms(policy: &Policy, route: &RouteView<'_>, attributes:
 fn evaluate_and_note<'a>(
     policy: &Policy,
     route: &RouteView<'_>,
-    attributes: &'a Attributes,
+    mut attributes: Cow<'a, Attributes>,
     mut note: impl FnMut(&Term),
 ) -> Outcome<'a> {
-    let mut attributes = Cow::Borrowed(attributes);
     for (number, term) in policy.terms.iter().take(MAX_TERMS).enumerate() {
         if !term
             .when
@@ -94,6 +99,12 @@ impl Policy {
         let by_name = |condition: &Condition| matches!(condition, Condition::Peer(_));
         self.terms.iter().flat_map(|term| &term.when).any(by_name)
     }
+
+    /// Whether the outcome may depend on the link that a route leaves by.
+    pub(crate) fn depends_on_link(&self) -> bool {
+        let by_link = |condition: &Condition| matches!(condition, Condition::Interface(_));
+        self.terms.iter().flat_map(|term| &term.when).any(by_link)
+    }
 }
 
 fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) -> bool {
@@ -106,8 +117,8 @@ fn holds(condition: &Condition, route: &RouteView<'_>, attributes: &Attributes) 
             asns.iter().all(|asn| path.next() == Some(*asn))
         }
         Condition::Interface(patterns) => {
-            let interface = route.interface.or(attributes.local.interface.as_deref());
-            interface.is_some_and(|name| patterns.iter().any(|pattern| fits(pattern, name)))
+            let link = attributes.local.interface.as_deref();
+            link.is_some_and(|name| patterns.iter().any(|pattern| fits(pattern, name)))
         }
         Condition::Priority(priority) => attributes.local.priority == Some(*priority),
         Condition::Community(community) => attributes.communities.contains(*community),

@@ -6,8 +6,6 @@
 //!
 //! Without a policy RFC 8212 holds: nothing passes an EBGP session in either direction; IBGP passes everything.
 
-#[cfg(test)]
-mod calico_tests;
 mod evaluate;
 #[cfg(test)]
 mod tests;
@@ -20,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::family::Prefix;
 use crate::wire::attr::{Community, ExtendedCommunity, LargeCommunity};
 
-pub(crate) use evaluate::{Outcome, RouteView, evaluate, matching_terms};
+pub(crate) use evaluate::matching_terms;
+pub use evaluate::{Outcome, RouteView, evaluate};
 
 /// Terms in order, and what happens to a route that none of them decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +127,11 @@ pub enum Condition {
     /// The AS_PATH begins with these ASes, the neighbour first.
     AsPathPrefix(Vec<u32>),
     /// The route leaves by a link whose name matches one of these patterns, in which `*` stands for any text. Of a received route it is the link
-    /// of its peer, if that is named by one; of our own what [`crate::route::Origination::interface`] says. A route without a known link does not match.
+    /// towards its next hop, of several the first by name: as the underlay says (see [`crate::Speaker::handle_underlay`]), or that of an unnumbered peer; of
+    /// our own what [`crate::route::Origination::interface`] says. A route without a known link does not match.
     Interface(Vec<String>),
-    /// The route has this priority: the metric it would have in a forwarding table, as set by us (Calico's `priority`).
+    /// The route has this priority, Calico's `priority`: the metric that it is to have in a forwarding table. We set it, or it came in LOCAL_PREF
+    /// ([`crate::config::PeerConfig::priority_in_local_pref`]).
     Priority(u32),
     /// The route carries this community (RFC 1997).
     Community(Community),
@@ -249,7 +250,7 @@ pub enum Change {
         /// How often, at most 32.
         times: u8,
     },
-    /// Sets the priority, which stays with us: see [`Condition::Priority`].
+    /// Sets the priority: see [`Condition::Priority`].
     Priority(u32),
     /// Sets the next hop.
     NextHop(IpAddr),

@@ -209,26 +209,36 @@ impl<F: Family> LocRib<F> {
         &mut self,
         source: SourceId,
         tables: &mut Tables<'_>,
+        judge: impl FnMut(F::Prefix, &Path, &mut AttrStore) -> Fate,
+    ) {
+        self.rewrite_where(|path| path.source == source, tables, judge);
+    }
+
+    /// Looks at each path that `is_meant` again and does with it what `judge` says.
+    pub fn rewrite_where(
+        &mut self,
+        is_meant: impl Fn(&Path) -> bool,
+        tables: &mut Tables<'_>,
         mut judge: impl FnMut(F::Prefix, &Path, &mut AttrStore) -> Fate,
     ) {
         for dest in 0..self.slots() {
             let dest = DestId::at(dest);
             let slot = self.get(dest);
             let prefix = slot.prefix;
-            let fates: SmallVec<[(u32, Fate); 1]> = slot
+            let fates: SmallVec<[(SourceId, u32, Fate); 1]> = slot
                 .paths
                 .iter()
-                .filter(|path| path.source == source)
-                .map(|path| (path.path_id, judge(prefix, path, tables.attrs)))
-                .filter(|(_, fate)| *fate != Fate::Keep)
+                .filter(|path| is_meant(path))
+                .map(|path| (path.source, path.path_id, judge(prefix, path, tables.attrs)))
+                .filter(|(_, _, fate)| *fate != Fate::Keep)
                 .collect();
             if fates.is_empty() {
                 continue;
             }
             let mut replaced: SmallVec<[Path; 1]> = SmallVec::new();
             let fate_of = |path: &Path| {
-                let fate = fates.iter().find(|(id, _)| path.is_same(source, *id));
-                fate.map_or(Fate::Keep, |(_, fate)| *fate)
+                let fate = fates.iter().find(|(source, id, _)| path.is_same(*source, *id));
+                fate.map_or(Fate::Keep, |(_, _, fate)| *fate)
             };
             self.edit(dest, &tables.comparison(), |paths| {
                 for path in paths.iter_mut() {

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::next_hops::{NextHops, Underlay};
+use super::next_hops::{LinkNames, NextHops, Underlay};
 use crate::family::Prefix;
 use crate::route::NextHop as Hop;
 use crate::wire::attr::{Attributes, Community, NextHop, Origin};
@@ -172,6 +172,11 @@ impl AttrStore {
     /// What the next hops of the sets resolve to.
     pub fn next_hops(&self) -> &NextHops {
         &self.next_hops
+    }
+
+    /// Has the names of links noted or not; whether that is new. Then every route is to be imported again.
+    pub fn note_links(&mut self, link_names: LinkNames) -> bool {
+        self.next_hops.note_links(link_names)
     }
 
     /// Replaces the underlay; [`AttrStore::resolve_next_hops`] is to follow.

@@ -5,7 +5,8 @@
 //! a chain never passes the same next hop twice, so that no route holds itself up.
 //!
 //! Without an underlay every next hop counts as reachable at no cost. A link-local next hop always does: its link is the session's.
-//! What a next hop resolves to is kept here for all that attribute sets name; routes that depend on it are looked at again when it changes.
+//! What a next hop resolves to is kept here for all that attribute sets name; routes that depend on it are looked at again when it changes. So is, where a
+//! policy asks for it, the name of the link that packets leave by.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,6 +30,8 @@ pub struct UnderlayRoute {
     pub metric: u32,
     /// The neighbours packets go to; none when the prefix is on a link of ours.
     pub via: Vec<NextHop>,
+    /// Names of the links they leave by.
+    pub links: Vec<String>,
 }
 
 /// Where packets to a next hop go.
@@ -38,6 +41,18 @@ pub struct Resolved {
     pub cost: u32,
     /// The neighbours on our links: the next hop itself, or those on the way to it. Ascending, without duplicates.
     pub via: Vec<NextHop>,
+    /// The name of the link that packets leave by, of several the first; `None` where the underlay does not say.
+    pub link: Option<String>,
+}
+
+/// Whether the names of links are noted in routes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LinkNames {
+    /// No policy asks for them.
+    #[default]
+    Ignored,
+    /// They are.
+    Noted,
 }
 
 /// What a next hop resolves to.
@@ -55,6 +70,7 @@ pub struct NextHops {
     entries: BTreeMap<IpAddr, Entry>,
     /// Some have not been resolved through BGP yet.
     pending: bool,
+    link_names: LinkNames,
 }
 
 impl NextHops {
@@ -100,6 +116,22 @@ impl NextHops {
         let entry = self.entries.get(&next_hop.address);
         let resolved = entry.and_then(|entry| entry.resolved.as_ref());
         resolved.map_or_else(Vec::new, |resolved| resolved.via.clone())
+    }
+
+    /// Whether anybody asks for the names of links.
+    pub const fn notes_links(&self) -> bool {
+        matches!(self.link_names, LinkNames::Noted)
+    }
+
+    /// Has the names of links noted or not; whether that is new.
+    pub fn note_links(&mut self, link_names: LinkNames) -> bool {
+        std::mem::replace(&mut self.link_names, link_names) != link_names
+    }
+
+    /// The name of the link that packets to `next_hop` leave by, where it is known and somebody asks.
+    pub fn link(&self, next_hop: IpAddr) -> Option<&str> {
+        let entry = self.entries.get(&next_hop).filter(|_| self.notes_links())?;
+        entry.resolved.as_ref()?.link.as_deref()
     }
 
     /// Whether a change of the best route to `prefix` may change what a next hop resolves to.
@@ -175,8 +207,8 @@ fn through(
     for next_hop in next_hops {
         let one = if is_link_local(next_hop.address) {
             Some(Resolved {
-                cost: 0,
                 via: vec![*next_hop],
+                ..Resolved::default()
             })
         } else {
             resolve(underlay, best, next_hop.address, chain)
@@ -185,6 +217,7 @@ fn through(
             (Some(mut all), Some(one)) => {
                 all.cost = all.cost.min(one.cost);
                 all.via.extend(one.via);
+                all.link = all.link.into_iter().chain(one.link).min();
                 Some(all)
             }
             (all, one) => all.or(one),
@@ -210,6 +243,7 @@ impl UnderlayRoute {
         Resolved {
             cost: self.metric,
             via,
+            link: self.links.iter().min().cloned(),
         }
     }
 }

@@ -49,6 +49,7 @@ impl Speaker {
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) -> Result<Impact, ConfigError> {
         let impact = self.plan(&config)?;
         let old = std::mem::replace(&mut self.config, config);
+        let link_names_change = self.attrs.note_links(self.config.link_names());
         for peer in &impact.peers {
             let cease = match peer.session {
                 SessionImpact::Removed => CeaseError::PeerDeconfigured,
@@ -73,6 +74,9 @@ impl Speaker {
             }
         }
         self.apply_speaker_changes(&old);
+        if link_names_change {
+            self.reimport_all();
+        }
         if old.sync_timeout != self.config.sync_timeout {
             self.sync.wait_until(now + self.config.sync_timeout);
         }
@@ -145,14 +149,19 @@ impl Speaker {
         let next_hops =
             |config: &SpeakerConfig| (config.cluster_id, config.next_hop_ipv4, config.next_hop_ipv6);
         if next_hops(old) != next_hops(&self.config) {
-            for index in self.peers.keys().copied().collect::<Vec<_>>() {
-                self.reimport(index);
-            }
+            self.reimport_all();
             self.reexport_all();
         }
         if old.decision != self.config.decision {
             self.select_all();
             self.reexport_all();
+        }
+    }
+
+    /// Runs import again over everything that was received.
+    fn reimport_all(&mut self) {
+        for index in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.reimport(index);
         }
     }
 

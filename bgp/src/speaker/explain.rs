@@ -227,9 +227,11 @@ impl Speaker {
             weight: source.map_or(0, |source| source.weight),
             peer_router_id: source.filter(|_| entry.is_some()).map(|source| source.router_id),
             attributes: AttributesSummary::of(changed.map_or(received, |id| self.attrs.get(id))),
-            received: changed.map(|_| AttributesSummary::of(received)),
+            received: changed
+                .filter(|id| !self.attrs.get(*id).is_said_like(received))
+                .map(|_| AttributesSummary::of(received)),
             terms: entry.map_or_else(Vec::new, |entry| {
-                Importer::new(entry, &self.config).matching_terms(prefix.into(), received)
+                Importer::new(entry, &self.config).matching_terms(prefix.into(), path.received, &self.attrs)
             }),
             age: Duration::from_secs(now.seconds().saturating_sub(path.learnt).into()),
             stale: path.stale,

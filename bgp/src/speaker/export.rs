@@ -4,12 +4,14 @@
 //! (well-known communities), RFC 8212 (nothing to EBGP peers without policy), RFC 7705 (another local AS), RFC 7947 (route server), RFC 8326 (graceful shutdown), RFC 9494
 //! (long-lived stale routes go to peers that know what they are).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::PeerEntry;
 use crate::config::{NextHopMode, OwnAs, PeerConfig, PrivateAs, Role, SpeakerConfig, StaleExport};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, Policy, RouteView, SourceKind, evaluate, matching_terms};
+use crate::priority::to_local_pref;
 use crate::rib::{Source, Withheld};
 use crate::wire::attr::{AsPath, Attributes, Community, LocalFacts, NextHop};
 
@@ -90,8 +92,15 @@ impl Exporter {
         {
             base.med = None;
         }
-        let before = base.next_hop;
+        let carried = self.peer.priority_in_local_pref;
+        let (before, priority) = (base.next_hop, base.local.priority);
+        if carried && source.kind == SourceKind::Originated && base.local_pref.is_none() {
+            base.local_pref = priority.map(to_local_pref);
+        }
         let mut exported = self.apply_policy(prefix.into(), source, base)?;
+        if carried && exported.local.priority != priority {
+            exported.local_pref = exported.local.priority.map(to_local_pref);
+        }
         let set_by_policy = exported.next_hop != before;
         if !set_by_policy && self.next_hop_is_us(source, &exported) {
             exported.next_hop = self.own_next_hop(F::AFI_SAFI);
@@ -129,7 +138,6 @@ impl Exporter {
             source: source.kind,
             peer: &self.peer.name,
             peer_kind: self.kind,
-            interface: None,
         }
     }
 
@@ -179,7 +187,7 @@ impl Exporter {
                 PeerKind::Ebgp => Err(Withheld::NoPolicy),
             };
         };
-        match evaluate(policy, &self.view(prefix, source), &attributes) {
+        match evaluate(policy, &self.view(prefix, source), Cow::Owned(attributes)) {
             Outcome::Accept(changed) => Ok(changed.into_owned()),
             Outcome::Reject { term } => Err(Withheld::Policy(term)),
         }

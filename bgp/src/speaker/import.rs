@@ -7,10 +7,11 @@ use super::{LogEvent, PeerEntry, REPORT_INTERVAL, Speaker};
 use crate::config::{OwnAs, PeerConfig, Role, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Prefix};
 use crate::policy::{Outcome, PeerKind, RouteView, SourceKind, evaluate, matching_terms};
-use crate::rib::{AttrId, AttrStore, Import, LocRib, Path, Refusal, SourceId, Tables};
+use crate::priority;
+use crate::rib::{AttrId, AttrStore, Fate, Import, LocRib, NextHops, Path, Refusal, SourceId, Tables};
 use crate::session::Body;
 use crate::time::Time;
-use crate::wire::attr::{AttributeAction, Attributes, Community};
+use crate::wire::attr::{AttributeAction, Attributes, Community, LocalFacts};
 use crate::wire::error::WireError;
 use crate::wire::nlri::{FamilyNlri, NlriField};
 use crate::wire::update::Update;
@@ -56,7 +57,8 @@ impl<'a> Importer<'a> {
         if let Some(refusal) = self.check(attrs.get(received)) {
             return Import::Refused(refusal);
         }
-        match self.apply_policy(prefix.into(), attrs.get(received)) {
+        let seen = self.seen(attrs.get(received), attrs.next_hops());
+        match self.apply_policy(prefix.into(), seen) {
             Err(refusal) => Import::Refused(refusal),
             Ok(accepted) => match self.finish(accepted, attrs.get(received)) {
                 Cow::Borrowed(_) => {
@@ -68,15 +70,51 @@ impl<'a> Importer<'a> {
         }
     }
 
+    /// A received route as policies see it: with what is said in no message.
+    fn seen<'b>(&self, received: &'b Attributes, next_hops: &NextHops) -> Cow<'b, Attributes> {
+        let local = LocalFacts {
+            priority: self.priority(received),
+            interface: self.link(received, next_hops).map(Into::into),
+        };
+        if local == received.local {
+            return Cow::Borrowed(received);
+        }
+        Cow::Owned(Attributes {
+            local,
+            ..received.clone()
+        })
+    }
+
+    /// The priority that the peer says.
+    fn priority(&self, received: &Attributes) -> Option<u32> {
+        let said = received.local_pref.filter(|_| self.peer.priority_in_local_pref);
+        said.map(priority::from_local_pref)
+    }
+
+    /// The link that a route leaves by, if anybody asks.
+    fn link<'b>(&'b self, received: &Attributes, next_hops: &'b NextHops) -> Option<&'b str> {
+        let unnumbered = self.peer.interface.as_deref();
+        unnumbered
+            .filter(|_| next_hops.notes_links())
+            .or_else(|| next_hops.link(received.next_hop?.address()))
+    }
+
+    /// What becomes of a path that is judged again.
+    pub(super) fn judge<F: Family>(&self, prefix: F::Prefix, path: &Path, attrs: &mut AttrStore) -> Fate {
+        attrs.retain(path.received);
+        let import = self.import::<F>(prefix, path.received, attrs);
+        Fate::Replace(Path { import, ..*path })
+    }
+
     fn apply_policy<'b>(
         &self,
         prefix: Prefix,
-        attributes: &'b Attributes,
+        attributes: Cow<'b, Attributes>,
     ) -> Result<Cow<'b, Attributes>, Refusal> {
         let Some(policy) = &self.peer.import else {
             return match self.kind {
                 PeerKind::Ebgp => Err(Refusal::NoPolicy),
-                PeerKind::Ibgp => Ok(Cow::Borrowed(attributes)),
+                PeerKind::Ibgp => Ok(attributes),
             };
         };
         match evaluate(policy, &self.view(prefix), attributes) {
@@ -93,12 +131,20 @@ impl<'a> Importer<'a> {
         if received.communities.contains(stale) && !attributes.communities.contains(stale) {
             attributes.to_mut().communities.insert(stale);
         }
-        // RFC 7705 §3.1: who hears of the route sees that it came through the AS we are to this peer.
-        if let Some(local) = self.peer.local_as.filter(|local| local.received == OwnAs::Shown) {
+        let ebgp = self.kind == PeerKind::Ebgp;
+        // RFC 7705 §3.1: who hears of the route sees that it came through the AS we are to this peer. Inside that AS nobody adds to paths (§4.2).
+        if let Some(local) = self
+            .peer
+            .local_as
+            .filter(|local| ebgp && local.received == OwnAs::Shown)
+        {
             let path = attributes.as_path.prepend(local.asn, 1);
             attributes.to_mut().as_path = path;
         }
-        let ebgp = self.kind == PeerKind::Ebgp;
+        let priority = attributes.local.priority;
+        if self.peer.priority_in_local_pref && priority != self.priority(received) {
+            attributes.to_mut().local_pref = priority.map(priority::to_local_pref);
+        }
         let has = |community| attributes.communities.contains(community);
         let blackhole = self.peer.blackhole && has(Community::BLACKHOLE);
         // RFC 8326 §4.1, and §4.2 for the side that goes away.
@@ -121,10 +167,11 @@ impl<'a> Importer<'a> {
     }
 
     /// The terms of the import policy that match a received route.
-    pub(super) fn matching_terms(&self, prefix: Prefix, received: &Attributes) -> Vec<String> {
+    pub(super) fn matching_terms(&self, prefix: Prefix, received: AttrId, attrs: &AttrStore) -> Vec<String> {
+        let seen = self.seen(attrs.get(received), attrs.next_hops());
         let policy = self.peer.import.as_ref();
         policy.map_or_else(Vec::new, |policy| {
-            matching_terms(policy, &self.view(prefix), received)
+            matching_terms(policy, &self.view(prefix), &seen)
         })
     }
 
@@ -134,7 +181,6 @@ impl<'a> Importer<'a> {
             source: SourceKind::from(self.kind),
             peer: &self.peer.name,
             peer_kind: self.kind,
-            interface: self.peer.interface.as_deref(),
         }
     }
 

@@ -246,6 +246,7 @@ impl Speaker {
             jitter,
             config,
         };
+        speaker.attrs.note_links(speaker.config.link_names());
         for peer in speaker.config.peers.clone() {
             speaker.add_peer(peer, now);
         }

@@ -140,6 +140,7 @@ impl AttributesSummary {
             cluster_list: attributes.cluster_list.to_vec(),
             otc: attributes.otc,
             priority: attributes.local.priority,
+            interface: attributes.local.interface.as_deref().map(str::to_owned),
         }
     }
 }

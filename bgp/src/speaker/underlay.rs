@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::import::Importer;
 use super::{PeerEntry, Speaker, each_family};
-use crate::family::{Family, Prefix};
+use crate::family::{Family, Ipv4Unicast, Ipv6Unicast, Prefix};
 use crate::rib::attrs::Affected;
-use crate::rib::{AttrStore, Comparison, LocRib, Path, Underlay};
+use crate::rib::{AttrStore, Comparison, Fate, LocRib, Path, Tables, Underlay};
 use crate::route::NextHop;
 
 /// How often routes are decided again within one call when each decision moves next hops of others; the rest waits for the next call.
@@ -29,6 +30,7 @@ impl Speaker {
             // All were reachable, or are again.
             let all = Affected::all(&self.attrs);
             self.resolve_next_hops();
+            self.judge_again(&all);
             self.decide_again(&all);
         }
         self.settle_next_hops();
@@ -46,8 +48,32 @@ impl Speaker {
             let Some(affected) = self.resolve_next_hops() else {
                 return;
             };
+            self.judge_again(&affected);
             self.decide_again(&affected);
         }
+    }
+
+    /// Runs import again over what leaves by another link now, where policies ask for that.
+    fn judge_again(&mut self, affected: &Affected) {
+        if !self.attrs.next_hops().notes_links() {
+            return;
+        }
+        let mut tables = Tables {
+            attrs: &mut self.attrs,
+            sources: &self.sources,
+            decision: &self.config.decision,
+        };
+        let importer = |path: &Path| {
+            let entry = self.peers.get(&path.source.peer_index()?)?;
+            Some(Importer::new(entry, &self.config))
+        };
+        let is_meant = |path: &Path| affected.contains(path.received);
+        self.ipv4.loc_rib.rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
+            importer(path).map_or(Fate::Keep, |importer| importer.judge::<Ipv4Unicast>(prefix, path, attrs))
+        });
+        self.ipv6.loc_rib.rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
+            importer(path).map_or(Fate::Keep, |importer| importer.judge::<Ipv6Unicast>(prefix, path, attrs))
+        });
     }
 
     /// Whether a best route changed that next hops may be resolved through.

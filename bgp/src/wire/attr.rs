@@ -157,6 +157,17 @@ pub struct Aggregator {
 #[serde(transparent)]
 pub struct PartialBits(u8);
 
+impl Attributes {
+    /// Whether messages say the same of both.
+    pub fn is_said_like(&self, other: &Self) -> bool {
+        let said = |attributes: &Self| Self {
+            local: LocalFacts::default(),
+            ..attributes.clone()
+        };
+        said(self) == said(other)
+    }
+}
+
 impl PartialBits {
     /// Whether the attribute of this type has the Partial bit.
     pub fn contains(self, type_code: u8) -> bool {
