@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dynamic::AddressKey;
-pub use snapshot::{FamilySnapshot, PeerSnapshot, SnapshotRoute};
+pub use snapshot::{FamilySnapshot, PeerSnapshot, SnapshotError};
 
 use crate::config::{ConfigError, Level, PeerConfig, SpeakerConfig};
 use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast, Prefix};

@@ -11,6 +11,9 @@
 //! The Adj-RIB-In is kept as UPDATE messages in the terms of the session, but always with four-octet AS numbers and long messages: the format is
 //! that of the RFCs, and what reads it is the decoder that reads peers. Routes kept from before a restart of the *peer* are left out: the
 //! session that is handed on did not bring them.
+//!
+//! Invariant: a snapshot comes from outside when it is read, and is worth no more trust than a message: whatever is in it, reading ends, takes memory for
+//! one message at a time, and gives routes or says what is wrong.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +27,7 @@ use crate::session::{Negotiated, State};
 use crate::wire::attr::Attributes;
 use crate::wire::context::{DecodeContext, EncodeContext, FamilyContext};
 use crate::wire::error::WireError;
-use crate::wire::frame::{Frame, MessageLimit};
+use crate::wire::frame::{Frame, MAX_EXTENDED_MESSAGE_LEN, MessageLimit, MessageType};
 use crate::wire::nlri::{FamilyNlri, Nlri, NlriField};
 use crate::wire::update::{Update, UpdateTemplate};
 
@@ -60,43 +63,85 @@ pub struct FamilySnapshot {
     pub end_of_rib_sent: bool,
 }
 
-/// A route of a snapshot: its prefix, its path identifier (0 without ADD-PATH) and its attributes as they were received.
-pub type SnapshotRoute = (Prefix, u32, Attributes);
+/// Why a snapshot is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It is of another form.
+    #[error("version {found}; expected {}", PeerSnapshot::VERSION)]
+    Version {
+        /// What it says.
+        found: u16,
+    },
+    /// More is left of a message than a message can have.
+    #[error("{octets} octets of an unfinished message; expected less than {MAX_EXTENDED_MESSAGE_LEN}")]
+    Unread {
+        /// How many.
+        octets: usize,
+    },
+    /// The Adj-RIB-In is no row of messages.
+    #[error("Adj-RIB-In, octet {at}: {source}")]
+    Message {
+        /// Where the message begins.
+        at: usize,
+        /// What is wrong with it.
+        source: WireError,
+    },
+    /// It has something else than routes that were taken as they came.
+    #[error("Adj-RIB-In, octet {at}: expected an UPDATE without errors that announces routes")]
+    NoRoutes {
+        /// Where the message begins.
+        at: usize,
+    },
+}
 
 impl PeerSnapshot {
     /// The form of the data.
     pub const VERSION: u16 = 1;
 
-    /// The routes, in no order that means anything.
+    /// Shows each route to `see`, in no order that means anything: its prefix, its path identifier (0 without ADD-PATH) and its attributes as they were
+    /// received.
     ///
     /// # Errors
-    /// When the messages are none.
-    pub fn routes(&self) -> Result<Vec<SnapshotRoute>, WireError> {
+    /// See [`SnapshotError`]. What was shown before counts for nothing then.
+    pub fn each_route(&self, mut see: impl FnMut(Prefix, u32, &Attributes)) -> Result<(), SnapshotError> {
+        if self.version != Self::VERSION {
+            return Err(SnapshotError::Version { found: self.version });
+        }
+        if self.unread.len() >= MAX_EXTENDED_MESSAGE_LEN {
+            return Err(SnapshotError::Unread {
+                octets: self.unread.len(),
+            });
+        }
         let context = DecodeContext {
             four_octet_as: true,
             ..self.terms.decode_context()
         };
-        let mut routes = Vec::new();
-        let mut rest = self.adj_rib_in.as_slice();
-        while let Some(frame) = Frame::parse(rest, MessageLimit::Extended)? {
-            let update = Update::decode(frame.body, &context)?;
-            for reach in update.reach {
-                let nlri = match reach.nlri {
-                    FamilyNlri::Ipv4(field) => prefixes(field),
-                    FamilyNlri::Ipv6(field) => prefixes(field),
-                };
-                let with_attributes = |(prefix, path_id)| (prefix, path_id, reach.attributes.clone());
-                routes.extend(nlri.into_iter().map(with_attributes));
+        let mut at = 0;
+        while let Some(rest) = self.adj_rib_in.get(at..).filter(|rest| !rest.is_empty()) {
+            let message = |source| SnapshotError::Message { at, source };
+            let frame = Frame::parse(rest, MessageLimit::Extended).map_err(message)?;
+            let frame = frame
+                .filter(|frame| frame.message_type == MessageType::Update)
+                .ok_or(SnapshotError::NoRoutes { at })?;
+            let update = Update::decode(frame.body, &context).map_err(message)?;
+            if update.reach.is_empty() || !update.unreach.is_empty() || !update.errors.is_empty() {
+                return Err(SnapshotError::NoRoutes { at });
             }
-            rest = rest.get(frame.total_len()..).unwrap_or_default();
+            for reach in &update.reach {
+                let mut see = |(prefix, path_id)| see(prefix, path_id, &reach.attributes);
+                match reach.nlri {
+                    FamilyNlri::Ipv4(field) => routes(field).for_each(&mut see),
+                    FamilyNlri::Ipv6(field) => routes(field).for_each(&mut see),
+                }
+            }
+            at += frame.total_len();
         }
-        Ok(routes)
+        Ok(())
     }
 }
 
-fn prefixes<F: Family>(field: NlriField<'_, F>) -> Vec<(Prefix, u32)> {
-    let routes = field.into_iter();
-    routes.map(|nlri| (nlri.prefix.into(), nlri.path_id)).collect()
+fn routes<F: Family>(field: NlriField<'_, F>) -> impl Iterator<Item = (Prefix, u32)> {
+    field.into_iter().map(|nlri| (nlri.prefix.into(), nlri.path_id))
 }
 
 impl Speaker {
