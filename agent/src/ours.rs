@@ -6,7 +6,7 @@
 //! | nexthop objects | has a number of [`NEXTHOP_IDS`] *and* protocol [`ROUTE_PROTOCOL_BGP`] |
 //! | links | has a name that begins with [`LINK_PREFIX`] *and* an alias that begins with [`ALIAS_PREFIX`] |
 //! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
-//! | addresses | is a global one on a tunnel of ours that we keep up |
+//! | addresses | is a global one on a tunnel of ours that we keep up, or on a link of ours |
 //! | neighbours | is a permanent one on a tunnel of ours that we keep up, or on a link with our prefix and carries protocol [`ROUTE_PROTOCOL_LOCAL`] |
 //! | nftables | is the table `inet calidris` or `arp calidris` ([`NFT_TABLE`]) |
 //! | sysctls | is listed in `desired/sysctl.rs`; they are set, never reset |

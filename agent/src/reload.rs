@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,16 +19,20 @@ use calidris_ipam::keys::is_key_part;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::config::{Bgp, Config, ConfigError, SpeakerFile, read_secret};
 use crate::desired::peering::{self, Local, Sessions};
 use crate::inbox::Message;
 use crate::model::Input;
-use crate::model::peering::{Peering, SecretKey};
+use crate::model::peering::{Peering, PeeringWorkloads, SecretKey, WorkloadPeers};
 
 /// How long the speaker waits for its peers while it is not known who they are: until then nothing that a predecessor learned is stale.
 pub const UNTIL_PEERS_ARE_KNOWN: Duration = Duration::from_secs(365 * 86_400);
+
+/// How often passwords are looked at. Kubernetes takes a minute or so to renew the files of a Secret.
+const SECRETS_LOOK: Duration = Duration::from_secs(1);
 
 /// A configuration that can be read again.
 pub trait Reloadable: Sized {
@@ -54,6 +59,8 @@ pub struct Reloader<C> {
     speaker: BgpHandle,
     routes: watch::Sender<Option<BTreeMap<Prefix, Origination>>>,
     datastore: Option<FromDatastore>,
+    /// What the passwords in force are known by.
+    secrets: u64,
 }
 
 /// Sessions that the datastore asks for, besides those of the file.
@@ -61,11 +68,15 @@ pub struct Reloader<C> {
 pub struct FromDatastore {
     /// The resources; `None` until they were read.
     pub peering: watch::Receiver<Option<Peering>>,
+    /// Endpoints of this node, while a BGPPeer is about workloads.
+    pub workloads: watch::Receiver<PeeringWorkloads>,
+    /// Where it is told which workloads are peers.
+    pub workload_peers: watch::Sender<WorkloadPeers>,
     /// This node's name there.
     pub node: String,
     /// The folder of the files that stand for Secrets.
     pub secrets: PathBuf,
-    /// The node's thread, which makes the routes to peers behind gateways.
+    /// The node's thread, which makes the routes to peers behind gateways, and the addresses that workloads connect to.
     pub inbox: mpsc::Sender<Message>,
 }
 
@@ -123,6 +134,7 @@ impl<C: Reloadable + Clone> Reloader<C> {
             speaker,
             routes,
             datastore: None,
+            secrets: 0,
         }
     }
 
@@ -132,7 +144,8 @@ impl<C: Reloadable + Clone> Reloader<C> {
         Self { datastore, ..self }
     }
 
-    /// Reads the configuration again whenever somebody asks for it or SIGHUP comes, and follows the datastore, until nobody can ask any more.
+    /// Reads the configuration again whenever somebody asks for it or SIGHUP comes, and follows the datastore and the passwords, until nobody can ask
+    /// any more.
     pub async fn serve(mut self, mut requests: mpsc::Receiver<ReloadRequest>) {
         let mut hang_up = match signal(SignalKind::hangup()) {
             Ok(hang_up) => hang_up,
@@ -140,8 +153,12 @@ impl<C: Reloadable + Clone> Reloader<C> {
                 return error!(%error, "cannot hear SIGHUP; the configuration is read at the start only");
             }
         };
+        let mut look = tokio::time::interval(SECRETS_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.secrets = self.fingerprint();
         loop {
             tokio::select! {
+                _ = look.tick() => self.follow_secrets().await,
                 _ = hang_up.recv() => self.reload_for_signal().await,
                 () = changed(&mut self.datastore) => self.follow_datastore().await,
                 request = requests.recv() => match request {
@@ -161,6 +178,27 @@ impl<C: Reloadable + Clone> Reloader<C> {
     /// Applies what the datastore asks for now, and tells the log.
     async fn follow_datastore(&mut self) {
         tell(self.follow(self.config.clone(), ReloadMode::Apply).await);
+    }
+
+    /// Applies passwords that are others now, as when Kubernetes renews the files of a Secret.
+    async fn follow_secrets(&mut self) {
+        let found = self.fingerprint();
+        if std::mem::replace(&mut self.secrets, found) != found {
+            info!("passwords have changed");
+            self.follow_datastore().await;
+        }
+    }
+
+    /// A number that is another one when a password is. Files are read: there are few, and they are small.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        if let Some((bgp, _)) = self.config.bgp() {
+            bgp.passwords().for_each(|password| password.hash(&mut hasher));
+        }
+        if let Some(datastore) = &self.datastore {
+            datastore.passwords().hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Reads the file again, and tells or applies what it changes.
@@ -205,15 +243,16 @@ impl<C: Reloadable + Clone> Reloader<C> {
             announced: announced.map(|(prefix, _)| *prefix).collect(),
             missing_secrets: bgp.missing_secrets(),
             needs_restart: needs_restart.iter().map(ToString::to_string).collect(),
-            problems: sessions.problems.into_iter().collect(),
+            problems: std::mem::take(&mut sessions.problems).into_iter().collect(),
         };
         if mode == ReloadMode::Apply {
             self.routes.send_replace(is_known.then_some(after));
             if let Some(datastore) = &self.datastore {
-                datastore.reach(sessions.gateways).await;
+                datastore.reach(sessions).await;
             }
             warn_of(&report);
             self.config = new;
+            self.secrets = self.fingerprint();
         }
         Ok(report)
     }
@@ -227,10 +266,20 @@ impl FromDatastore {
             as_number: bgp.as_number,
             listen_port: bgp.listen_port,
         };
+        let (peering, workloads) = (self.peering.borrow(), self.workloads.borrow());
+        Some(peering::sessions(
+            peering.as_ref()?,
+            &workloads,
+            local,
+            |secret| self.password(secret),
+        ))
+    }
+
+    /// The passwords that the resources name.
+    fn passwords(&self) -> Vec<Result<String, String>> {
         let peering = self.peering.borrow();
-        Some(peering::sessions(peering.as_ref()?, local, |secret| {
-            self.password(secret)
-        }))
+        let secrets = peering.as_ref().map_or_else(Vec::new, Peering::secrets);
+        secrets.into_iter().map(|secret| self.password(secret)).collect()
     }
 
     /// The first line of the file that stands for a key of a Secret.
@@ -248,10 +297,18 @@ impl FromDatastore {
         read_secret(&file).map_err(|error| error.to_string())
     }
 
-    async fn reach(&self, gateways: BTreeMap<IpAddr, IpAddr>) {
-        let input = Input::PeerGateways(gateways);
-        // Without the node's thread there is nobody to make routes, and nothing left to do.
-        let _ending = self.inbox.send(Message::Input(input)).await;
+    /// Has made what the sessions need below them.
+    async fn reach(&self, sessions: Sessions) {
+        let workloads = sessions.workloads;
+        self.workload_peers
+            .send_if_modified(|before| std::mem::replace(before, workloads.clone()) != workloads);
+        for input in [
+            Input::PeerGateways(sessions.gateways),
+            Input::WorkloadPeering(sessions.workload_addresses),
+        ] {
+            // Without the node's thread there is nobody to make anything, and nothing left to do.
+            let _ending = self.inbox.send(Message::Input(input)).await;
+        }
     }
 }
 
@@ -274,10 +331,14 @@ fn add(sessions: &mut Sessions, wanted: &mut SpeakerConfig) {
 
 /// Returns when the datastore asks for something else.
 async fn changed(datastore: &mut Option<FromDatastore>) {
-    if let Some(datastore) = datastore
-        && datastore.peering.changed().await.is_ok()
-    {
-        return;
+    if let Some(datastore) = datastore {
+        let changed = tokio::select! {
+            changed = datastore.peering.changed() => changed,
+            changed = datastore.workloads.changed() => changed,
+        };
+        if changed.is_ok() {
+            return;
+        }
     }
     std::future::pending::<()>().await;
 }

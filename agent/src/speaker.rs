@@ -47,7 +47,8 @@ pub fn run(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
 async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    // Who says it before there is anything to read again must not end us.
+    let _heard = signal(SignalKind::hangup())?;
     let socket = config.control.socket.as_path().to_owned();
     // Below /run: what is left there is from a predecessor since the last boot.
     let restarting = socket.exists();
@@ -68,7 +69,7 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "speaking BGP"
     );
-    let (reload, mut reloads) = mpsc::channel(RELOADS);
+    let (reload, reloads) = mpsc::channel(RELOADS);
     tokio::spawn(control::serve(
         listener,
         Controlled {
@@ -82,22 +83,15 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
     for why in config.bgp.missing_secrets() {
         warn!("{why}; no session without it");
     }
-    let mut running = Reloader::new(config, (file, None), speaker.clone(), to_announce);
-    let how = loop {
-        tokio::select! {
-            _ = terminate.recv() => {
-                info!(signal = "SIGTERM", "ending; peers may keep our routes");
-                break Shutdown::ForRestart;
-            }
-            _ = interrupt.recv() => {
-                info!(signal = "SIGINT", "ending; peers are told to forget our routes");
-                break Shutdown::Cease { text: FAREWELL.to_owned() };
-            }
-            _ = hang_up.recv() => running.reload_for_signal().await,
-            Some(ReloadRequest { mode, answer }) = reloads.recv() => {
-                // Whoever asked may have gone away.
-                let _gone = answer.send(running.reload(mode).await);
-            }
+    tokio::spawn(Reloader::new(config, (file, None), speaker.clone(), to_announce).serve(reloads));
+    let how = tokio::select! {
+        _ = terminate.recv() => {
+            info!(signal = "SIGTERM", "ending; peers may keep our routes");
+            Shutdown::ForRestart
+        }
+        _ = interrupt.recv() => {
+            info!(signal = "SIGINT", "ending; peers are told to forget our routes");
+            Shutdown::Cease { text: FAREWELL.to_owned() }
         }
     };
     speaker.shutdown(how).await?;

@@ -30,6 +30,7 @@ use crate::kernel::{Kernel, Linux, node_interfaces};
 use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
+use crate::model::peering::{PeeringWorkloads, WorkloadPeers};
 use crate::model::{Input, Model, NatExclusions, Settings};
 use crate::open_files;
 use crate::pod_link::Remover;
@@ -177,11 +178,21 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         ));
     }
 
+    let (workload_peers, workloads_that_peer) = watch::channel(WorkloadPeers::new());
     let peering = config.peering.from_datastore.then(|| {
         let (told, peering) = watch::channel(None);
         tokio::spawn(sources::peering::run(Arc::clone(&ipam), told));
+        let (told, workloads) = watch::channel(PeeringWorkloads::new());
+        tokio::spawn(sources::peering::workloads::run(
+            Arc::clone(&ipam),
+            node_name.clone(),
+            peering.clone(),
+            told,
+        ));
         FromDatastore {
             peering,
+            workloads,
+            workload_peers: workload_peers.clone(),
             node: node_name.clone(),
             secrets: config.peering.secrets.clone(),
             inbox: inbox.clone(),
@@ -199,6 +210,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         let watched = sources::underlay::Watched {
             interfaces: interfaces_seen,
             foreign_changes: foreign_changed,
+            workload_peers: workloads_that_peer,
         };
         tokio::spawn(sources::underlay::run(bgp.speaker.clone(), watched));
     }

@@ -351,7 +351,7 @@ fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
 
 /// What `birdc show protocols all`, `birdc show route all`, `vtysh -c "show bgp neighbors json"` and `"show bgp ipv4 json detail"` tell, and
 /// where it is here.
-const OF_A_PEER: [(&str, &str); 40] = [
+const OF_A_PEER: [(&str, &str); 46] = [
     ("name", "/name"),
     ("neighbour address", "/address"),
     ("neighbour AS", "/remote_as"),
@@ -387,14 +387,20 @@ const OF_A_PEER: [(&str, &str); 40] = [
     ("route refreshes", "/counters/route_refreshes_in"),
     ("all messages and octets", "/counters/bytes_out"),
     ("routes imported", "/families/0/accepted"),
+    ("import updates filtered", "/families/0/filtered"),
+    ("import updates rejected", "/families/0/rejected"),
+    ("routes with an unresolved next hop", "/families/0/unreachable"),
     ("routes preferred", "/families/0/best"),
     ("routes exported", "/families/0/announced"),
+    ("export updates filtered", "/families/0/withheld"),
+    ("BGP next hop", "/families/0/own_next_hop"),
+    ("prefixes beyond the limit", "/families/0/beyond_limit"),
     ("import updates and withdraws", "/families/0/announcements_in"),
     ("export updates and withdraws", "/families/0/announcements_out"),
     ("update group", "/families/0/update_group_size"),
 ];
 
-const OF_A_ROUTE: [(&str, &str); 19] = [
+const OF_A_ROUTE: [(&str, &str); 20] = [
     ("network", "/prefix"),
     ("from", "/candidates/0/from"),
     ("type", "/candidates/0/source"),
@@ -410,6 +416,7 @@ const OF_A_ROUTE: [(&str, &str); 19] = [
     ("communities of all sizes", "/candidates/0/attributes/communities"),
     ("atomic aggregate", "/candidates/0/attributes/atomic_aggregate"),
     ("cluster list", "/candidates/0/attributes/cluster_list"),
+    ("stale", "/candidates/0/stale"),
     ("unknown attributes", "/candidates/0/attributes/unknown"),
     ("filtered by", "/candidates/0/terms"),
     ("advertised to", "/announced_to"),
@@ -438,6 +445,8 @@ fn what_other_daemons_tell_one_can_learn_here() {
         "KEEPALIVE",
         "hold in",
         "GROUP OF",
+        "FILTERED/REJECTED",
+        "WITHHELD",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }

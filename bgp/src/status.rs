@@ -162,6 +162,9 @@ pub struct LastError {
     pub by: EndedBy,
     /// What happened.
     pub text: String,
+    /// Code and subcode of the NOTIFICATION, if there was one.
+    #[serde(default)]
+    pub notification: Option<(u8, u8)>,
     /// How long ago.
     #[serde(rename = "age_seconds", with = "seconds")]
     pub age: Duration,
@@ -226,6 +229,15 @@ pub struct FamilyStatus {
     pub received: usize,
     /// Of these, routes the import policy let through.
     pub accepted: usize,
+    /// Of these, routes it did not.
+    #[serde(default)]
+    pub filtered: usize,
+    /// Of these, routes refused before any policy: loops, next hops that are none.
+    #[serde(default)]
+    pub rejected: usize,
+    /// Of these, routes that are accepted and have no way to their next hop.
+    #[serde(default)]
+    pub unreachable: usize,
     /// Of these, routes kept from before the peer's restart.
     pub stale: usize,
     /// Of these, routes that are the best to their prefix.
@@ -250,6 +262,13 @@ pub struct FamilyStatus {
     pub update_group_size: usize,
     /// Routes in the Adj-RIB-Out.
     pub announced: usize,
+    /// Best routes of others that it is not told of: export policy and what else keeps routes from a peer, or they are still to be sent. `None` where it
+    /// is told of several to a prefix.
+    #[serde(default)]
+    pub withheld: Option<usize>,
+    /// What it is told as next hop where that is us.
+    #[serde(default)]
+    pub own_next_hop: Option<IpAddr>,
     /// Whether the peer's End-of-RIB came.
     pub end_of_rib_received: bool,
     /// Whether ours went out.

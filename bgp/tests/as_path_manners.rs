@@ -121,7 +121,10 @@ fn to_be_in_the_peers_own_as_makes_an_internal_session() {
         });
         // RFC 7705 §4.2: as if it were so by nature. Nobody adds to the path, and LOCAL_PREF is said.
         let attributes = only(&mut world, 2).attributes;
-        assert_eq!((attributes.as_path.as_str(), attributes.local_pref), ("65001", Some(100)));
+        assert_eq!(
+            (attributes.as_path.as_str(), attributes.local_pref),
+            ("65001", Some(100))
+        );
         let at_mid = world.route(1, "10.3.0.0/26").expect("route").candidates.remove(0);
         assert_eq!(at_mid.attributes.as_path, "");
         assert_eq!(at_mid.source, calidris_bgp::policy::SourceKind::Ibgp);

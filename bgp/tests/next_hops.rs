@@ -250,7 +250,10 @@ fn policies_know_the_link_towards_the_next_hop_and_follow_it() {
         let route = world.route(0, ROUTE).expect("route");
         (route.candidates[0].standing.clone(), route.announced_to)
     };
-    assert!(matches!(standing(&mut world).0, Standing::Refused { .. }), "another link");
+    assert!(
+        matches!(standing(&mut world).0, Standing::Refused { .. }),
+        "another link"
+    );
     // Of several the first by name counts.
     for (link, passes, told) in [
         (&["wlan1", "eth0"][..], true, false),
@@ -292,6 +295,11 @@ fn the_link_of_a_route_behind_another_one_is_that_of_the_other() {
     announce(&mut world, 1, &[("192.0.2.0/24", None)]);
     world.run_until(SOON, "the route", |world| world.has_best(0, ROUTE));
     links(&mut world, &[("10.0.0.0/24", &["eth1"])]);
-    let standing = world.route(0, ROUTE).expect("route").candidates.remove(0).standing;
+    let standing = world
+        .route(0, ROUTE)
+        .expect("route")
+        .candidates
+        .remove(0)
+        .standing;
     assert!(matches!(standing, Standing::Refused { .. }), "{standing:?}");
 }

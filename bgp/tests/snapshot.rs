@@ -140,11 +140,13 @@ fn any_origination() -> impl Strategy<Value = Origination> {
             .collect(),
         large_communities: large
             .into_iter()
-            .map(|[global_administrator, local_data_1, local_data_2]| LargeCommunity {
-                global_administrator,
-                local_data_1,
-                local_data_2,
-            })
+            .map(
+                |[global_administrator, local_data_1, local_data_2]| LargeCommunity {
+                    global_administrator,
+                    local_data_1,
+                    local_data_2,
+                },
+            )
             .collect(),
         ..Origination::default()
     })

@@ -1,13 +1,13 @@
-//! Addresses: all are read, since the node's own one is found among them; those on tunnels are kept as desired.
+//! Addresses: all are read, since the node's own one is found among them; those on tunnels and host ends are kept as desired.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
 
 use super::Op;
 use super::links::LinksChanged;
 use crate::delta::{Change, delta};
-use crate::desired::{Desired, TunnelAddress};
+use crate::desired::{Desired, LinkAddress};
 use crate::kernel::{AddressChange, Kernel, KernelError};
 use crate::model::InSync;
 
@@ -36,7 +36,8 @@ impl Addresses {
 
     /// A link that goes takes its addresses with it, and one that goes down those of IPv6.
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
-        self.dirty |= changed.uplinks;
+        let had_some = |name: &String| self.known.contains_key(name);
+        self.dirty |= changed.uplinks || changed.names.iter().any(had_some);
     }
 
     /// Reads back if dirty. All addresses, by link.
@@ -51,34 +52,39 @@ impl Addresses {
         Ok(&self.known)
     }
 
-    /// `tunnels` are the names of the devices whose addresses are ours.
+    /// `is_ours` says of which links the addresses are, and so may be removed.
     pub(super) fn difference(
         &mut self,
         kernel: &mut impl Kernel,
         desired: &Desired,
-        tunnels: &BTreeSet<String>,
+        is_ours: impl Fn(&str) -> bool,
         in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
         let known = self.read_back(kernel)?;
-        let there: BTreeMap<TunnelAddress, ()> = tunnels
+        let there: BTreeMap<LinkAddress, ()> = known
             .iter()
-            .filter_map(|name| known.get_key_value(name))
+            .filter(|(name, _)| {
+                is_ours(name) || desired.addresses.iter().any(|wanted| wanted.interface == **name)
+            })
             .flat_map(|(name, addresses)| {
-                addresses.iter().map(|address| TunnelAddress {
+                addresses.iter().map(|address| LinkAddress {
                     interface: name.clone(),
                     address: *address,
                 })
             })
             .map(|address| (address, ()))
             .collect();
-        let wanted: BTreeMap<TunnelAddress, ()> = desired
-            .tunnel_addresses
+        let wanted: BTreeMap<LinkAddress, ()> = desired
+            .addresses
             .iter()
             .map(|address| (address.clone(), ()))
             .collect();
         Ok(delta(&wanted, &there, |(), ()| true)
             .into_iter()
-            .filter(|change| in_sync.datastore || !matches!(change, Change::Delete { .. }))
+            .filter(|change| match change {
+                Change::Delete { key, .. } => in_sync.datastore && is_ours(&key.interface),
+                Change::Create { .. } | Change::Replace { .. } => true,
+            })
             .map(Op::Address)
             .collect())
     }
@@ -95,7 +101,7 @@ impl Addresses {
             // Gone already, perhaps with its link.
             result = Ok(());
         }
-        let TunnelAddress { interface, address } = change.key();
+        let LinkAddress { interface, address } = change.key();
         match (change, &result) {
             (Change::Create { .. } | Change::Replace { .. }, Ok(())) => {
                 self.known.entry(interface.clone()).or_default().push(*address);

@@ -34,7 +34,7 @@ use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, NeighborKey, Route, RouteKey, RoutePath, TunnelAddress};
+use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, Route, RouteKey, RoutePath};
 use crate::kernel::{
     AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, Nexthop, NexthopChange,
     NftChange, NftFamily, ObservedNeighbor, RouteChange, TunnelChange,
@@ -76,7 +76,7 @@ pub enum Op {
     Tunnel(TunnelChange),
     /// A kernel parameter is written.
     Sysctl(Change<String, String>),
-    /// An address of a tunnel device is added or removed.
+    /// An address of a tunnel device or of a host end is added or removed.
     Address(AddressChange),
     /// A neighbour is made, replaced or removed; or one that the kernel learnt is kept for good.
     Neighbor(NeighborChange),
@@ -97,8 +97,8 @@ pub enum Subject {
     Tunnel(String),
     /// A kernel parameter, by path below `/proc/sys`.
     Sysctl(String),
-    /// An address of a tunnel device.
-    Address(TunnelAddress),
+    /// An address of a tunnel device or of a host end.
+    Address(LinkAddress),
     /// A neighbour on a tunnel device or a host end.
     Neighbor(NeighborKey),
     /// A nexthop object, by number.
@@ -301,10 +301,13 @@ impl<K: Kernel> Dataplane<K> {
             self.sysctls.difference(&mut self.kernel, &desired.sysctls),
         );
         let ours = self.tunnels(desired);
+        let links = self.links.known();
+        let is_host_end = |name: &str| links.get(name).is_some_and(|link| ours::is_our_link(name, link));
+        let is_ours = |name: &str| ours.contains(name) || is_host_end(name);
         collect(
             "addresses",
             self.addresses
-                .difference(&mut self.kernel, desired, &ours, in_sync),
+                .difference(&mut self.kernel, desired, is_ours, in_sync),
         );
         let wanted = ours
             .into_iter()
@@ -436,7 +439,7 @@ impl<K: Kernel> Dataplane<K> {
                     }
                     Op::Tunnel(ref change) => self.change_tunnel(change),
                     Op::Sysctl(ref change) => self.sysctls.carry_out(&mut self.kernel, change),
-                    Op::Address(ref change) => self.addresses.carry_out(&mut self.kernel, change),
+                    Op::Address(ref change) => self.change_address(change),
                 };
                 done.push((op, result));
             }
@@ -452,6 +455,15 @@ impl<K: Kernel> Dataplane<K> {
             }
         }
         done
+    }
+
+    fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
+        if matches!(change, Change::Delete { .. }) {
+            // With the last address of a family the kernel forgets the routes and neighbours of a link, and says so of neither.
+            self.neighbors.mark_dirty();
+            self.routes.mark_dirty();
+        }
+        self.addresses.carry_out(&mut self.kernel, change)
     }
 
     fn change_tunnel(&mut self, change: &TunnelChange) -> Result<(), KernelError> {
@@ -539,7 +551,8 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .iter()
             .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
         Subject::Neighbor(key) => key.interface == *interface,
-        Subject::Tunnel(_) | Subject::Address(_) | Subject::Nexthop(_) => false,
+        Subject::Address(address) => address.interface == *interface,
+        Subject::Tunnel(_) | Subject::Nexthop(_) => false,
         // Closed until it is known there.
         Subject::Nft(family) => *family == NftFamily::Inet,
     }
@@ -550,7 +563,8 @@ impl ApplyReport {
     #[must_use]
     pub fn has_tunnel_failure(&self) -> bool {
         self.failures.iter().any(|failure| match &failure.subject {
-            None | Some(Subject::Tunnel(_) | Subject::Address(_)) => true,
+            None | Some(Subject::Tunnel(_)) => true,
+            Some(Subject::Address(address)) => ours::TUNNELS.contains(&address.interface.as_str()),
             Some(Subject::Neighbor(key)) => ours::TUNNELS.contains(&key.interface.as_str()),
             Some(_) => false,
         })
@@ -636,6 +650,7 @@ impl Op {
         match self {
             Self::Link(change) => is_one(change.key()),
             Self::Sysctl(change) => sysctl::interface_of(change.key()).is_some_and(is_one),
+            Self::Address(change) => is_one(&change.key().interface),
             Self::Route(Change::Create { value: route, .. } | Change::Replace { to: route, .. }) => {
                 matches!(&route.path, RoutePath::Link { interface } if is_one(interface))
             }

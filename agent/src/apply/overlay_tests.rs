@@ -173,7 +173,7 @@ fn assert_as_desired(dataplane: &mut Dataplane<FakeKernel>, model: &Model, at: &
         .collect();
     for name in ours::TUNNELS {
         let wanted = desired
-            .tunnel_addresses
+            .addresses
             .iter()
             .filter(|address| address.interface == name);
         let wanted: Vec<IpNetwork> = wanted.map(|address| address.address).collect();

@@ -7,7 +7,7 @@ use calidris_bgp::status::{
     ConnectionStatus, Counters, EndedBy, LastError, NegotiatedStatus, PeerStatus, SpeakerStatus,
 };
 
-use super::{age, words, write_fact};
+use super::{age, or_dash, words, write_fact};
 use crate::report::table::write_table;
 
 /// All peers of a speaker, a line each.
@@ -238,10 +238,13 @@ fn write_last_error(f: &mut fmt::Formatter<'_>, error: &LastError) -> fmt::Resul
         EndedBy::Peer => "the peer ended it",
         EndedBy::Transport => "the transport failed",
     };
+    let code = error.notification.map_or_else(String::new, |(code, subcode)| {
+        format!(" (NOTIFICATION {code}/{subcode})")
+    });
     write_fact(
         f,
         "last error",
-        format_args!("{} ago, {by}: {}", age(error.age), error.text),
+        format_args!("{} ago, {by}: {}{code}", age(error.age), error.text),
     )
 }
 
@@ -252,11 +255,15 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
             family.family.to_string(),
             family.received.to_string(),
             family.accepted.to_string(),
+            format!("{}/{}", family.filtered, family.rejected),
+            family.unreachable.to_string(),
             family.best.to_string(),
             family.stale.to_string(),
             format!("{}/{}", family.announcements_in, family.withdrawals_in),
             family.beyond_limit.to_string(),
             family.announced.to_string(),
+            or_dash(family.withheld),
+            or_dash(family.own_next_hop),
             format!("{}/{}", family.announcements_out, family.withdrawals_out),
             family.update_group_size.to_string(),
             yes(family.end_of_rib_received),
@@ -267,11 +274,15 @@ fn write_families(f: &mut fmt::Formatter<'_>, peer: &PeerStatus) -> fmt::Result 
         "FAMILY",
         "RECEIVED",
         "ACCEPTED",
+        "FILTERED/REJECTED",
+        "UNREACHABLE",
         "BEST",
         "STALE",
         "UPDATES/WITHDRAWS IN",
         "BEYOND LIMIT",
         "ANNOUNCED",
+        "WITHHELD",
+        "NEXT HOP",
         "UPDATES/WITHDRAWS OUT",
         "GROUP OF",
         "END-OF-RIB IN",

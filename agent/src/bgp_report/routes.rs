@@ -248,6 +248,10 @@ fn write_attributes(f: &mut fmt::Formatter<'_>, attributes: &AttributesSummary) 
         attributes.aigp.map(|metric| format!("AIGP {metric}")),
         attributes.otc.map(|asn| format!("only to customers (AS {asn})")),
         attributes.priority.map(|priority| format!("priority {priority}")),
+        attributes
+            .interface
+            .as_ref()
+            .map(|link| format!("by link {link}")),
     ];
     let rest: Vec<String> = rest.into_iter().flatten().collect();
     if !rest.is_empty() {

@@ -197,6 +197,13 @@ impl Bgp {
             .collect()
     }
 
+    /// The passwords of all peers, or why they cannot be had.
+    pub fn passwords(&self) -> impl Iterator<Item = Result<Option<String>, String>> + '_ {
+        let ranges = self.dynamic.iter().map(|range| &range.peer);
+        let all = self.peers.iter().chain(ranges);
+        all.map(|peer| peer.password().map_err(|error| error.to_string()))
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.as_number == 0 {
             return Err("as_number is 0; expected 1 to 4294967295".to_owned());

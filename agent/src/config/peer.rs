@@ -116,6 +116,7 @@ peer_keys! {
         allow_own_as: u8 = 0;
         enforce_first_as: bool = true;
         as_override: bool = false;
+        priority_in_local_pref: bool = false;
         graceful_shutdown: bool = false;
         blackhole: bool = false;
         role_strict: bool = false;
@@ -223,13 +224,8 @@ impl PeerKeys {
         if self.name.is_empty() || self.name.len() > 64 || self.name.contains(char::is_control) {
             return refuse("expected a name of 1 to 64 printable characters");
         }
-        if let (Some(AsNumbers::One(asn)), Some(local)) = (&self.as_number, self.local_as)
-            && *asn == local
-        {
-            return refuse("local_as: expected neither 0 nor the AS of the peer");
-        }
         if self.local_as == Some(0) {
-            return refuse("local_as: expected neither 0 nor the AS of the peer");
+            return refuse("local_as is 0; expected 1 to 4294967295");
         }
         if self.port == Some(0) {
             return refuse("port is 0; expected 1 to 65535");

@@ -118,6 +118,7 @@ impl Peer {
                 super::PrivateAs::Remove => PrivateAs::Remove,
                 super::PrivateAs::Replace => PrivateAs::Replace,
             }),
+            priority_in_local_pref: self.priority_in_local_pref,
             graceful_shutdown: self.graceful_shutdown,
             blackhole: self.blackhole,
             role: self.role.map(|role| RoleConfig {

@@ -1,4 +1,4 @@
-//! Calico's resources about BGP sessions, read: BGPConfiguration, BGPPeer, BGPFilter, and what of Node and IPPool concerns them.
+//! Calico's resources about BGP sessions, read: BGPConfiguration, BGPPeer, BGPFilter, and what of Node, IPPool and WorkloadEndpoint concerns them.
 //!
 //! Invariant: a resource that is not what it should be is an error that says what is wrong; nothing of it counts then. A field of `spec`
 //! that is not known, or not honoured, is no error: it is named in the value.
@@ -13,9 +13,10 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::datastore::workload_endpoint::WorkloadEndpoint;
 use crate::model::peering::{
-    AnyCommunity, BgpConfiguration, BgpFilter, BgpPeer, CidrMatch, FilterOperation, FilterRule, NodesOfPeer,
-    PeerNextHop, PeeringNode, PeeringPool, PrefixAdvertisement, RemoteOfPeer, SecretKey,
+    BgpConfiguration, BgpFilter, BgpPeer, CidrMatch, FilterOperation, FilterRule, NodesOfPeer, PeerNextHop,
+    PeeringNode, PeeringPool, PeeringWorkload, PrefixAdvertisement, RemoteOfPeer, SecretKey,
 };
 
 /// Fields of a BGPConfiguration that ask nothing of this program: what it logs is for its own configuration to say, routes of the
@@ -25,6 +26,9 @@ const WITHOUT_MEANING: [&str; 3] = [
     "ignoredInterfaces",
     "serviceLoadBalancerAggregation",
 ];
+
+/// Values of other fields that ask for what is so anyway.
+const ALREADY_SO: [(&str, &str); 2] = [("bindMode", "None"), ("programClusterRoutes", "Enabled")];
 
 /// A resource, as far as it matters.
 #[derive(Deserialize)]
@@ -75,6 +79,14 @@ struct ConfigurationSpec {
     communities: Vec<NamedCommunity>,
     #[serde(default)]
     prefix_advertisements: Vec<Advertisement>,
+    #[serde(rename = "localWorkloadPeeringIPV4", default)]
+    workload_ipv4: String,
+    #[serde(rename = "localWorkloadPeeringIPV6", default)]
+    workload_ipv6: String,
+    #[serde(rename = "ipv4NormalRoutePriority")]
+    ipv4_priority: Option<u32>,
+    #[serde(rename = "ipv6NormalRoutePriority")]
+    ipv6_priority: Option<u32>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -110,6 +122,8 @@ struct PeerSpec {
     as_number: Option<AsNumber>,
     #[serde(default)]
     peer_selector: String,
+    #[serde(default)]
+    local_workload_selector: String,
     #[serde(default)]
     keep_original_next_hop: bool,
     next_hop_mode: Option<NextHopMode>,
@@ -300,6 +314,10 @@ pub fn configuration(value: &[u8]) -> Result<BgpConfiguration, String> {
         prefix_advertisements: advertisements
             .map(|advertisement| prefix_advertisement(advertisement, &named))
             .collect::<Result<_, _>>()?,
+        workload_ipv4: text("localWorkloadPeeringIPV4", &spec.workload_ipv4)?,
+        workload_ipv6: text("localWorkloadPeeringIPV6", &spec.workload_ipv6)?,
+        ipv4_priority: spec.ipv4_priority,
+        ipv6_priority: spec.ipv6_priority,
         unsupported: unsupported(&spec.rest),
     })
 }
@@ -310,9 +328,6 @@ pub fn configuration(value: &[u8]) -> Result<BgpConfiguration, String> {
 /// What is wrong with it.
 pub fn peer(value: &[u8]) -> Result<BgpPeer, String> {
     let spec = read::<PeerSpec>(value)?.spec;
-    if spec.rest.contains_key("localWorkloadSelector") {
-        return Err("localWorkloadSelector: peering with workloads is not supported".to_owned());
-    }
     let selector = |text: &str| Selector::parse(text).map_err(|error| error.to_string());
     let nodes = match (spec.node.as_str(), spec.node_selector.as_str()) {
         ("", "") => NodesOfPeer::All,
@@ -321,9 +336,14 @@ pub fn peer(value: &[u8]) -> Result<BgpPeer, String> {
         _ => return Err("node and nodeSelector exclude each other".to_owned()),
     };
     let as_number = spec.as_number.map(|number| number.0);
-    let remote = match (spec.peer_ip.as_str(), spec.peer_selector.as_str()) {
-        ("", "") => return Err("expected peerIP or peerSelector".to_owned()),
-        (address, "") => {
+    let remotes = (
+        spec.peer_ip.as_str(),
+        spec.peer_selector.as_str(),
+        spec.local_workload_selector.as_str(),
+    );
+    let remote = match remotes {
+        ("", "", "") => return Err("expected peerIP, peerSelector or localWorkloadSelector".to_owned()),
+        (address, "", "") => {
             let (address, port) = address_and_port(address)?;
             RemoteOfPeer::Address {
                 address,
@@ -331,8 +351,13 @@ pub fn peer(value: &[u8]) -> Result<BgpPeer, String> {
                 as_number,
             }
         }
-        ("", text) if as_number.is_none() => RemoteOfPeer::Selected(selector(text)?),
-        _ => return Err("peerSelector excludes peerIP and asNumber".to_owned()),
+        ("", text, "") if as_number.is_none() => RemoteOfPeer::Selected(selector(text)?),
+        ("", "", text) => RemoteOfPeer::Workloads {
+            selector: selector(text)?,
+            as_number: as_number.ok_or("localWorkloadSelector needs an asNumber")?,
+        },
+        (_, _, "") => return Err("peerSelector excludes peerIP and asNumber".to_owned()),
+        _ => return Err("localWorkloadSelector excludes peerIP and peerSelector".to_owned()),
     };
     Ok(BgpPeer {
         nodes,
@@ -355,6 +380,28 @@ pub fn peer(value: &[u8]) -> Result<BgpPeer, String> {
         reverse: spec.reverse_peering != Some(ReversePeering::Manual),
         unsupported: unsupported(&spec.rest),
     })
+}
+
+/// A WorkloadEndpoint, if it is on `node`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn workload(node: &str, key: &str, value: &[u8]) -> Result<Option<PeeringWorkload>, String> {
+    let endpoint =
+        WorkloadEndpoint::parse(key, "WorkloadEndpoint", value).map_err(|error| error.to_string())?;
+    let (mut ipv4, mut ipv6) = (None, None);
+    for network in &endpoint.spec.ip_networks {
+        match network.ip() {
+            IpAddr::V4(v4) => ipv4 = ipv4.or(Some(v4)),
+            IpAddr::V6(v6) => ipv6 = ipv6.or(Some(v6)),
+        }
+    }
+    Ok((endpoint.spec.node == node).then_some(PeeringWorkload {
+        labels: endpoint.metadata.labels,
+        interface: endpoint.spec.interface_name,
+        ipv4,
+        ipv6,
+    }))
 }
 
 /// A BGPFilter.
@@ -388,7 +435,8 @@ fn text<T: FromStr>(field: &str, text: &str) -> Result<Option<T>, String> {
 fn unsupported(rest: &Map<String, Value>) -> BTreeSet<String> {
     let is_said = |(field, value): &(&String, &Value)| {
         let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        !is_empty && !WITHOUT_MEANING.contains(&field.as_str())
+        let is_so = |(name, so): &(&str, &str)| field.as_str() == *name && value.as_str() == Some(so);
+        !is_empty && !WITHOUT_MEANING.contains(&field.as_str()) && !ALREADY_SO.iter().any(is_so)
     };
     rest.iter()
         .filter(is_said)
@@ -413,18 +461,11 @@ fn prefix_advertisement(
     advertisement: &Advertisement,
     named: &BTreeMap<&str, &str>,
 ) -> Result<PrefixAdvertisement, String> {
-    let (mut communities, mut large_communities) = (Vec::new(), Vec::new());
-    for text in &advertisement.communities {
-        let value = named.get(text.as_str()).copied().unwrap_or(text);
-        match value.parse()? {
-            AnyCommunity::Standard(community) => communities.push(community),
-            AnyCommunity::Large(community) => large_communities.push(community),
-        }
-    }
+    let communities = advertisement.communities.iter();
+    let communities = communities.map(|text| named.get(text.as_str()).copied().unwrap_or(text).parse());
     Ok(PrefixAdvertisement {
         cidr: advertisement.cidr,
-        communities,
-        large_communities,
+        communities: communities.collect::<Result<_, _>>()?,
     })
 }
 

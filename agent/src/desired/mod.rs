@@ -1,5 +1,6 @@
 //! What should be, computed from the model: pure. One file a kind, paired with the file of the same name in `apply/`.
 
+mod addresses;
 mod bgp;
 mod cluster;
 mod links;
@@ -24,15 +25,14 @@ use ipnetwork::IpNetwork;
 
 use crate::model::{Model, TunnelKind};
 
+pub use addresses::LinkAddress;
 pub use bgp::Announcement;
 pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use part::{Part, Scope, part};
 pub use routes::default_prefix;
-pub use tunnels::{
-    Transport, Tunnel, TunnelAddress, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac,
-};
+pub use tunnels::{Transport, Tunnel, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
 /// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
@@ -67,8 +67,8 @@ pub struct Desired {
     pub tunnels: BTreeMap<String, Tunnel>,
     /// Who may send to the tunnels' ends on this node. Kinds without a device are absent.
     pub tunnel_peers: BTreeMap<TunnelKind, TunnelPeers>,
-    /// Addresses of the tunnel devices.
-    pub tunnel_addresses: BTreeSet<TunnelAddress>,
+    /// Addresses of tunnel devices, and of host ends.
+    pub addresses: BTreeSet<LinkAddress>,
     /// Neighbours on the tunnel devices, which are permanent; and of the workloads, which become so once the kernel has learnt them.
     pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Tunnel devices of which it is not known yet whether they are wanted: they stay as they are.
@@ -97,7 +97,7 @@ pub fn compute(model: &Model) -> Desired {
         host_ports: workloads::host_ports(model),
         announcements: announcements(model),
         tunnel_peers: tunnels::peers(model, &tunnels),
-        tunnel_addresses: tunnels::addresses(model, &tunnels),
+        addresses: addresses::addresses(model, &tunnels),
         neighbors: neighbors::neighbors(model, &tunnels),
         undecided_tunnels: tunnels::undecided(model, &tunnels),
         published: node::published(model, &tunnels),

@@ -2,7 +2,7 @@
 //! so that it costs the same beside ten others and beside a thousand.
 //!
 //! Invariant: within its scope it is what [`compute`](super::compute) says. Where that cannot be told from these workloads
-//! alone (two claim the same port or address, or somebody else has a route to it), there is no part.
+//! alone (two claim the same port or address, somebody else has a route to it, or one is a BGP peer), there is no part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -60,8 +60,11 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         let mut of_endpoint = endpoint.addresses.iter();
         of_endpoint.any(|address| addresses.contains(address))
     };
-    let is_plain =
-        |endpoint: &Endpoint| endpoint.host_ports.is_empty() && endpoint.allowed_sources.is_empty();
+    let is_plain = |endpoint: &Endpoint| {
+        endpoint.host_ports.is_empty()
+            && endpoint.allowed_sources.is_empty()
+            && !model.workload_peering.contains_key(&endpoint.host_interface)
+    };
     if !concerned().all(is_plain)
         || others.iter().any(is_shared)
         || addresses

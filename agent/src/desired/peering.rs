@@ -5,7 +5,10 @@
 //! for nodes that they name as remote; the node-to-node mesh, which route reflectors have no part in. Mesh sessions, and those for all nodes with
 //! a node of the cluster, are opened by the side whose address comes later *as text*, since Calico compares texts.
 //!
-//! A session carries the family of its addresses and needs an address of this node in it. What cannot be done is told in words.
+//! Workloads on this node that a BGPPeer selects have a session that they open, to an address that every host end of theirs has for that.
+//!
+//! A session carries the family of its addresses and needs an address of this node in it. The priority of routes travels in LOCAL_PREF. What cannot be
+//! done is told in words.
 
 mod filter;
 #[cfg(test)]
@@ -21,8 +24,10 @@ use calidris_bgp::config::{
 };
 use calidris_bgp::family::AfiSafi;
 
+use crate::desired::ROUTE_PRIORITY;
 use crate::model::peering::{
-    BgpConfiguration, BgpPeer, NodesOfPeer, PeerNextHop, Peering, PeeringNode, RemoteOfPeer, SecretKey,
+    BgpConfiguration, BgpPeer, NodesOfPeer, PeerNextHop, Peering, PeeringNode, PeeringWorkload,
+    PeeringWorkloads, RemoteOfPeer, SecretKey, WorkloadPeers,
 };
 
 /// The AS of nodes in a cluster that says none (Calico's default).
@@ -52,20 +57,30 @@ pub struct Sessions {
     pub cluster_id: Option<Ipv4Addr>,
     /// Peers that are behind a gateway (`reachableBy`), and the gateway.
     pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Peers that are workloads here, and the host end that leads to each.
+    pub workloads: WorkloadPeers,
+    /// Addresses that workloads connect to, by the host end that is to have them.
+    pub workload_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
     /// What is asked for and not done, a line each.
     pub problems: BTreeSet<String>,
 }
 
-/// The sessions of `local`. `password` reads a key of a Secret, or says why it cannot.
+/// The sessions of `local`, where `workloads` are. `password` reads a key of a Secret, or says why it cannot.
 pub fn sessions(
     peering: &Peering,
+    workloads: &PeeringWorkloads,
     local: Local<'_>,
     password: impl Fn(&SecretKey) -> Result<String, String>,
 ) -> Sessions {
     let Some(own) = peering.nodes.get(local.node) else {
         return Sessions::default();
     };
-    let deriving = Deriving { peering, local, own };
+    let deriving = Deriving {
+        peering,
+        workloads,
+        local,
+        own,
+    };
     let mut problems = deriving.problems();
     let mut sessions = Sessions {
         cluster_id: own.cluster_id,
@@ -82,6 +97,12 @@ pub fn sessions(
         sessions
             .gateways
             .extend(wanted.gateway().map(|gateway| (wanted.address, gateway)));
+        if let Some(workload) = wanted.workload {
+            let interface = &workload.interface;
+            sessions.workloads.insert(wanted.address, interface.clone());
+            let addresses = sessions.workload_addresses.entry(interface.clone()).or_default();
+            addresses.extend(deriving.workload_address(wanted.address.is_ipv6()));
+        }
     }
     sessions.problems = problems;
     sessions
@@ -89,6 +110,7 @@ pub fn sessions(
 
 struct Deriving<'a> {
     peering: &'a Peering,
+    workloads: &'a PeeringWorkloads,
     local: Local<'a>,
     own: &'a PeeringNode,
 }
@@ -103,6 +125,8 @@ struct Wanted<'a> {
     cluster_id: Option<Ipv4Addr>,
     origin: Origin<'a>,
     opens: Opens,
+    /// The workload that it is.
+    workload: Option<&'a PeeringWorkload>,
 }
 
 #[derive(Clone, Copy)]
@@ -116,6 +140,7 @@ enum Origin<'a> {
 enum Opens {
     Both,
     TheLaterAddress,
+    ThePeer,
 }
 
 impl<'a> Deriving<'a> {
@@ -178,7 +203,25 @@ impl<'a> Deriving<'a> {
                     } else {
                         Opens::Both
                     },
+                    workload: None,
                 }]
+            }
+            RemoteOfPeer::Workloads { selector, as_number } => {
+                let here = self.workloads.values();
+                let selected = here.filter(|workload| selector.matches(&workload.labels));
+                let sessions = selected.flat_map(|workload| {
+                    let addresses = [false, true].map(|is_ipv6| workload.address(is_ipv6));
+                    addresses.into_iter().flatten().map(move |address| Wanted {
+                        address,
+                        port: None,
+                        remote_as: *as_number,
+                        cluster_id: None,
+                        origin,
+                        opens: Opens::ThePeer,
+                        workload: Some(workload),
+                    })
+                });
+                sessions.collect()
             }
         }
     }
@@ -201,7 +244,9 @@ impl<'a> Deriving<'a> {
                     &[false]
                 }
             }
-            RemoteOfPeer::Selected(_) | RemoteOfPeer::Address { .. } => return Vec::new(),
+            RemoteOfPeer::Selected(_) | RemoteOfPeer::Address { .. } | RemoteOfPeer::Workloads { .. } => {
+                return Vec::new();
+            }
         };
         let is_remote = |other: &PeeringNode| match &peer.nodes {
             NodesOfPeer::All => true,
@@ -246,6 +291,7 @@ impl<'a> Deriving<'a> {
                     cluster_id: node.cluster_id,
                     origin,
                     opens: Opens::Both,
+                    workload: None,
                 })
             })
             .collect()
@@ -281,6 +327,13 @@ impl<'a> Deriving<'a> {
     fn cluster_as(&self) -> u32 {
         let configured = self.default_configuration().and_then(|default| default.as_number);
         configured.unwrap_or(DEFAULT_AS)
+    }
+
+    /// What workloads connect to over a family. A link-local one would need its interface named in the workload too.
+    fn workload_address(&self, is_ipv6: bool) -> Option<IpAddr> {
+        let address = self.default_configuration()?.workload_address(is_ipv6)?;
+        let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        (!is_link_local).then_some(address)
     }
 
     /// `None` where nobody says anything but the standard's port.
@@ -326,6 +379,32 @@ impl<'a> Deriving<'a> {
                 self.local.listen_port
             ));
         }
+        problems.extend(self.problems_of_default());
+        problems
+    }
+
+    /// What the default configuration asks for and is otherwise here.
+    fn problems_of_default(&self) -> Vec<String> {
+        let Some(default) = self.default_configuration() else {
+            return Vec::new();
+        };
+        let mut problems = Vec::new();
+        for (field, priority) in [
+            ("ipv4NormalRoutePriority", default.ipv4_priority),
+            ("ipv6NormalRoutePriority", default.ipv6_priority),
+        ] {
+            if let Some(priority) = priority.filter(|priority| *priority != ROUTE_PRIORITY) {
+                problems.push(format!(
+                    "BGPConfiguration default: {field} is {priority}, and routes of this node have {ROUTE_PRIORITY}"
+                ));
+            }
+        }
+        if default.workload_address(true).is_some() && self.workload_address(true).is_none() {
+            problems.push(
+                "BGPConfiguration default: localWorkloadPeeringIPV6 is a link-local address; expected a global one"
+                    .to_owned(),
+            );
+        }
         problems
     }
 
@@ -341,12 +420,6 @@ impl<'a> Deriving<'a> {
             .and_then(|peer| peer.local_as)
             .unwrap_or(self.local.as_number);
         let is_external = wanted.remote_as != local_as;
-        if !is_external && local_as != self.local.as_number {
-            return Err(
-                "localASNumber is the AS of the peer: an internal session in another AS is not supported"
-                    .to_owned(),
-            );
-        }
         let gateway = peer.and_then(|peer| peer.reachable_by);
         if gateway.is_some_and(|gateway| gateway.is_ipv6() != is_ipv6) {
             return Err("reachableBy is of another family than the peer".to_owned());
@@ -368,8 +441,15 @@ impl<'a> Deriving<'a> {
                 .default_configuration()
                 .and_then(|default| default.mesh_restart_time),
         };
-        let waits = wanted.opens == Opens::TheLaterAddress
-            && own.is_some_and(|own| wanted.address.to_string() > own.to_string());
+        let waits = match wanted.opens {
+            Opens::Both => false,
+            Opens::TheLaterAddress => own.is_some_and(|own| wanted.address.to_string() > own.to_string()),
+            Opens::ThePeer => true,
+        };
+        let local_address = match wanted.workload {
+            Some(_) => self.workload_address(is_ipv6),
+            None => own.filter(|_| peer.is_none_or(|peer| peer.from_node_address)),
+        };
         let default = PeerConfig::new(wanted.name(), wanted.address, wanted.remote_as);
         let family = if is_ipv6 {
             AfiSafi::IPV6_UNICAST
@@ -379,7 +459,7 @@ impl<'a> Deriving<'a> {
         let (import, export) = self.policies(peer.map_or(&[], |peer| peer.filters.as_slice()));
         Ok(PeerConfig {
             port: wanted.port.unwrap_or(default.port),
-            local_address: own.filter(|_| peer.is_none_or(|peer| peer.from_node_address)),
+            local_address,
             connect: if waits {
                 ConnectMode::Passive
             } else {
@@ -408,6 +488,7 @@ impl<'a> Deriving<'a> {
             import: Some(import),
             export: Some(export),
             allow_own_as: peer.map_or(0, |peer| peer.allow_own_as),
+            priority_in_local_pref: true,
             // BIRD knows one AS for a session: nobody sees the node's own behind it.
             local_as: (local_as != self.local.as_number).then_some(LocalAs {
                 asn: local_as,

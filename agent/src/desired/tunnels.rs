@@ -1,4 +1,4 @@
-//! Tunnel devices, with the fixed parameters that Calico's nodes expect of each other, and their addresses.
+//! Tunnel devices, with the fixed parameters that Calico's nodes expect of each other.
 //!
 //! A device is wanted while it has an address: the task that allocates addresses keeps one for as long as a pool uses
 //! the mode, and a while longer, so that nodes that have not heard of a change yet are still understood.
@@ -48,15 +48,6 @@ pub enum Transport {
     },
     /// IP in IP (RFC 2003), to whatever the route says.
     Ipip,
-}
-
-/// An address on a tunnel device. Always of one address (/32, /128).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TunnelAddress {
-    /// Name of the device.
-    pub interface: String,
-    /// The address.
-    pub address: IpNetwork,
 }
 
 /// Who may send to a tunnel's end: anybody else could put packets with any source into the cluster.
@@ -115,20 +106,6 @@ pub(super) fn peers(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeM
                 others: addresses.map(|address| address.ip()).collect(),
             };
             Some((kind, peers))
-        })
-        .collect()
-}
-
-pub(super) fn addresses(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeSet<TunnelAddress> {
-    model
-        .tunnel_addresses
-        .iter()
-        .filter(|(kind, _)| tunnels.contains_key(kind.interface()))
-        .filter_map(|(kind, address)| {
-            Some(TunnelAddress {
-                interface: kind.interface().to_owned(),
-                address: IpNetwork::from((*address)?),
-            })
         })
         .collect()
 }
@@ -193,12 +170,6 @@ impl fmt::Display for Transport {
                 }
             }
         }
-    }
-}
-
-impl fmt::Display for TunnelAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} dev {}", self.address, self.interface)
     }
 }
 

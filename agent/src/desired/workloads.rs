@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Endpoint, Model, Protocol, SourceSpoofing};
+use crate::model::{Endpoint, Learned, LearnedPath, Model, Protocol, SourceSpoofing};
 
 /// What the workload behind an interface may send from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,9 +44,11 @@ pub(super) fn workloads<'a>(
     endpoints: impl Iterator<Item = &'a Endpoint>,
 ) -> BTreeMap<String, Workload> {
     let endpoints = endpoints.map(|endpoint| {
+        let mut sources = allowed_sources(model, endpoint);
+        sources.extend(routed_to(model, endpoint));
         let workload = Workload {
             addresses: endpoint.addresses.clone(),
-            allowed_sources: allowed_sources(model, endpoint),
+            allowed_sources: super::nft::without_nested(&sources),
         };
         (endpoint.host_interface.clone(), workload)
     });
@@ -59,6 +61,21 @@ pub(super) fn allowed_sources(model: &Model, endpoint: &Endpoint) -> BTreeSet<Ip
         SourceSpoofing::Disabled => BTreeSet::new(),
         SourceSpoofing::Any => super::nft::without_nested(&endpoint.allowed_sources),
     }
+}
+
+/// What lies behind a workload that is a BGP peer: what it announced and we route to it comes from it too.
+fn routed_to<'a>(model: &'a Model, endpoint: &'a Endpoint) -> impl Iterator<Item = IpNetwork> + 'a {
+    let is_peer = model.workload_peering.contains_key(&endpoint.host_interface);
+    let is_next_hop = |learned: &Learned| match &learned.path {
+        LearnedPath::Via(next_hops) => next_hops
+            .iter()
+            .any(|next_hop| endpoint.addresses.contains(&next_hop.address)),
+        LearnedPath::Blackhole => false,
+    };
+    let learned = model.learned.iter().filter(move |_| is_peer);
+    learned
+        .filter(move |(_, learned)| is_next_hop(learned))
+        .map(|(destination, _)| *destination)
 }
 
 /// Where two workloads ask for the same port, the one with the lower identity has it.

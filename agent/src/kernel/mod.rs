@@ -41,7 +41,7 @@ pub use nft::{
 
 use crate::delta::Change;
 use crate::desired::{
-    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Tunnel, TunnelAddress,
+    HostLink, LinkAddress, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Tunnel,
 };
 
 /// A change of one route.
@@ -50,8 +50,8 @@ pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
 pub type NexthopChange = Change<u32, Nexthop>;
 /// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`] is the same).
 pub type TunnelChange = Change<String, Tunnel, Link>;
-/// A change of one address of a tunnel device.
-pub type AddressChange = Change<TunnelAddress, ()>;
+/// A change of one address of a tunnel device or of a host end.
+pub type AddressChange = Change<LinkAddress, ()>;
 /// A change of one neighbour, which is a permanent one.
 pub type NeighborChange = Change<NeighborKey, NeighborTarget, ObservedNeighbor>;
 

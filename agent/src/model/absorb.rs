@@ -144,6 +144,10 @@ impl Model {
                 let before = std::mem::replace(&mut self.peer_gateways, gateways);
                 Affected::everything_if(before != self.peer_gateways)
             }
+            Input::WorkloadPeering(addresses) => {
+                let before = std::mem::replace(&mut self.workload_peering, addresses);
+                Affected::everything_if(before != self.workload_peering)
+            }
             Input::Cluster(cluster) => {
                 self.cluster = cluster;
                 self.in_sync.cluster = true;

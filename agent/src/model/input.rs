@@ -52,6 +52,8 @@ pub enum Input {
     BgpInSync,
     /// BGP peers that are to be reached through a gateway, all of them.
     PeerGateways(BTreeMap<IpAddr, IpAddr>),
+    /// Addresses that workloads open BGP sessions to, by the host end that is to have them, all of them.
+    WorkloadPeering(BTreeMap<String, BTreeSet<IpAddr>>),
 }
 
 /// What the datastore says, whole.

@@ -45,6 +45,8 @@ pub struct Model {
     pub learned: BTreeMap<IpNetwork, Learned>,
     /// BGP peers that are to be reached through a gateway, and the gateway.
     pub peer_gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Addresses that workloads open BGP sessions to, by the host end that is to have them.
+    pub workload_peering: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Names of the links the kernel has on this node.
     pub links: BTreeSet<String>,
     /// What the operator decided.
@@ -138,6 +140,7 @@ impl Model {
             endpoints: BTreeMap::new(),
             learned: BTreeMap::new(),
             peer_gateways: BTreeMap::new(),
+            workload_peering: BTreeMap::new(),
             links: BTreeSet::new(),
             settings: Settings::default(),
             interfaces: BTreeMap::new(),

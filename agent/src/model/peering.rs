@@ -65,6 +65,14 @@ pub struct BgpConfiguration {
     pub mesh_restart_time: Option<Duration>,
     /// `prefixAdvertisements`, with the names among `communities` replaced by what they stand for.
     pub prefix_advertisements: Vec<PrefixAdvertisement>,
+    /// `localWorkloadPeeringIPV4`: what workloads on a node connect to.
+    pub workload_ipv4: Option<Ipv4Addr>,
+    /// `localWorkloadPeeringIPV6`
+    pub workload_ipv6: Option<Ipv6Addr>,
+    /// `ipv4NormalRoutePriority`
+    pub ipv4_priority: Option<u32>,
+    /// `ipv6NormalRoutePriority`
+    pub ipv6_priority: Option<u32>,
     /// Fields that are set and not honoured.
     pub unsupported: BTreeSet<String>,
 }
@@ -74,11 +82,28 @@ pub struct BgpConfiguration {
 pub struct PrefixAdvertisement {
     /// Routes in it…
     pub cidr: IpNetwork,
-    /// …get these communities…
-    pub communities: Vec<Community>,
-    /// …and these large ones.
-    pub large_communities: Vec<LargeCommunity>,
+    /// …get these communities.
+    pub communities: Vec<AnyCommunity>,
 }
+
+/// The part of a WorkloadEndpoint of this node that decides about sessions with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeeringWorkload {
+    /// `metadata.labels`
+    pub labels: BTreeMap<String, String>,
+    /// `spec.interfaceName`
+    pub interface: String,
+    /// The first of `spec.ipNetworks` of each family.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Likewise.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// Peers that are workloads here, and the host end that leads to each.
+pub type WorkloadPeers = BTreeMap<IpAddr, String>;
+
+/// Endpoints of this node, by key.
+pub type PeeringWorkloads = BTreeMap<String, PeeringWorkload>;
 
 /// A BGPPeer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +163,13 @@ pub enum RemoteOfPeer {
     },
     /// `peerSelector`: nodes of this cluster.
     Selected(Selector),
+    /// `localWorkloadSelector` and `asNumber`: workloads on the node itself.
+    Workloads {
+        /// Which, by the labels of their endpoints.
+        selector: Selector,
+        /// Their AS.
+        as_number: u32,
+    },
 }
 
 /// `nextHopMode`
@@ -248,14 +280,51 @@ impl std::str::FromStr for AnyCommunity {
     }
 }
 
+impl Peering {
+    /// The Secrets that are named, each as often as it is.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<&SecretKey> {
+        let of_meshes = self.configurations.values().map(|found| &found.mesh_password);
+        let of_peers = self.peers.values().map(|peer| &peer.password);
+        of_meshes.chain(of_peers).flatten().collect()
+    }
+
+    /// Whether a BGPPeer is about workloads.
+    #[must_use]
+    pub fn selects_workloads(&self) -> bool {
+        let is_about_workloads = |peer: &BgpPeer| matches!(peer.remote, RemoteOfPeer::Workloads { .. });
+        self.peers.values().any(is_about_workloads)
+    }
+}
+
 impl PeeringNode {
     /// Its address of a family.
     #[must_use]
     pub fn address(&self, is_ipv6: bool) -> Option<IpAddr> {
-        if is_ipv6 {
-            self.ipv6.map(IpAddr::V6)
-        } else {
-            self.ipv4.map(IpAddr::V4)
-        }
+        of_family(self.ipv4, self.ipv6, is_ipv6)
+    }
+}
+
+impl PeeringWorkload {
+    /// Its address of a family.
+    #[must_use]
+    pub fn address(&self, is_ipv6: bool) -> Option<IpAddr> {
+        of_family(self.ipv4, self.ipv6, is_ipv6)
+    }
+}
+
+impl BgpConfiguration {
+    /// What workloads connect to over a family.
+    #[must_use]
+    pub fn workload_address(&self, is_ipv6: bool) -> Option<IpAddr> {
+        of_family(self.workload_ipv4, self.workload_ipv6, is_ipv6)
+    }
+}
+
+fn of_family(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>, is_ipv6: bool) -> Option<IpAddr> {
+    if is_ipv6 {
+        ipv6.map(IpAddr::V6)
+    } else {
+        ipv4.map(IpAddr::V4)
     }
 }

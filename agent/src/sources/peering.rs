@@ -2,6 +2,8 @@
 //!
 //! Invariants: as of `datastore.rs`. The whole is told once it has been read, then after every change that changes something.
 
+pub mod workloads;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -129,6 +131,7 @@ fn delete(peering: &mut Peering, key: &str) {
 mod tests {
     use super::*;
     use crate::desired::peering::{Local, sessions};
+    use crate::model::peering::PeeringWorkloads;
 
     fn kv(key: String, value: &str) -> KeyValue {
         KeyValue {
@@ -206,7 +209,10 @@ mod tests {
                 as_number,
                 listen_port: 179,
             };
-            let sessions = sessions(&peering, local, |secret| Err(format!("no {}", secret.key)));
+            let workloads = PeeringWorkloads::new();
+            let sessions = sessions(&peering, &workloads, local, |secret| {
+                Err(format!("no {}", secret.key))
+            });
             let lines: Vec<String> = sessions
                 .peers
                 .iter()

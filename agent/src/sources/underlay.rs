@@ -23,6 +23,7 @@ use crate::kernel::linux::dump_routes;
 use crate::kernel::message::{self, SeenRoute};
 use crate::kernel::netlink::NetlinkSocket;
 use crate::model::Interface;
+use crate::model::peering::WorkloadPeers;
 
 /// The node's interfaces by name, without those of workloads.
 type Interfaces = BTreeMap<String, Interface>;
@@ -34,6 +35,8 @@ pub struct Watched {
     pub interfaces: watch::Receiver<Interfaces>,
     /// Counts changes of routes and addresses that are not ours.
     pub foreign_changes: watch::Receiver<u64>,
+    /// Workloads that are BGP peers: the one thing behind routes of ours that BGP has to know.
+    pub workload_peers: watch::Receiver<WorkloadPeers>,
 }
 
 /// Tells the speaker what it is now, then whenever it changes, until the speaker or the node's thread is gone.
@@ -52,7 +55,8 @@ pub async fn run(speaker: BgpHandle, mut watched: Watched) {
                 Err(error) => warn!(%error, "reading the routes of others has failed"),
             }
         }
-        let underlay = underlay(&routes, &watched.interfaces.borrow_and_update());
+        let mut underlay = underlay(&routes, &watched.interfaces.borrow_and_update());
+        underlay.extend(watched.workload_peers.borrow_and_update().iter().map(on_link));
         if told.as_ref() != Some(&underlay) {
             debug!(prefixes = underlay.len(), "the underlay of BGP changed");
             if let Err(Stopped) = speaker.set_underlay(Some(underlay.clone())).await {
@@ -63,12 +67,22 @@ pub async fn run(speaker: BgpHandle, mut watched: Watched) {
         let changed = tokio::select! {
             changed = watched.foreign_changes.changed() => changed.map(|()| true),
             changed = watched.interfaces.changed() => changed.map(|()| false),
+            changed = watched.workload_peers.changed() => changed.map(|()| false),
         };
         match changed {
             Ok(is_foreign) => is_to_read = is_foreign,
             Err(_gone) => return,
         }
     }
+}
+
+/// The way to a workload.
+fn on_link((address, host_end): (&IpAddr, &String)) -> (Prefix, UnderlayRoute) {
+    let route = UnderlayRoute {
+        links: vec![host_end.clone()],
+        ..UnderlayRoute::default()
+    };
+    (Prefix::host(*address), route)
 }
 
 /// Whether a route may be part of it: one of the main table that is not ours. Link-local and multicast destinations, which every link
@@ -96,19 +110,19 @@ fn underlay(routes: &[SeenRoute], interfaces: &Interfaces) -> Underlay {
     let mut underlay = Underlay::new();
     for route in routes {
         let metric = route.key.priority;
-        let Some(via) = route.path.as_ref().and_then(|path| via(path, interfaces)) else {
+        let Some((via, links)) = route.path.as_ref().and_then(|path| way(path, interfaces)) else {
             continue;
         };
         let prefix = Prefix::from(route.key.destination);
         if underlay.get(&prefix).is_none_or(|known| metric < known.metric) {
-            underlay.insert(prefix, UnderlayRoute { metric, via });
+            underlay.insert(prefix, UnderlayRoute { metric, via, links });
         }
     }
     underlay
 }
 
-/// The neighbours that packets go to, none when the destination itself is on the link; `None` when nothing gets through.
-fn via(path: &RoutePath, interfaces: &Interfaces) -> Option<Vec<NextHop>> {
+/// The neighbours that packets go to, none when the destination itself is on the link, and the links; `None` when nothing gets through.
+fn way(path: &RoutePath, interfaces: &Interfaces) -> Option<(Vec<NextHop>, Vec<String>)> {
     let index = |name: &str| {
         interfaces
             .get(name)
@@ -124,14 +138,16 @@ fn via(path: &RoutePath, interfaces: &Interfaces) -> Option<Vec<NextHop>> {
         })
     };
     match path {
-        RoutePath::Link { interface } => index(interface).map(|_| Vec::new()),
-        RoutePath::Onlink { gateway, interface } => Some(vec![next_hop(*gateway, interface)?]),
+        RoutePath::Link { interface } => index(interface).map(|_| (Vec::new(), vec![interface.clone()])),
+        RoutePath::Onlink { gateway, interface } => {
+            Some((vec![next_hop(*gateway, interface)?], vec![interface.clone()]))
+        }
         RoutePath::Via { gateways } => {
             let usable = gateways.iter().filter_map(|gateway| {
                 let interface = gateway.interface.as_deref()?;
-                next_hop(gateway.address, interface)
+                Some((next_hop(gateway.address, interface)?, interface.to_owned()))
             });
-            Some(usable.collect::<Vec<_>>()).filter(|usable| !usable.is_empty())
+            Some(usable.unzip()).filter(|(usable, _): &(Vec<NextHop>, _)| !usable.is_empty())
         }
         // One of ours only, which are not among them.
         RoutePath::Blackhole | RoutePath::Group { .. } => None,
@@ -184,7 +200,7 @@ mod tests {
             .iter()
             .map(|(prefix, route)| {
                 let via: String = route.via.iter().map(hop).collect();
-                format!("{prefix} at {}{via}", route.metric)
+                format!("{prefix} at {}{via} {}", route.metric, route.links.join("+"))
             })
             .collect()
     }
@@ -207,19 +223,19 @@ mod tests {
         assert_eq!(
             both,
             [
-                "0.0.0.0/0 at 100 192.0.2.1%0",
-                "10.0.0.0/8 at 20 192.0.2.2%0 198.51.100.2%0",
-                "192.0.2.0/24 at 0",
-                "2001:db8::/32 at 1024 fe80::1%2",
+                "0.0.0.0/0 at 100 192.0.2.1%0 eth0",
+                "10.0.0.0/8 at 20 192.0.2.2%0 198.51.100.2%0 eth0+eth1",
+                "192.0.2.0/24 at 0 eth0",
+                "2001:db8::/32 at 1024 fe80::1%2 eth1",
             ]
         );
         let second = lines(&routes, &[("eth0", false), ("eth1", true)]);
         assert_eq!(
             second,
             [
-                "0.0.0.0/0 at 200 198.51.100.1%0",
-                "10.0.0.0/8 at 20 198.51.100.2%0",
-                "2001:db8::/32 at 1024 fe80::1%2",
+                "0.0.0.0/0 at 200 198.51.100.1%0 eth1",
+                "10.0.0.0/8 at 20 198.51.100.2%0 eth1",
+                "2001:db8::/32 at 1024 fe80::1%2 eth1",
             ]
         );
     }

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use super::cluster::{Cluster, Process, has_etcd};
+use super::cluster::{Cluster, Pod, Process, has_etcd};
 use super::eventually::eventually;
 use super::namespaces::{Namespace, possible};
 
@@ -18,6 +18,11 @@ impl Router {
     /// Number `number`: link `rN` to the node, 10.0.N.0/24 and fd00:N::/64, the node at .1 and the router at .2. `routes` are sections
     /// `[[bgp.routes]]`.
     fn new(cluster: &Cluster, number: u8, name: &'static str, routes: &str) -> Self {
+        Self::with_keys(cluster, number, (name, routes), "")
+    }
+
+    /// The same, with more keys of the peer that the node is over IPv4.
+    fn with_keys(cluster: &Cluster, number: u8, (name, routes): (&'static str, &str), keys: &str) -> Self {
         let namespace = Namespace::new();
         let node = &cluster.node;
         node.sh(&format!(
@@ -37,7 +42,7 @@ impl Router {
         let config = cluster.folder().join(format!("{name}.toml"));
         let text = format!(
             "[bgp]\nas_number = 6500{number}\nrouter_id = \"10.0.{number}.2\"\n{routes}{}{}[control]\nsocket = \"{}\"\n",
-            peer("v4", format!("10.0.{number}.1"), own),
+            peer("v4", format!("10.0.{number}.1"), &format!("{keys}{own}")),
             peer("v6", format!("fd00:{number}::1"), six),
             cluster.folder().join(format!("{name}.sock")).display(),
         );
@@ -297,4 +302,181 @@ fn resources_in_the_datastore_make_sessions_and_change_them_without_a_reset() {
         "{}",
         bgp(&cluster, "peers")
     );
+}
+
+/// Gives the endpoint of the only pod a label.
+fn label(cluster: &Cluster, color: &str) {
+    let mut keys = cluster.keys_of_pods();
+    keys.retain(|key| key.contains("/workloadendpoints/"));
+    let [key] = keys.try_into().expect("one pod");
+    let mut endpoint: serde_json::Value = serde_json::from_str(&cluster.value(&key)).unwrap();
+    endpoint["metadata"]["labels"]["color"] = color.into();
+    cluster.put(&key, &endpoint.to_string());
+}
+
+#[test]
+fn workloads_that_a_peer_selects_announce_what_lies_behind_them() {
+    if !possible("workloads_that_a_peer_selects") || !has_etcd("workloads_that_a_peer_selects") {
+        return;
+    }
+    let cluster = Cluster::new(super::POOL);
+    put(
+        &cluster,
+        "bgpconfigurations",
+        "default",
+        r#"{"nodeToNodeMeshEnabled":false,"localWorkloadPeeringIPV4":"169.254.0.179"}"#,
+    );
+    put(
+        &cluster,
+        "bgpfilters",
+        "nested",
+        r#"{"importV4":[{"interface":"cali*","cidr":"10.123.0.0/16","matchOperator":"In","action":"Accept"},{"action":"Reject"}]}"#,
+    );
+    put(
+        &cluster,
+        "bgppeers",
+        "nested",
+        r#"{"localWorkloadSelector":"color == \"red\"","asNumber":65401,"filters":["nested"]}"#,
+    );
+    let agent = cluster.start_agent_with(
+        "\n[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.11\"\n[peering]\nfrom_datastore = true\n",
+    );
+    let pod = Pod::new("web-1", "c1");
+    let added = agent.add(&pod).unwrap();
+    let address = added.ips[0].address.ip();
+    // A node of a cluster of its own, as seen from this one.
+    pod.namespace.sh("ip addr add 10.123.0.1/32 dev lo");
+    let config = cluster.folder().join("nested.toml");
+    let routes = [route("10.123.0.0/26", ""), route("10.124.0.0/26", "")].concat();
+    let text = format!(
+        "[bgp]\nas_number = 65401\nrouter_id = \"{address}\"\n{routes}[[bgp.peers]]\nname = \"host\"\naddress = \"169.254.0.179\"\nas_number = 64512\nmultihop = 2\nconnect_retry = \"1s\"\nimport = \"accept\"\nexport = \"accept\"\n[control]\nsocket = \"{}\"\n",
+        cluster.folder().join("nested.sock").display(),
+    );
+    fs::write(&config, text).unwrap();
+    let command = format!(
+        "{} speaker --config {}",
+        env!("CARGO_BIN_EXE_calidris"),
+        config.display()
+    );
+    let _speaker = Process::start("nested", &pod.namespace, &command);
+
+    // Not selected: no session, and no address for one.
+    let host_ends = || cluster.node.sh("ip -o -4 addr show to 169.254.0.179");
+    assert_eq!(host_ends(), "");
+    label(&cluster, "red");
+    let name = format!("nested-{address}");
+    let session = established(&cluster, &name);
+    assert!(
+        session["transport"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("169.254.0.179:179"),
+        "{session}"
+    );
+    assert!(host_ends().contains("169.254.0.179/32"), "{}", host_ends());
+    kernel_has(&cluster, "10.123.0.0/26", &[&format!("via {address} dev cali")]);
+    kernel_lacks(&cluster, "10.124.0.0/26", "10.124");
+    let told = bgp(&cluster, "route 10.124.0.0/26");
+    assert!(
+        told.contains("refused: import term \"nested importV4[1]\""),
+        "{told}"
+    );
+    // Packets go there, and answers come from there.
+    eventually("an answer from behind the pod", || {
+        let pinged = cluster.node.try_sh("ping -c 1 -W 1 10.123.0.1");
+        pinged.status.success().then_some(())
+    });
+
+    // Not selected any more: nothing of it stays.
+    label(&cluster, "blue");
+    kernel_lacks(&cluster, "10.123.0.0/26", "10.123");
+    eventually("the address to go", || host_ends().is_empty().then_some(()));
+    assert!(peer(&cluster, &name).is_none());
+    // With the last address of a link the kernel forgets what leads there.
+    eventually("the pod to be reached again", || {
+        let pinged = cluster.node.try_sh(&format!("ping -c 1 -W 1 {address}"));
+        pinged.status.success().then_some(())
+    });
+
+    // A pod that goes takes its session along; one of the same name later has its own.
+    label(&cluster, "red");
+    established(&cluster, &name);
+    agent.del(&pod).unwrap();
+    kernel_lacks(&cluster, "10.123.0.0/26", "10.123");
+    eventually("the session to be gone", || {
+        peer(&cluster, &name).is_none().then_some(())
+    });
+    let again = pod.started_again();
+    agent.add(&again).unwrap();
+    label(&cluster, "red");
+    eventually("the address to be back", || {
+        host_ends().contains("169.254.0.179").then_some(())
+    });
+}
+
+/// Makes the files of a Secret as kubelet does: links to links to files, of which the middle one is exchanged at once.
+fn write_secret(folder: &std::path::Path, generation: u32, key: &str, value: &str) {
+    use std::os::unix::fs::symlink;
+    let data = folder.join(format!("..{generation}"));
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join(key), value).unwrap();
+    let next = folder.join("..data_tmp");
+    symlink(format!("..{generation}"), &next).unwrap();
+    fs::rename(&next, folder.join("..data")).unwrap();
+    if generation == 1 {
+        symlink(format!("..data/{key}"), folder.join(key)).unwrap();
+    }
+}
+
+#[test]
+fn a_secret_that_is_renewed_is_followed_without_a_reset() {
+    if !possible("a_secret_that_is_renewed") || !has_etcd("a_secret_that_is_renewed") {
+        return;
+    }
+    let cluster = Cluster::new(super::POOL);
+    let secrets = cluster.folder().join("secrets");
+    let secret = secrets.join("bgp-passwords");
+    put(
+        &cluster,
+        "bgpconfigurations",
+        "default",
+        r#"{"nodeToNodeMeshEnabled":false}"#,
+    );
+    let spec = r#"{"peerIP":"10.0.1.2","asNumber":65001,"sourceAddress":"None","password":{"secretKeyRef":{"name":"bgp-passwords","key":"tor"}}}"#;
+    put(&cluster, "bgppeers", "tor", spec);
+    let password = cluster.folder().join("router-password");
+    fs::write(&password, "first\n").unwrap();
+    let router = Router::with_keys(
+        &cluster,
+        1,
+        ("left", &route("10.99.0.0/24", "")),
+        &format!("password_file = \"{}\"\nhold_time = \"6s\"\n", password.display()),
+    );
+    let _agent = cluster.start_agent_with(&format!(
+        "\n[bgp]\nas_number = 64512\nrouter_id = \"192.0.2.11\"\n[peering]\nfrom_datastore = true\nsecrets = \"{}\"\n",
+        secrets.display()
+    ));
+    eventually("the peer to be held down", || {
+        let peer = peer(&cluster, "tor-10.0.1.2")?;
+        peer["held_down"]
+            .as_str()?
+            .contains("cannot read the password")
+            .then_some(())
+    });
+
+    // The Secret comes, and with it the session: nobody has to ask for it.
+    write_secret(&secret, 1, "tor", "first");
+    established(&cluster, "tor-10.0.1.2");
+
+    // It changes on both sides. Packets with the new key pass, in both directions, for longer than the session would live without.
+    write_secret(&secret, 2, "tor", "second");
+    fs::write(&password, "second\n").unwrap();
+    let heard = || {
+        let peer = peer(&cluster, "tor-10.0.1.2")?;
+        peer["counters"]["keepalives_in"].as_u64()
+    };
+    let before = eventually("the peer", heard);
+    eventually("four more keepalives", || (heard()? >= before + 4).then_some(()));
+    assert_eq!(peer(&cluster, "tor-10.0.1.2").unwrap()["established_count"], 1);
+    drop(router);
 }

@@ -37,11 +37,7 @@ pub enum Outcome<'a> {
 }
 
 /// The outcome for one route. Later terms see the changes of earlier ones.
-pub fn evaluate<'a>(
-    policy: &Policy,
-    route: &RouteView<'_>,
-    attributes: Cow<'a, Attributes>,
-) -> Outcome<'a> {
+pub fn evaluate<'a>(policy: &Policy, route: &RouteView<'_>, attributes: Cow<'a, Attributes>) -> Outcome<'a> {
     evaluate_and_note(policy, route, attributes, |_| {})
 }
 

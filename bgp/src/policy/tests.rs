@@ -252,7 +252,10 @@ fn patterns_of_links_match_with_stars() {
     ] {
         assert_eq!(passes_by(pattern, Some(name)), fits, "{pattern} {name}");
     }
-    assert!(!passes_by("*", None), "of a link that is not known nothing is true");
+    assert!(
+        !passes_by("*", None),
+        "of a link that is not known nothing is true"
+    );
 }
 
 /// Whether a route that leaves by `link` fits a pattern.

@@ -8,7 +8,7 @@
 use smallvec::SmallVec;
 
 use super::decide::Comparison;
-use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Source, SourceId};
+use super::{AttrId, AttrStore, DestId, Import, LocRib, Path, Refusal, Source, SourceId};
 use crate::config::DecisionConfig;
 use crate::family::{AfiSafi, Family};
 use crate::wire::attr::Community;
@@ -42,6 +42,12 @@ pub struct PathCounts {
     pub received: usize,
     /// Accepted by import.
     pub accepted: usize,
+    /// Refused by import policy, or for want of one.
+    pub filtered: usize,
+    /// Refused by what no policy can switch off: loops, next hops that are none.
+    pub rejected: usize,
+    /// Accepted, and without a way to their next hop.
+    pub unreachable: usize,
     /// Kept from before a restart.
     pub stale: usize,
     /// The best to their prefix.
@@ -266,6 +272,12 @@ impl<F: Family> LocRib<F> {
                 if let Some(count) = counts.get_mut(place) {
                     count.received += 1;
                     count.accepted += usize::from(path.accepted().is_some());
+                    count.unreachable += usize::from(path.accepted().is_some() && rank >= dest.usable());
+                    match path.import {
+                        Import::Accepted(_) => {}
+                        Import::Refused(Refusal::Policy(_) | Refusal::NoPolicy) => count.filtered += 1,
+                        Import::Refused(_) => count.rejected += 1,
+                    }
                     count.stale += usize::from(path.stale);
                     count.best += usize::from(rank == 0 && dest.best().is_some());
                 }

@@ -44,6 +44,16 @@ impl CloseReason {
         }
     }
 
+    /// Code and subcode of the NOTIFICATION that was sent or received.
+    pub fn notification(&self) -> Option<(u8, u8)> {
+        match self {
+            Self::Sent { notification, .. } | Self::Received(notification) => {
+                Some(notification.code().numbers())
+            }
+            Self::Silent(_) | Self::Transport(_) | Self::PeerRestarted => None,
+        }
+    }
+
     /// Whether routes may be kept after this end. RFC 4724 §4.2 takes it for a restart of the peer when the connection went away without a
     /// NOTIFICATION; after the agreement of RFC 8538 (`notification`) only a Hard Reset means that nothing is to be kept.
     pub fn keeps_routes(&self, notification: bool) -> bool {

@@ -103,7 +103,7 @@ impl Exporter {
         }
         let set_by_policy = exported.next_hop != before;
         if !set_by_policy && self.next_hop_is_us(source, &exported) {
-            exported.next_hop = self.own_next_hop(F::AFI_SAFI);
+            exported.next_hop = self.own_next_hop_of(F::AFI_SAFI);
         }
         let next_hop = exported.next_hop.ok_or(Withheld::NoNextHop)?;
         if !self.can_be_told(F::AFI_SAFI, next_hop) {
@@ -213,7 +213,12 @@ impl Exporter {
         }
     }
 
-    fn own_next_hop(&self, family: AfiSafi) -> Option<NextHop> {
+    /// Our address as the peer is told it.
+    pub(super) fn own_next_hop(&self, family: AfiSafi) -> Option<IpAddr> {
+        self.own_next_hop_of(family).map(NextHop::address)
+    }
+
+    fn own_next_hop_of(&self, family: AfiSafi) -> Option<NextHop> {
         match family {
             AfiSafi::IPV4_UNICAST if self.extended_next_hop && self.over_ipv6 => self.own_ipv6,
             AfiSafi::IPV4_UNICAST => self.own_ipv4.map(NextHop::V4),

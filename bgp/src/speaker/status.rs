@@ -1,8 +1,8 @@
 //! What operators see of the speaker and its peers, made from the live state.
 
-use super::{PeerEntry, Speaker};
+use super::{FamilyTables, PeerEntry, Speaker};
 use crate::config::{ConnectMode, Distance, PeerConfig};
-use crate::family::{AfiSafi, Family, Ipv4Unicast, Ipv6Unicast};
+use crate::family::Family;
 use crate::policy::{PeerKind, Policy, Verdict};
 use crate::rib::{PathCounts, SourceId};
 use crate::session::Peer;
@@ -88,6 +88,7 @@ impl Speaker {
             }),
             last_error: peer.last_error().map(|(closed, at)| LastError {
                 by: closed.reason.by(),
+                notification: closed.reason.notification(),
                 text: closed.reason.to_string(),
                 age: now.since(*at),
             }),
@@ -97,53 +98,57 @@ impl Speaker {
             export: in_words(peer.config().export.as_ref(), peer.kind()),
             prefix_limit_in: peer.config().prefix_limit_in.map(|limit| limit.max),
             prefix_limit_out: peer.config().prefix_limit_out,
-            families: self.family_statuses(index, entry, counts),
+            families: {
+                let [ipv4, ipv6] = counts;
+                let families = [
+                    family_status(&self.ipv4, index, entry, ipv4),
+                    family_status(&self.ipv6, index, entry, ipv6),
+                ];
+                families.into_iter().flatten().collect()
+            },
         }
     }
+}
 
-    fn family_statuses(
-        &self,
-        index: u32,
-        entry: &PeerEntry,
-        [ipv4, ipv6]: &[Vec<PathCounts>; 2],
-    ) -> Vec<FamilyStatus> {
-        let place = SourceId::peer(index).index();
-        let of_peer = |counts: &[PathCounts]| counts.get(place).copied().unwrap_or_default();
-        let families = [
-            (
-                Ipv4Unicast::AFI_SAFI,
-                of_peer(ipv4),
-                self.ipv4.groups.announced_to(index),
-                self.ipv4.groups.of(index).map_or(0, |group| group.updates.len()),
-            ),
-            (
-                Ipv6Unicast::AFI_SAFI,
-                of_peer(ipv6),
-                self.ipv6.groups.announced_to(index),
-                self.ipv6.groups.of(index).map_or(0, |group| group.updates.len()),
-            ),
-        ];
-        let shown = |(family, counts, announced, update_group_size): (AfiSafi, PathCounts, usize, usize)| {
-            let progress = entry.progress.get(&family);
-            (progress.is_some() || counts.received > 0).then(|| FamilyStatus {
-                family,
-                received: counts.received,
-                accepted: counts.accepted,
-                stale: counts.stale,
-                best: counts.best,
-                announcements_in: progress.map_or(0, |progress| progress.announcements),
-                withdrawals_in: progress.map_or(0, |progress| progress.withdrawals),
-                announcements_out: progress.map_or(0, |progress| progress.told.announcements),
-                withdrawals_out: progress.map_or(0, |progress| progress.told.withdrawals),
-                update_group_size,
-                beyond_limit: progress.map_or(0, |progress| progress.discarded),
-                announced,
-                end_of_rib_received: progress.is_some_and(|progress| progress.end_of_rib_received),
-                end_of_rib_sent: progress.is_some_and(|progress| progress.end_of_rib_sent),
-            })
-        };
-        families.into_iter().filter_map(shown).collect()
+/// A family of a peer; `None` where there is nothing to say. `counts` are those of all sources.
+fn family_status<F: Family>(
+    tables: &FamilyTables<F>,
+    index: u32,
+    entry: &PeerEntry,
+    counts: &[PathCounts],
+) -> Option<FamilyStatus> {
+    let of_peer = counts.get(SourceId::peer(index).index());
+    let of_peer = of_peer.copied().unwrap_or_default();
+    let progress = entry.progress.get(&F::AFI_SAFI);
+    if progress.is_none() && of_peer.received == 0 {
+        return None;
     }
+    let group = tables.groups.of(index);
+    let announced = tables.groups.announced_to(index);
+    let best_of_others = counts.iter().map(|counts| counts.best).sum::<usize>() - of_peer.best;
+    Some(FamilyStatus {
+        family: F::AFI_SAFI,
+        received: of_peer.received,
+        accepted: of_peer.accepted,
+        filtered: of_peer.filtered,
+        rejected: of_peer.rejected,
+        unreachable: of_peer.unreachable,
+        stale: of_peer.stale,
+        best: of_peer.best,
+        announcements_in: progress.map_or(0, |progress| progress.announcements),
+        withdrawals_in: progress.map_or(0, |progress| progress.withdrawals),
+        announcements_out: progress.map_or(0, |progress| progress.told.announcements),
+        withdrawals_out: progress.map_or(0, |progress| progress.told.withdrawals),
+        update_group_size: group.map_or(0, |group| group.updates.len()),
+        beyond_limit: progress.map_or(0, |progress| progress.discarded),
+        announced,
+        withheld: group
+            .filter(|group| group.treatment.add_path.is_none())
+            .map(|_| best_of_others.saturating_sub(announced)),
+        own_next_hop: group.and_then(|group| group.treatment.exporter.own_next_hop(F::AFI_SAFI)),
+        end_of_rib_received: progress.is_some_and(|progress| progress.end_of_rib_received),
+        end_of_rib_sent: progress.is_some_and(|progress| progress.end_of_rib_sent),
+    })
 }
 
 /// What a policy lets through.

@@ -68,12 +68,20 @@ impl Speaker {
             Some(Importer::new(entry, &self.config))
         };
         let is_meant = |path: &Path| affected.contains(path.received);
-        self.ipv4.loc_rib.rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
-            importer(path).map_or(Fate::Keep, |importer| importer.judge::<Ipv4Unicast>(prefix, path, attrs))
-        });
-        self.ipv6.loc_rib.rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
-            importer(path).map_or(Fate::Keep, |importer| importer.judge::<Ipv6Unicast>(prefix, path, attrs))
-        });
+        self.ipv4
+            .loc_rib
+            .rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
+                importer(path).map_or(Fate::Keep, |importer| {
+                    importer.judge::<Ipv4Unicast>(prefix, path, attrs)
+                })
+            });
+        self.ipv6
+            .loc_rib
+            .rewrite_where(is_meant, &mut tables, |prefix, path, attrs| {
+                importer(path).map_or(Fate::Keep, |importer| {
+                    importer.judge::<Ipv6Unicast>(prefix, path, attrs)
+                })
+            });
     }
 
     /// Whether a best route changed that next hops may be resolved through.

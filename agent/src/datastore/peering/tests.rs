@@ -65,7 +65,7 @@ fn what_contradicts_itself_is_refused_by_name() {
             r#""peerSelector":"all()","asNumber":1"#,
             "excludes peerIP and asNumber",
         ),
-        (r#""asNumber":1"#, "expected peerIP or peerSelector"),
+        (r#""asNumber":1"#, "expected peerIP, peerSelector or"),
         (
             r#""peerIP":"192.0.2.1:0","asNumber":1"#,
             "nor an address with a port",
@@ -73,7 +73,11 @@ fn what_contradicts_itself_is_refused_by_name() {
         (r#""peerIP":"192.0.2.1","asNumber":0"#, "not an AS number"),
         (r#""peerIP":"192.0.2.1","nodeSelector":"rack ="#.trim_end(), "EOF"),
         (r#""peerIP":"192.0.2.1","maxRestartTime":"1""#, "not a duration"),
-        (r#""localWorkloadSelector":"all()""#, "not supported"),
+        (r#""localWorkloadSelector":"all()""#, "needs an asNumber"),
+        (
+            r#""localWorkloadSelector":"all()","peerIP":"192.0.2.1","asNumber":1"#,
+            "excludes peerIP and peerSelector",
+        ),
     ] {
         let error = peer(&spec(text)).expect_err(text);
         assert!(error.contains(expected), "{text}: {error}");
@@ -94,10 +98,88 @@ fn a_configuration_says_what_holds_for_all_and_names_what_is_not_honoured() {
     let [advertised] = found.prefix_advertisements.as_slice() else {
         panic!("{found:?}")
     };
-    assert_eq!(advertised.communities, ["64512:121".parse().unwrap()]);
-    assert_eq!(advertised.large_communities, ["64512:300:100".parse().unwrap()]);
+    let communities = ["64512:300:100", "64512:121"].map(|text| text.parse().unwrap());
+    assert_eq!(advertised.communities, communities);
     let unsupported: Vec<&str> = found.unsupported.iter().map(String::as_str).collect();
     assert_eq!(unsupported, ["bindMode", "serviceClusterIPs"]);
+}
+
+/// The rows of a table in the document: field, and what becomes of it.
+fn documented(heading: &str) -> Vec<(&'static str, &'static str)> {
+    let document = include_str!("../../../CALICO-BGP.md");
+    let section = document
+        .split("\n## ")
+        .find(|section| section.starts_with(heading))
+        .unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let (field, rest) = row.split_once("` | ").unwrap();
+        (field, rest.split(" |").next().unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn the_document_says_what_becomes_of_each_field() {
+    let values = |field: &str| match field {
+        "node" | "reachableBy" | "nodeSelector" | "peerSelector" | "localWorkloadSelector" | "peerIP" => None,
+        "nodeToNodeMeshEnabled" | "keepOriginalNextHop" => Some("true"),
+        "asNumber"
+        | "localASNumber"
+        | "listenPort"
+        | "numAllowedLocalASNumbers"
+        | "ttlSecurity"
+        | "ipv4NormalRoutePriority"
+        | "ipv6NormalRoutePriority" => Some("7"),
+        "communities" | "prefixAdvertisements" | "filters" => Some("[]"),
+        "nodeMeshPassword" | "password" => Some(r#"{"secretKeyRef":{"name":"s","key":"k"}}"#),
+        "nodeMeshMaxRestartTime" | "maxRestartTime" | "keepaliveTime" => Some(r#""10s""#),
+        "localWorkloadPeeringIPV4" => Some(r#""169.254.0.1""#),
+        "localWorkloadPeeringIPV6" => Some(r#""fd00::1""#),
+        "reversePeering" => Some(r#""Auto""#),
+        "nextHopMode" => Some(r#""Keep""#),
+        "sourceAddress" => Some(r#""None""#),
+        _ => Some(r#""something""#),
+    };
+    let mut told = 0;
+    for (kind, field, says) in ["BGPConfiguration", "BGPPeer"].into_iter().flat_map(|kind| {
+        let rows = documented(kind).into_iter();
+        rows.map(move |(field, says)| (kind, field, says))
+    }) {
+        // The rest is in `a_peer_says_who_peers_with_whom_and_how`.
+        let Some(value) = values(field) else {
+            assert_eq!(says, "done", "{field}");
+            continue;
+        };
+        let text = format!(r#""{field}":{value}"#);
+        let unsupported = match kind {
+            "BGPPeer" => {
+                peer(&spec(&format!(r#""peerIP":"192.0.2.1",{text}"#))).map(|found| found.unsupported)
+            }
+            _ => configuration(&spec(&text)).map(|found| found.unsupported),
+        };
+        let unsupported = unsupported.unwrap_or_else(|why| panic!("{field}: {why}"));
+        assert_eq!(
+            unsupported.contains(field),
+            says == "told",
+            "{kind} {field}: {says}"
+        );
+        assert!(
+            ["done", "nothing to do", "told"].contains(&says),
+            "{field}: {says}"
+        );
+        told += unsupported.len();
+    }
+    assert!(told >= 9, "{told}");
+    // Every key of a rule is known, or the rule would be refused.
+    let rule = r#""cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":9},"source":"RemotePeers","interface":"eth0","peerType":"eBGP","communities":{"values":["1:2"]},"asPathPrefix":[1],"priority":5,"action":"Accept","operations":[{"setPriority":{"value":1}}]"#;
+    filter(&spec(&format!(r#""importV4":[{{{rule}}}]"#))).unwrap();
+    for (field, says) in documented("BGPFilter") {
+        assert!(
+            rule.contains(&format!(r#""{field}":"#)) && says == "done",
+            "{field}"
+        );
+    }
 }
 
 #[test]

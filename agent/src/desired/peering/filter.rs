@@ -111,12 +111,7 @@ fn prefix_condition(cidr: CidrMatch) -> Condition {
 
 fn changes(operation: &FilterOperation) -> Vec<Change> {
     match operation {
-        FilterOperation::AddCommunity(AnyCommunity::Standard(community)) => {
-            vec![Change::AddCommunity(*community)]
-        }
-        FilterOperation::AddCommunity(AnyCommunity::Large(community)) => {
-            vec![Change::AddLargeCommunity(*community)]
-        }
+        FilterOperation::AddCommunity(community) => vec![add(community)],
         FilterOperation::PrependAsPath(asns) => {
             let prepend = |asn: &u32| Change::Prepend { asn: *asn, times: 1 };
             asns.iter().rev().map(prepend).collect()
@@ -125,24 +120,21 @@ fn changes(operation: &FilterOperation) -> Vec<Change> {
     }
 }
 
+fn add(community: &AnyCommunity) -> Change {
+    match community {
+        AnyCommunity::Standard(community) => Change::AddCommunity(*community),
+        AnyCommunity::Large(community) => Change::AddLargeCommunity(*community),
+    }
+}
+
 /// A term that marks what lies in the advertisement's range, and decides nothing.
 fn communities(advertisement: &PrefixAdvertisement) -> Term {
-    let standard = advertisement
-        .communities
-        .iter()
-        .copied()
-        .map(Change::AddCommunity);
-    let large = advertisement
-        .large_communities
-        .iter()
-        .copied()
-        .map(Change::AddLargeCommunity);
     Term {
         name: format!("prefixAdvertisements {}", advertisement.cidr),
         when: vec![Condition::Prefix(vec![PrefixRange::or_longer(Prefix::from(
             advertisement.cidr,
         ))])],
-        set: standard.chain(large).collect(),
+        set: advertisement.communities.iter().map(add).collect(),
         then: None,
     }
 }

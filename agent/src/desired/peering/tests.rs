@@ -1,5 +1,7 @@
 //! Which sessions result on which node, as tables over a small cluster; and what passes them.
 
+mod filters;
+
 use calidris_bgp::policy::{Condition, Policy, Verdict};
 
 use super::*;
@@ -54,12 +56,16 @@ fn cluster(resources: &[(&str, &str)]) -> Peering {
 }
 
 fn derived(peering: &Peering, node: &str) -> Sessions {
+    derived_beside(&PeeringWorkloads::new(), peering, node)
+}
+
+fn derived_beside(workloads: &PeeringWorkloads, peering: &Peering, node: &str) -> Sessions {
     let local = Local {
         node,
         as_number: peering.nodes[node].as_number.unwrap_or(64512),
         listen_port: 179,
     };
-    sessions(peering, local, |secret| match secret.name.as_str() {
+    sessions(peering, workloads, local, |secret| match secret.name.as_str() {
         "there" => Ok(format!("word of {}", secret.key)),
         _ => Err(format!("no secret {}", secret.name)),
     })
@@ -274,6 +280,105 @@ fn every_field_of_a_peer_has_its_effect() {
         (NextHopMode::Auto, Distance::Multihop(64))
     );
     assert_eq!(peer.graceful_restart.as_ref().unwrap().restart_time, 120);
+    assert!(peer.priority_in_local_pref);
+}
+
+#[test]
+fn to_be_in_the_peers_own_as_makes_an_internal_session() {
+    let spec = r#"{"peerIP":"192.0.2.2","asNumber":65000,"localASNumber":65000,"keepOriginalNextHop":true}"#;
+    let sessions = derived(&cluster(&[NO_MESH, ("peer/same", spec)]), "b");
+    let [peer] = sessions.peers.as_slice() else {
+        panic!("{sessions:?}")
+    };
+    assert_eq!(peer.local_as.unwrap().asn, 65000);
+    // What holds for internal ones only: a reflector has clients, and next hops are as ever.
+    assert!(peer.route_reflector_client);
+    assert_eq!(
+        (peer.next_hop, peer.transport.distance),
+        (NextHopMode::Auto, Distance::Auto)
+    );
+    assert_eq!(sessions.problems, BTreeSet::new());
+}
+
+#[test]
+fn workloads_that_a_peer_selects_open_sessions_to_an_address_of_their_host_ends() {
+    let workload = |color: &str, interface: &str, networks: &str| {
+        let value = format!(
+            r#"{{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{{"name":"n","labels":{{"color":"{color}"}}}},"spec":{{"orchestrator":"k8s","node":"a","containerID":"c","endpoint":"eth0","interfaceName":"{interface}","ipNetworks":[{networks}]}}}}"#
+        );
+        (
+            interface.to_owned(),
+            read::workload("a", "key", value.as_bytes()).unwrap().unwrap(),
+        )
+    };
+    let both = r#""10.244.0.5/32","10.244.0.6/32","fd00:10:244::5/128""#;
+    let workloads = PeeringWorkloads::from([
+        workload("red", "cali1", both),
+        workload("blue", "cali2", r#""10.244.0.7/32""#),
+        workload("green", "cali3", r#""10.244.0.8/32""#),
+    ]);
+    let addresses = r#"{"nodeToNodeMeshEnabled":false,"localWorkloadPeeringIPV4":"169.254.0.179","localWorkloadPeeringIPV6":"fd12::1"}"#;
+    let red = r#"{"localWorkloadSelector":"color == 'red'","asNumber":65401,"localASNumber":65002,"filters":["none"],"password":{"secretKeyRef":{"name":"there","key":"red"}}}"#;
+    let peering = cluster(&[
+        ("configuration/default", addresses),
+        ("filter/none", r#"{"exportV4":[{"action":"Reject"}]}"#),
+        ("peer/red", red),
+        (
+            "peer/blue",
+            r#"{"nodeSelector":"rack == 'r1'","localWorkloadSelector":"color == 'blue'","asNumber":65402}"#,
+        ),
+        (
+            "peer/elsewhere",
+            r#"{"node":"c","localWorkloadSelector":"all()","asNumber":65403}"#,
+        ),
+    ]);
+    let sessions = derived_beside(&workloads, &peering, "a");
+    let lines: Vec<String> = sessions
+        .peers
+        .iter()
+        .map(|peer| {
+            let local = peer.local_address.unwrap();
+            format!("{} {} at {local} {:?}", peer.name, peer.remote_as, peer.connect)
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "red-10.244.0.5 65401 at 169.254.0.179 Passive",
+            "blue-10.244.0.7 65402 at 169.254.0.179 Passive",
+            "red-fd00:10:244::5 65401 at fd12::1 Passive",
+        ]
+    );
+    let first = &sessions.peers[0];
+    assert_eq!(first.local_as.unwrap().asn, 65002);
+    assert_eq!(first.transport.md5_password.as_deref(), Some("word of red"));
+    assert_eq!(first.transport.distance, Distance::Multihop(64));
+    assert_eq!(first.export.as_ref().unwrap().terms[0].name, "none exportV4[0]");
+    let ends: Vec<&str> = sessions.workloads.values().map(String::as_str).collect();
+    assert_eq!(ends, ["cali1", "cali2", "cali1"]);
+    let has = |end: &str| -> Vec<String> {
+        let addresses = sessions.workload_addresses[end].iter();
+        addresses.map(ToString::to_string).collect()
+    };
+    assert_eq!(has("cali1"), ["169.254.0.179", "fd12::1"]);
+    assert_eq!(has("cali2"), ["169.254.0.179"]);
+    // Of an endpoint on another node nothing is taken.
+    let other = workload("red", "cali9", both).1;
+    assert_eq!(other.labels["color"], "red");
+    let elsewhere = r#"{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"n"},"spec":{"orchestrator":"k8s","node":"b","containerID":"c","endpoint":"eth0","interfaceName":"cali1"}}"#;
+    assert_eq!(read::workload("a", "key", elsewhere.as_bytes()), Ok(None));
+    // Without an address for it, workloads may still connect to the node's own.
+    let bare = cluster(&[
+        NO_MESH,
+        (
+            "peer/red",
+            r#"{"localWorkloadSelector":"color == 'red'","asNumber":65401}"#,
+        ),
+    ]);
+    let sessions = derived_beside(&workloads, &bare, "c");
+    assert_eq!(sessions.peers.len(), 1, "the node has no IPv6 address");
+    assert_eq!(sessions.peers[0].local_address, None);
+    assert!(sessions.workload_addresses["cali1"].is_empty());
 }
 
 #[test]
@@ -307,17 +412,13 @@ fn what_is_not_done_is_told() {
         &cluster(&[
             (
                 "configuration/default",
-                r#"{"serviceClusterIPs":[{"cidr":"10.96.0.0/12"}]}"#,
+                r#"{"serviceClusterIPs":[{"cidr":"10.96.0.0/12"}],"bindMode":"NodeIP","programClusterRoutes":"Enabled","ipv4NormalRoutePriority":1024,"ipv6NormalRoutePriority":2048,"localWorkloadPeeringIPV6":"fe80::179"}"#,
             ),
             (
                 "peer/tor",
                 r#"{"peerIP":"192.0.2.1","asNumber":65000,"filters":["nowhere"],"color":1}"#,
             ),
             ("peer/twin", r#"{"peerIP":"192.0.2.1:1179","asNumber":65000}"#),
-            (
-                "peer/same",
-                r#"{"peerIP":"192.0.2.2","asNumber":65000,"localASNumber":65000}"#,
-            ),
         ]),
         "a",
     );
@@ -325,10 +426,12 @@ fn what_is_not_done_is_told() {
     assert_eq!(
         problems,
         [
+            "BGPConfiguration default: bindMode is not supported",
+            "BGPConfiguration default: ipv6NormalRoutePriority is 2048, and routes of this node have 1024",
+            "BGPConfiguration default: localWorkloadPeeringIPV6 is a link-local address; expected a global one",
             "BGPConfiguration default: serviceClusterIPs is not supported",
             "BGPPeer tor: color is not supported",
             "BGPPeer tor: there is no BGPFilter nowhere; it is passed over",
-            "same-192.0.2.2: localASNumber is the AS of the peer: an internal session in another AS is not supported",
             "twin-192.0.2.1: there is a session with 192.0.2.1 at another port already",
         ]
     );
