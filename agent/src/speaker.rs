@@ -22,7 +22,7 @@ use crate::config::SpeakerFile;
 use crate::control::{self, Controlled};
 use crate::listen::listen;
 use crate::open_files;
-use crate::reload::{ReloadRequest, Reloader};
+use crate::reload::Reloader;
 
 /// Reload requests that may wait.
 const RELOADS: usize = 4;

@@ -302,7 +302,7 @@ impl<K: Kernel> Dataplane<K> {
         );
         let ours = self.tunnels(desired);
         let links = self.links.known();
-        let is_host_end = |name: &str| links.get(name).is_some_and(|link| ours::is_our_link(name, link));
+        let is_host_end = |name: &str| links.get(name).is_some_and(|link| link.is_ours(name));
         let is_ours = |name: &str| ours.contains(name) || is_host_end(name);
         collect(
             "addresses",
