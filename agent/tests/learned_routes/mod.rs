@@ -308,7 +308,7 @@ fn resources_in_the_datastore_make_sessions_and_change_them_without_a_reset() {
 fn label(cluster: &Cluster, color: &str) {
     let mut keys = cluster.keys_of_pods();
     keys.retain(|key| key.contains("/workloadendpoints/"));
-    let [key] = keys.try_into().expect("one pod");
+    let [key] = keys.try_into().unwrap();
     let mut endpoint: serde_json::Value = serde_json::from_str(&cluster.value(&key)).unwrap();
     endpoint["metadata"]["labels"]["color"] = color.into();
     cluster.put(&key, &endpoint.to_string());
