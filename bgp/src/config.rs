@@ -174,6 +174,8 @@ pub struct DecisionConfig {
     pub default_local_pref: u32,
     /// Compare MULTI_EXIT_DISC also between routes of different neighbouring ASes.
     pub always_compare_med: bool,
+    /// The MULTI_EXIT_DISC of routes that came without one: 0, the best, as RFC 4271 §9.1.2.2 c has it, or `u32::MAX`, the worst.
+    pub missing_med: u32,
     /// Among otherwise equal routes of EBGP peers prefer the one known longest to the lowest router identifier.
     pub prefer_oldest: bool,
     /// How many equally good routes are used together, 1 to 64.
@@ -185,6 +187,7 @@ impl Default for DecisionConfig {
         Self {
             default_local_pref: 100,
             always_compare_med: false,
+            missing_med: 0,
             prefer_oldest: false,
             multipath_limit: 1,
         }

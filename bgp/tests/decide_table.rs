@@ -318,6 +318,25 @@ fn med_is_compared_only_within_a_neighbouring_as_unless_always() {
 }
 
 #[test]
+fn a_missing_med_is_the_best_or_by_configuration_the_worst() {
+    let with = |med, router_id| Row {
+        path: vec![65001, 65010],
+        med,
+        router_id,
+        ..row()
+    };
+    let rows = [with(Some(10), 1), with(None, 2)];
+    let (best, selection, _) = decide(&rows, &DecisionConfig::default());
+    assert_eq!((best, selection.decided_by), (Some(1), Step::Med));
+    let worst = DecisionConfig {
+        missing_med: u32::MAX,
+        ..DecisionConfig::default()
+    };
+    let (best, selection, _) = decide(&rows, &worst);
+    assert_eq!((best, selection.decided_by), (Some(0), Step::Med));
+}
+
+#[test]
 fn the_best_does_not_depend_on_arrival_order_even_where_med_makes_pairs_disagree() {
     // The classic: a beats b by router identifier, b beats c by MED step or not, c beats a.
     let rows = [
@@ -430,7 +449,8 @@ fn by_the_book(rows: &[Row], config: &DecisionConfig) -> Option<usize> {
     left.retain(|i| {
         let beaten = |j: &usize| {
             let same = config.always_compare_med || rows[*j].path.first() == rows[*i].path.first();
-            same && rows[*j].med.unwrap_or(0) < rows[*i].med.unwrap_or(0)
+            let med = |row: usize| rows[row].med.unwrap_or(config.missing_med);
+            same && med(*j) < med(*i)
         };
         !all.iter().any(beaten)
     });
@@ -458,13 +478,15 @@ proptest! {
     fn the_best_is_what_the_rfc_says_whatever_the_order(
         mut rows in prop::collection::vec(any_row(), 0..7),
         always_compare_med: bool,
+        missing_med_is_worst: bool,
         prefer_oldest: bool,
         rotate in 0..7usize,
     ) {
         for (i, row) in rows.iter_mut().enumerate() {
             row.address = u32::try_from(i).expect("few");
         }
-        let config = DecisionConfig { always_compare_med, prefer_oldest, multipath_limit: 3, ..DecisionConfig::default() };
+        let missing_med = if missing_med_is_worst { u32::MAX } else { 0 };
+        let config = DecisionConfig { always_compare_med, missing_med, prefer_oldest, multipath_limit: 3, ..DecisionConfig::default() };
         let (best, selection, order) = decide(&rows, &config);
         prop_assert_eq!(best, by_the_book(&rows, &config));
         let accepted = rows.iter().filter(|row| !row.refused && row.cost <= FARTHEST).count();

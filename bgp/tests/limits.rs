@@ -6,6 +6,7 @@ mod simulation;
 
 use std::time::Duration;
 
+use calidris_bgp::SpeakerConfig;
 use calidris_bgp::config::{BeyondLimit, PrefixLimit};
 use calidris_bgp::family::Ipv4Unicast;
 use calidris_bgp::session::{RefusedConnection, State};
@@ -62,6 +63,61 @@ fn received(raw: &RawPeer) -> usize {
         .families
         .first()
         .map_or(0, |family| family.received)
+}
+
+#[test]
+fn each_reason_to_end_a_session_has_its_cease_subcode() {
+    type Change = fn(&mut SpeakerConfig);
+    let cases: [(&str, Change, u8); 4] = [
+        (
+            "too many prefixes",
+            |config| {
+                config.peers[0].prefix_limit_in = Some(PrefixLimit {
+                    max: 1,
+                    warn_percent: 100,
+                    beyond: BeyondLimit::Stop { retry_after: None },
+                });
+            },
+            1,
+        ),
+        (
+            "shut down",
+            |config| config.peers[0].shutdown = Some("maintenance".to_owned()),
+            2,
+        ),
+        ("removed", |config| config.peers.clear(), 3),
+        ("another identity", |config| config.peers[0].remote_as = 65009, 6),
+    ];
+    for (reason, change, subcode) in cases {
+        let mut world = World::new(Duration::from_millis(5));
+        let peer = |name: &str, address: &str, asn: u32| {
+            let mut peer = open_peer(name, address, asn);
+            // With the agreement of RFC 8538 they would be inside Hard Resets.
+            peer.graceful_restart = None;
+            peer
+        };
+        world.add(
+            "10.0.0.1",
+            speaker(65001, 1, vec![peer("two", "10.0.0.2", 65002)]),
+        );
+        world.add(
+            "10.0.0.2",
+            speaker(65002, 2, vec![peer("one", "10.0.0.1", 65001)]),
+        );
+        world.originate(0, &[]);
+        world.originate(1, &["10.1.0.0/24", "10.2.0.0/24"]);
+        world.run_until(MINUTE, "routes", |world| world.has_best(0, "10.2.0.0/24"));
+        let mut config = world.nodes[0].config.clone();
+        change(&mut config);
+        world
+            .call(0, |speaker, now| speaker.configure(config, now))
+            .expect("configure");
+        world.run_until(MINUTE, reason, |world| !world.established(1, "one"));
+        let error = world.peer(1, "one").last_error.expect("an error");
+        assert_eq!(error.notification, Some((6, subcode)), "{reason}: {}", error.text);
+        assert_eq!(error.by, calidris_bgp::status::EndedBy::Peer);
+        assert_eq!(error.text.contains("maintenance"), subcode == 2, "{}", error.text);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `calidris bgp`: questions to the control socket of an agent or a speaker, answered as tables or JSON.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use super::{Exit, Output, complain, json};
 use crate::bgp_report::{PeerDetails, PeerTable, RouteDetails, RouteTable, View};
 use crate::config;
 use crate::control::{Answer, AskError, Request, ask};
+use crate::reload::ReloadReport;
 
 #[derive(Debug, Args)]
 pub(super) struct BgpArgs {
@@ -88,9 +90,10 @@ Exit status: 0 asked, 1 there is no Established session that knows of route refr
     #[command(after_help = "\
 Exit status: 0 told, 1 the configuration is wrong (what it says of it is on stderr), 4 nobody answers at the socket.")]
     Plan,
-    /// Read the configuration again and apply it
+    /// Read the configuration again, tell what it will change, and apply it
     #[command(after_help = "\
-What was done is told as `calidris bgp plan` would have told it. A configuration that is wrong changes nothing.
+What will be done is told first, as by `calidris bgp plan`; then it is done, and \"applied\" is the last line. A configuration that is wrong changes nothing.
+With -o json there is one document, of what was done.
 Exit status: 0 applied, 1 the configuration is wrong (what it says of it is on stderr), 4 nobody answers at the socket.")]
     Reload,
 }
@@ -155,8 +158,8 @@ pub(super) fn run(args: &BgpArgs) -> Exit {
         Question::Routes(routes) => args.routes(routes),
         Question::Route { target } => args.route(*target),
         Question::Refresh { name, family } => args.refresh(name, *family),
-        Question::Plan => args.reload(&Request::Plan),
-        Question::Reload => args.reload(&Request::Reload),
+        Question::Plan => args.plan(),
+        Question::Reload => args.reload(),
     };
     match shown {
         Ok(()) => Exit::Done,
@@ -291,18 +294,45 @@ impl BgpArgs {
         Ok(routes)
     }
 
-    fn reload(&self, request: &Request) -> Result<(), AskError> {
+    fn plan(&self) -> Result<(), AskError> {
+        let report = self.report(&Request::Plan)?;
+        match self.output {
+            Output::Table => print!("{report}"),
+            Output::Json => println!("{}", json(&report)),
+        }
+        Ok(())
+    }
+
+    /// Tells what will be done, then has it done. For programs there is one document: what was done.
+    fn reload(&self) -> Result<(), AskError> {
+        if matches!(self.output, Output::Json) {
+            println!("{}", json(&self.report(&Request::Reload)?));
+            return Ok(());
+        }
+        let planned = self.report(&Request::Plan)?;
+        print!("{planned}");
+        // Whoever reads this through a pipe reads it before anything happens.
+        let _closed = std::io::stdout().flush();
+        let done = self.report(&Request::Reload)?;
+        let is_as_planned = ReloadReport {
+            applied: true,
+            ..planned
+        } == done;
+        if is_as_planned {
+            println!("applied");
+        } else {
+            print!("applied, and meanwhile something else had changed:\n{done}");
+        }
+        Ok(())
+    }
+
+    fn report(&self, request: &Request) -> Result<ReloadReport, AskError> {
         let mut found = None;
         ask(&self.socket, request, |answer| {
             if let Answer::Reload(report) = answer {
                 found = Some(report);
             }
         })?;
-        let report = found.ok_or_else(|| AskError::Refused("the answer holds no report".to_owned()))?;
-        match self.output {
-            Output::Table => print!("{report}"),
-            Output::Json => println!("{}", json(&report)),
-        }
-        Ok(())
+        found.ok_or_else(|| AskError::Refused("the answer holds no report".to_owned()))
     }
 }

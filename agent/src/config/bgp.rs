@@ -30,6 +30,14 @@ pub struct Bgp {
     pub listen_addresses: Vec<IpAddr>,
     /// Equally good routes used together, at most.
     pub multipath: u8,
+    /// LOCAL_PREF of routes that come without one.
+    pub default_local_pref: u32,
+    /// MULTI_EXIT_DISC is compared between different neighbouring ASes too.
+    pub always_compare_med: bool,
+    /// A route without MULTI_EXIT_DISC counts as the worst, not as the best.
+    pub missing_med_worst: bool,
+    /// Of otherwise equal external routes the oldest wins.
+    pub prefer_oldest: bool,
     /// Longest wait for peers after the start.
     pub sync_timeout: Duration,
     /// Prefixes announced in any case.
@@ -59,6 +67,18 @@ struct BgpKeys {
     /// Equally good routes used together, at most.
     #[serde(default = "multipath")]
     multipath: u8,
+    /// LOCAL_PREF of routes that come without one.
+    #[serde(default = "local_pref")]
+    default_local_pref: u32,
+    /// MULTI_EXIT_DISC is compared between different neighbouring ASes too.
+    #[serde(default)]
+    always_compare_med: bool,
+    /// A route without MULTI_EXIT_DISC counts as the worst.
+    #[serde(default)]
+    missing_med_worst: bool,
+    /// Of otherwise equal external routes the oldest wins.
+    #[serde(default)]
+    prefer_oldest: bool,
     /// Longest wait for peers after the start.
     #[serde(default = "two_minutes", deserialize_with = "duration::deserialize")]
     sync_timeout: Duration,
@@ -282,6 +302,10 @@ impl TryFrom<BgpKeys> for Bgp {
             listen_port: keys.listen_port,
             listen_addresses: keys.listen_addresses,
             multipath: keys.multipath,
+            default_local_pref: keys.default_local_pref,
+            always_compare_med: keys.always_compare_med,
+            missing_med_worst: keys.missing_med_worst,
+            prefer_oldest: keys.prefer_oldest,
             sync_timeout: keys.sync_timeout,
             routes: keys.routes,
         };
@@ -327,6 +351,10 @@ fn bgp_port() -> u16 {
 
 fn every_address() -> Vec<IpAddr> {
     vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])]
+}
+
+fn local_pref() -> u32 {
+    100
 }
 
 fn multipath() -> u8 {

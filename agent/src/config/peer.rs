@@ -113,6 +113,7 @@ peer_keys! {
         long_lived_to_unaware: bool = false;
         hide_own_as: bool = false;
         hide_local_as: bool = false;
+        weight: u16 = 0;
         allow_own_as: u8 = 0;
         enforce_first_as: bool = true;
         as_override: bool = false;

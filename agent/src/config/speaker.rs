@@ -32,8 +32,11 @@ impl Bgp {
                 .collect(),
             dynamic: self.dynamic.iter().map(dynamic).collect(),
             decision: DecisionConfig {
+                default_local_pref: self.default_local_pref,
+                always_compare_med: self.always_compare_med,
+                missing_med: if self.missing_med_worst { u32::MAX } else { 0 },
+                prefer_oldest: self.prefer_oldest,
                 multipath_limit: self.multipath,
-                ..DecisionConfig::default()
             },
             sync_timeout: self.sync_timeout,
             ..SpeakerConfig::new(self.as_number, router_id)
@@ -118,6 +121,7 @@ impl Peer {
                 super::PrivateAs::Remove => PrivateAs::Remove,
                 super::PrivateAs::Replace => PrivateAs::Replace,
             }),
+            weight: self.weight,
             priority_in_local_pref: self.priority_in_local_pref,
             graceful_shutdown: self.graceful_shutdown,
             blackhole: self.blackhole,

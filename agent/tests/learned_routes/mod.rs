@@ -201,7 +201,7 @@ fn a_new_configuration_is_told_first_and_resets_only_whose_identity_changed() {
         "{plan}"
     );
     kernel_has(&cluster, "10.99.0.0/24", &["metric 1024"]);
-    assert_eq!(bgp(&cluster, "reload"), plan);
+    assert_eq!(bgp(&cluster, "reload"), format!("{plan}applied\n"));
     kernel_has(&cluster, "10.99.0.0/24", &["metric 512"]);
     kernel_lacks(&cluster, "10.99.0.0/24", "metric 1024");
     assert_eq!(counts(), [1, 1]);

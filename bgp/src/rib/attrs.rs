@@ -48,8 +48,8 @@ pub struct Rank {
     pub path_length: u32,
     /// ORIGIN.
     pub origin: Origin,
-    /// MULTI_EXIT_DISC; none counts as 0 (RFC 4271 §9.1.2.2 c).
-    pub med: u32,
+    /// MULTI_EXIT_DISC, if there is one.
+    pub med: Option<u32>,
     /// The AS the route came from.
     pub neighbor_as: u32,
     /// ORIGINATOR_ID, if there is one.
@@ -234,7 +234,7 @@ impl Rank {
             local_pref: attributes.local_pref,
             path_length: short(attributes.as_path.path_length()),
             origin: attributes.origin,
-            med: attributes.med.unwrap_or(0),
+            med: attributes.med,
             neighbor_as: attributes.as_path.neighbor_as().unwrap_or(0),
             originator_id: attributes.originator_id,
             cluster_list_length: short(attributes.cluster_list.len()),

@@ -7,7 +7,8 @@
 //! 2. higher LOCAL_PREF (§9.1.1; a configured value where there is none);
 //! 3. shorter AS_PATH (§9.1.2.2 a);
 //! 4. lower ORIGIN (b);
-//! 5. lower MULTI_EXIT_DISC, compared between paths of the same neighbouring AS only, unless configured otherwise (c);
+//! 5. lower MULTI_EXIT_DISC (a configured value where there is none), compared between paths of the same neighbouring AS only, unless configured
+//!    otherwise (c);
 //! 6. EBGP before IBGP (d);
 //! 7. lower cost to the next hop (e), as the [`next_hops`](super::next_hops) resolve;
 //! 8. the older of EBGP paths, when so configured;
@@ -222,7 +223,8 @@ fn eliminate(step: Step, candidates: &mut [Candidate], config: &DecisionConfig) 
     let lost: SmallVec<[usize; 4]> = if step == Step::Med && !config.always_compare_med {
         let worse = |c: &Candidate| {
             let beats = |other: &Candidate| {
-                other.rank.neighbor_as == c.rank.neighbor_as && other.rank.med < c.rank.med
+                other.rank.neighbor_as == c.rank.neighbor_as
+                    && cost(step, other, config) < cost(step, c, config)
             };
             candidates
                 .iter()
@@ -257,7 +259,7 @@ fn cost(step: Step, candidate: &Candidate, config: &DecisionConfig) -> u128 {
         Step::LocalPref => higher_is_better(rank.local_pref.unwrap_or(config.default_local_pref)),
         Step::AsPathLength => rank.path_length.into(),
         Step::Origin => (rank.origin as u8).into(),
-        Step::Med => rank.med.into(),
+        Step::Med => rank.med.unwrap_or(config.missing_med).into(),
         Step::EbgpOverIbgp => u128::from(source.kind == SourceKind::Ibgp),
         Step::NextHopCost if source.kind == SourceKind::Originated => 0,
         Step::NextHopCost => rank.next_hop_cost.unwrap_or(u32::MAX).into(),

@@ -7,10 +7,7 @@ use calidris_bgp::wire::attr::{
     Aggregator, AsPath, Attributes, Community, ExtendedCommunity, Ipv6ExtendedCommunity, LargeCommunity,
     NextHop, SegmentKind, UnknownAttribute,
 };
-use calidris_bgp::wire::capability::{
-    AddPath, AddPathDirection, Capabilities, Capability, ExtendedNextHop, GracefulRestart,
-    GracefulRestartFamily, LongLivedGracefulRestart, Role,
-};
+use calidris_bgp::wire::capability::Capability;
 use calidris_bgp::wire::context::{EncodeContext, FamilyContext};
 use calidris_bgp::wire::frame::{MessageLimit, encode_keepalive};
 use calidris_bgp::wire::nlri::Nlri;
@@ -68,49 +65,14 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
+/// Those that the codec's own tests read.
+const CAPABILITIES: &[u8] = &include!("../../src/wire/open/all_capabilities.in");
+
 fn open() -> Open {
-    let (ipv4, ipv6) = (AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST);
-    let capabilities = vec![
-        Capability::Multiprotocol(ipv4),
-        Capability::Multiprotocol(ipv6),
-        Capability::RouteRefresh,
-        Capability::ExtendedNextHop(vec![ExtendedNextHop {
-            family: ipv4,
-            next_hop_afi: 2,
-        }]),
-        Capability::ExtendedMessage,
-        Capability::Role(Role::Customer),
-        Capability::GracefulRestart(GracefulRestart {
-            restart_state: true,
-            notification: true,
-            restart_time: 120,
-            families: vec![GracefulRestartFamily {
-                family: ipv4,
-                forwarding_preserved: true,
-            }],
-        }),
-        Capability::FourOctetAs(65537),
-        Capability::AddPath(vec![AddPath {
-            family: ipv4,
-            direction: AddPathDirection::Both,
-        }]),
-        Capability::EnhancedRouteRefresh,
-        Capability::LongLivedGracefulRestart(vec![LongLivedGracefulRestart {
-            family: ipv6,
-            forwarding_preserved: true,
-            stale_time: 65536,
-        }]),
-        Capability::Fqdn {
-            host: b"router".to_vec(),
-            domain: b"example".to_vec(),
-        },
-    ];
-    Open::new(
-        65537,
-        90,
-        Ipv4Addr::new(192, 0, 2, 1),
-        Capabilities::new(capabilities),
-    )
+    let length = u8::try_from(CAPABILITIES.len()).unwrap();
+    // Version, AS, hold time and identifier; then one parameter with all capabilities.
+    let fixed = [4, 0xfd, 0xe9, 0, 90, 192, 0, 2, 1, length + 2, 2, length];
+    Open::decode(&[&fixed, CAPABILITIES].concat()).unwrap()
 }
 
 fn update_seeds(context: &EncodeContext) -> Vec<Vec<u8>> {

@@ -12,20 +12,7 @@ use crate::wire::capability::{
 const FIXED: [u8; 9] = [4, 0xfd, 0xe9, 0, 90, 192, 0, 2, 1];
 
 /// Optional parameters as they stand in the message, with every capability known here.
-const ALL_CAPABILITIES: &[u8] = &[
-    1, 4, 0, 2, 0, 1, // multiprotocol, IPv6 unicast
-    2, 0, // route refresh
-    5, 6, 0, 1, 0, 1, 0, 2, // extended next hop, IPv4 unicast over IPv6
-    6, 0, // extended message
-    9, 1, 3, // role customer
-    64, 6, 0xc0, 120, 0, 1, 1, 0x80, // graceful restart: R, N, 120 s, IPv4 unicast with F
-    65, 4, 0, 1, 0, 1, // AS 65537
-    69, 4, 0, 1, 1, 3, // ADD-PATH, IPv4 unicast both ways
-    70, 0, // enhanced route refresh
-    71, 7, 0, 2, 1, 0x80, 1, 0, 0, // LLGR, IPv6 unicast with F, 65536 s
-    73, 4, 2, b'r', b'1', 0, // FQDN r1
-    200, 2, 1, 2, // unknown
-];
+const ALL_CAPABILITIES: &[u8] = &include!("all_capabilities.in");
 
 fn all_capabilities() -> Vec<Capability> {
     let (ipv4, ipv6) = (AfiSafi::IPV4_UNICAST, AfiSafi::IPV6_UNICAST);
