@@ -83,7 +83,7 @@ Examples:
   calidris ipam release --ip 10.244.0.11
   calidris ipam check --help")]
     Ipam(IpamArgs),
-    /// Run the BGP speaker alone, without agent, kernel or etcd: a route reflector or a test peer
+    /// Run the BGP speaker alone, without agent, routes in the kernel or etcd: a route reflector or a test peer
     #[command(after_help = "\
 Examples:
   calidris speaker                                      with /etc/calidris/calidris-speaker.toml

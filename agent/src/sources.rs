@@ -3,6 +3,7 @@
 pub mod bgp;
 pub mod cluster;
 pub mod datastore;
+pub mod links;
 pub mod netlink;
 pub mod nftables;
 mod notifications;

@@ -1,4 +1,5 @@
-//! `calidris speaker`: the BGP speaker alone, without agent, kernel or etcd: a route reflector, or a peer for tests.
+//! `calidris speaker`: the BGP speaker alone, without agent or etcd: a route reflector, or a peer for tests. Of the kernel it knows the names
+//! of the links, for policies that ask; its routes it leaves alone.
 //!
 //! SIGHUP, or `calidris bgp reload`, reads the configuration again and applies it; a configuration that is wrong changes
 //! nothing. Sessions are reset only where the identity of a peer changed. SIGTERM ends without NOTIFICATION, so that peers
@@ -23,6 +24,7 @@ use crate::control::{self, Controlled};
 use crate::listen::listen;
 use crate::open_files;
 use crate::reload::Reloader;
+use crate::sources::links;
 
 /// Reload requests that may wait.
 const RELOADS: usize = 4;
@@ -61,6 +63,7 @@ async fn run_on(config: SpeakerFile, file: &Path) -> anyhow::Result<()> {
     })
     .await?;
     speaker.originate(config.bgp.originations()).await?;
+    tokio::spawn(links::run(speaker.clone()));
     info!(
         local_as = config.bgp.as_number,
         peers = config.bgp.peers.len(),

@@ -350,6 +350,52 @@ fn peers_behind_an_interface_find_each_other_by_router_advertisements() {
     });
 }
 
+#[test]
+fn a_policy_asks_for_the_link_of_a_peer_with_an_address() {
+    if !namespaces::possible("a_policy_asks_for_the_link_of_a_peer_with_an_address") {
+        return;
+    }
+    let ends = [Namespace::new(), Namespace::new()];
+    ends[0].sh(&format!(
+        "ip link add up0 type veth peer name up0 netns {}",
+        ends[1].name()
+    ));
+    let folder = std::env::temp_dir().join(ends[0].name());
+    let speakers: Vec<Speaker> = [(1, 2), (2, 1)]
+        .into_iter()
+        .zip(&ends)
+        .map(|((us, them), end)| {
+            end.sh(&format!("ip link set up0 up; ip addr add 10.0.9.{us}/24 dev up0"));
+            let config = format!(
+                "[bgp]\nas_number = 65001\nrouter_id = \"10.0.9.{us}\"\n[[bgp.routes]]\nprefix = \"10.{us}.0.0/24\"\n[[bgp.peers]]\nname = \"other\"\naddress = \"10.0.9.{them}\"\nas_number = 65001\nconnect_retry = \"1s\"\nimport = [{{ interface = \"up*\", action = \"accept\" }}]\n[control]\nsocket = \"{}\"\n",
+                folder.join(us.to_string()).join("control.sock").display()
+            );
+            Speaker::start_in(end, &folder.join(us.to_string()), &config)
+        })
+        .collect();
+    let stands = |what: &str, standing: &str| {
+        eventually(what, || {
+            let route = speakers[0].json(&["route", "10.2.0.0/24"])?;
+            let found = &route["candidates"][0];
+            found["standing"]
+                .to_string()
+                .contains(standing)
+                .then(|| found.clone())
+        })
+    };
+    let found = stands("the route", "best");
+    assert_eq!(found["attributes"]["interface"], "up0", "{found:#}");
+    // A longer subnet counts, and what comes later is followed.
+    ends[0].sh("ip link add aux0 type bridge; ip addr add 10.0.9.3/31 dev aux0 noprefixroute");
+    stands("the route is refused", "refused");
+    ends[0].sh("ip link del aux0");
+    stands("the route is back", "best");
+    assert_eq!(
+        speakers[0].json(&["peer", "other"]).unwrap()["established_count"],
+        1
+    );
+}
+
 /// What `birdc show protocols all`, `birdc show route all`, `vtysh -c "show bgp neighbors json"` and `"show bgp ipv4 json detail"` tell, and
 /// where it is here.
 const OF_A_PEER: [(&str, &str); 46] = [

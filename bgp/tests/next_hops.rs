@@ -303,3 +303,41 @@ fn the_link_of_a_route_behind_another_one_is_that_of_the_other() {
         .standing;
     assert!(matches!(standing, Standing::Refused { .. }), "{standing:?}");
 }
+
+#[test]
+fn without_an_underlay_the_subnets_of_links_name_them_and_change_nothing_else() {
+    let mut world = world();
+    let mut config = world.nodes[0].config.clone();
+    config.peers[0].import = only_by(&["eth*"]);
+    world
+        .call(0, |speaker, now| speaker.configure(config, now))
+        .expect("configure");
+    let subnets = |world: &mut World, on_links: &[(&str, &str)]| {
+        let on_links = on_links
+            .iter()
+            .map(|(subnet, link)| (prefix(subnet), (*link).to_owned()))
+            .collect();
+        world.call(0, |speaker, _| speaker.handle_links(on_links));
+    };
+    announce(&mut world, 1, &[(ROUTE, Some("192.0.2.7"))]);
+    world.run_until(SOON, "the route", |world| world.route(0, ROUTE).is_some());
+    for (on_links, passes) in [
+        (&[("10.0.0.0/24", "eth0")][..], false),
+        (&[("192.0.2.0/24", "eth0")], true),
+        (&[("192.0.2.0/24", "eth0"), ("192.0.2.0/28", "lan0")], false),
+        (&[("192.0.2.0/28", "eth1"), ("192.0.2.0/24", "lan0")], true),
+        (&[], false),
+    ] {
+        subnets(&mut world, on_links);
+        assert_eq!(world.has_best(0, ROUTE), passes, "{on_links:?}");
+    }
+    // An underlay knows better.
+    subnets(&mut world, &[("192.0.2.0/24", "lan0")]);
+    links(
+        &mut world,
+        &[("10.0.0.0/24", &["lan0"]), ("192.0.2.0/24", &["eth0"])],
+    );
+    assert!(world.has_best(0, ROUTE));
+    world.call(0, |speaker, _| speaker.handle_underlay(None));
+    assert!(!world.has_best(0, ROUTE));
+}

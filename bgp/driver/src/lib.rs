@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use calidris_bgp::SpeakerConfig;
 use calidris_bgp::config::{ConfigError, Impact};
 use calidris_bgp::family::{AfiSafi, Prefix};
-use calidris_bgp::rib::Underlay;
+use calidris_bgp::rib::{Links, Underlay};
 use calidris_bgp::route::{Origination, RouteChange};
 use calidris_bgp::status::{RouteCursor, RouteFilter, RoutePage, SpeakerStatus};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Plan(Box<SpeakerConfig>, oneshot::Sender<Result<Impact, ConfigError>>),
     Originate(BTreeMap<Prefix, Origination>, oneshot::Sender<()>),
     Underlay(Option<Underlay>, oneshot::Sender<()>),
+    Links(Links, oneshot::Sender<()>),
     TakeChanges(oneshot::Sender<Vec<RouteChange>>),
     BestRoutes(oneshot::Sender<Vec<RouteChange>>),
     Status(oneshot::Sender<SpeakerStatus>),
@@ -177,6 +178,15 @@ impl BgpHandle {
     /// When the speaker has stopped.
     pub async fn set_underlay(&self, underlay: Option<Underlay>) -> Result<(), Stopped> {
         self.ask(|reply| Command::Underlay(underlay, reply)).await
+    }
+
+    /// Names the subnets on this machine's links for policies, where no underlay does (see
+    /// [`Speaker::handle_links`](calidris_bgp::Speaker::handle_links)).
+    ///
+    /// # Errors
+    /// When the speaker has stopped.
+    pub async fn set_links(&self, links: Links) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Links(links, reply)).await
     }
 
     /// Waits until best routes have changed that were not taken yet.

@@ -215,6 +215,10 @@ impl Task {
                 self.speaker.handle_underlay(underlay);
                 let _ = reply.send(());
             }
+            Command::Links(links, reply) => {
+                self.speaker.handle_links(links);
+                let _ = reply.send(());
+            }
             Command::TakeChanges(reply) => {
                 let _ = reply.send(self.speaker.take_changes(CHANGES));
             }

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::next_hops::{LinkNames, NextHops, Underlay};
+use super::next_hops::{LinkNames, Links, NextHops, Underlay};
 use crate::family::Prefix;
 use crate::route::NextHop as Hop;
 use crate::wire::attr::{Attributes, Community, NextHop, Origin};
@@ -177,6 +177,11 @@ impl AttrStore {
     /// Has the names of links noted or not; whether that is new. Then every route is to be imported again.
     pub fn note_links(&mut self, link_names: LinkNames) -> bool {
         self.next_hops.note_links(link_names)
+    }
+
+    /// Replaces what is known of the machine's links; whether routes have to be judged again for it.
+    pub fn set_links(&mut self, links: Links) -> bool {
+        self.next_hops.set_links(links)
     }
 
     /// Replaces the underlay; [`AttrStore::resolve_next_hops`] is to follow.

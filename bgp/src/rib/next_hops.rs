@@ -6,7 +6,8 @@
 //!
 //! Without an underlay every next hop counts as reachable at no cost. A link-local next hop always does: its link is the session's.
 //! What a next hop resolves to is kept here for all that attribute sets name; routes that depend on it are looked at again when it changes. So is, where a
-//! policy asks for it, the name of the link that packets leave by.
+//! policy asks for it, the name of the link that packets leave by. Where there is no underlay, the subnets of the machine's links tell that of a next hop
+//! on one of them, and nothing else.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,6 +23,9 @@ const MAX_NEXT_HOPS: usize = 16_384;
 
 /// How the machine reaches prefixes without BGP.
 pub type Underlay = BTreeMap<Prefix, UnderlayRoute>;
+
+/// Names of the machine's links by the subnets on them.
+pub type Links = BTreeMap<Prefix, String>;
 
 /// How the machine reaches one prefix without BGP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +71,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct NextHops {
     underlay: Option<Underlay>,
+    /// Asked for names only, and only without an underlay.
+    links: Links,
     entries: BTreeMap<IpAddr, Entry>,
     /// Some have not been resolved through BGP yet.
     pending: bool,
@@ -128,10 +134,23 @@ impl NextHops {
         std::mem::replace(&mut self.link_names, link_names) != link_names
     }
 
+    /// Replaces what is known of the links; whether that makes other names.
+    pub fn set_links(&mut self, links: Links) -> bool {
+        let is_new = self.links != links;
+        self.links = links;
+        is_new && self.notes_links() && !self.is_active()
+    }
+
     /// The name of the link that packets to `next_hop` leave by, where it is known and somebody asks.
     pub fn link(&self, next_hop: IpAddr) -> Option<&str> {
-        let entry = self.entries.get(&next_hop).filter(|_| self.notes_links())?;
-        entry.resolved.as_ref()?.link.as_deref()
+        if !self.notes_links() {
+            return None;
+        }
+        if !self.is_active() {
+            let link = prefixes_of(next_hop).find_map(|prefix| self.links.get(&prefix));
+            return link.map(String::as_str);
+        }
+        self.entries.get(&next_hop)?.resolved.as_ref()?.link.as_deref()
     }
 
     /// Whether a change of the best route to `prefix` may change what a next hop resolves to.

@@ -159,7 +159,7 @@ impl Speaker {
     }
 
     /// Runs import again over everything that was received.
-    fn reimport_all(&mut self) {
+    pub(super) fn reimport_all(&mut self) {
         for index in self.peers.keys().copied().collect::<Vec<_>>() {
             self.reimport(index);
         }

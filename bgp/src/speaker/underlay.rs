@@ -7,7 +7,7 @@ use super::import::Importer;
 use super::{PeerEntry, Speaker, each_family};
 use crate::family::{Family, Ipv4Unicast, Ipv6Unicast, Prefix};
 use crate::rib::attrs::Affected;
-use crate::rib::{AttrStore, Comparison, Fate, LocRib, Path, Tables, Underlay};
+use crate::rib::{AttrStore, Comparison, Fate, Links, LocRib, Path, Tables, Underlay};
 use crate::route::NextHop;
 
 /// How often routes are decided again within one call when each decision moves next hops of others; the rest waits for the next call.
@@ -34,6 +34,14 @@ impl Speaker {
             self.decide_again(&all);
         }
         self.settle_next_hops();
+    }
+
+    /// Names the subnets on this machine's links, all of them each time, for policies that ask by which link a route leaves. For a caller who says
+    /// no underlay; with one this is not looked at.
+    pub fn handle_links(&mut self, links: Links) {
+        if self.attrs.set_links(links) {
+            self.reimport_all();
+        }
     }
 
     /// Follows what the latest changes of best routes mean for next hops.
