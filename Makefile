@@ -127,6 +127,10 @@ fuzz: ## Fuzz decoders and whole sessions for FUZZ_SECONDS from FUZZ_SEED on; a 
 		seed=$$((seed + 2000)); echo "fuzz: all well up to seed $$seed"; \
 	done
 
+.PHONY: model-check
+model-check: ## Go through all schedules of three clients, one of which dies, from all states of a small pool, Calico's half claims included
+	$(CARGO) test --release --locked -p calidris-ipam --test interleavings -- --ignored --nocapture
+
 .PHONY: ipam-chaos
 ipam-chaos: setup release ## Prove for ten minutes that no address has two owners while etcd is killed, frozen, cut off and filled (CHAOS_ARGS)
 	$(RELEASE)/calidris-lab ipam-chaos --rounds 10 --seconds 60 $(CHAOS_ARGS)
