@@ -111,9 +111,13 @@ pub(crate) fn closed<Outcome, Refusal>(
     now: UnixNanos,
 ) -> Decision<Outcome, Refusal> {
     match decision {
-        Decision::Commit { mut txn, outcome } => {
+        Decision::Commit {
+            mut txn,
+            blocks,
+            outcome,
+        } => {
             txn.writes.push(write(node, now));
-            Decision::Commit { txn, outcome }
+            Decision::Commit { txn, blocks, outcome }
         }
         other => other,
     }

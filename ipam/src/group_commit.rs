@@ -12,7 +12,7 @@
 //! - A leader that is dropped puts its group back and the next caller leads; what was under way then is an unknown outcome.
 //! - A caller that gives up is not served any more, unless the transaction that serves it is already under way.
 //!
-//! A transaction depends on all that lasts of its view (`View::lasting`), so that it proves it true when it commits. The
+//! A transaction depends on all that lasts of its view (`View::lasting_guards`), so that it proves it true when it commits. The
 //! next group plans on that without reading, and takes the keys of new requests to be absent: an assignment costs one round
 //! trip as a rule. If anything has changed since, the transaction is refused and brings what is there now. What needs no
 //! transaction (a refusal, nothing to do) has no such proof and is only ever answered from what was read anew.
@@ -25,6 +25,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::block::AllocationBlock;
 use crate::error::ErrorClass;
 use crate::plan::{Batch, Decision};
 use crate::store::{CommitOutcome, Range, Store, StoreError, Txn};
@@ -240,7 +241,8 @@ struct Lead<'a> {
 /// What a request wants to do next.
 enum Step {
     Read(Vec<Range>),
-    Commit(Txn),
+    /// With the blocks as they are then.
+    Commit(Txn, Vec<Arc<AllocationBlock>>),
     /// There is nothing to write.
     Done,
 }
@@ -325,8 +327,8 @@ impl Lead<'_> {
             match entry.request.plan(batch.view()) {
                 Step::Read(ranges) => missing.extend(ranges),
                 Step::Done => {}
-                Step::Commit(txn) => {
-                    if !batch.add(txn) {
+                Step::Commit(txn, blocks) => {
+                    if !batch.add(txn, blocks) {
                         fitting = index;
                         break;
                     }
@@ -448,7 +450,9 @@ impl<Outcome: Send, Refusal: Send> Request for PlannedRequest<Outcome, Refusal> 
         };
         let (step, decided) = match (self.plan)(view, earlier) {
             Decision::Read(ranges) => (Step::Read(ranges), None),
-            Decision::Commit { txn, outcome } => (Step::Commit(txn), Some(Decided::Write(outcome))),
+            Decision::Commit { txn, blocks, outcome } => {
+                (Step::Commit(txn, blocks), Some(Decided::Write(outcome)))
+            }
             Decision::Done(outcome) => (Step::Done, Some(Decided::Done(outcome))),
             Decision::Refuse(refusal) => (Step::Done, Some(Decided::Refuse(refusal))),
         };

@@ -4,11 +4,11 @@
 //! from the start. So plans are pure, and reading is exactly what turned out to be necessary. A view may be older than
 //! the store: the guards of the transaction are what makes that safe.
 //!
-//! Part of a view outlives its transaction ([`View::lasting`]): what every assignment of a node looks at again. A
+//! Part of a view outlives its transaction ([`View::committed`]): what every assignment of a node looks at again. A
 //! transaction depends on that, so that one that commits proves it true at its own revision, and the next can be planned
 //! without reading. Blocks are the exception: who changes one depends on it, what is known of the others may be outdated.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use ipnetwork::IpNetwork;
@@ -44,6 +44,13 @@ impl Stored {
         let block = OnceLock::new();
         Arc::new(Self { kv, block })
     }
+}
+
+/// Part of a view.
+#[derive(Default)]
+struct Lasting<'a> {
+    read: Vec<(&'a Range, i64)>,
+    kvs: Vec<(&'a String, &'a Arc<Stored>)>,
 }
 
 /// Ranges that must be read before the plan can go on.
@@ -95,9 +102,9 @@ impl View {
 
     /// The part that every assignment of a node looks at again: pools, reservations, configuration, the node and its fence,
     /// labels of namespaces, its affinities and their blocks. Nothing if that is too much for a transaction to depend on.
-    pub(crate) fn lasting(&self) -> Self {
-        let blocks = self.kvs.keys().filter_map(|key| keys::parse_affinity(key));
-        let blocks: BTreeSet<String> = blocks.map(|(_, cidr)| keys::block(cidr)).collect();
+    fn lasting(&self) -> Lasting<'_> {
+        let affinities = self.kvs.keys().filter_map(|key| keys::parse_affinity(key));
+        let affine: Vec<IpNetwork> = affinities.map(|(_, cidr)| cidr).collect();
         let lasts = |range: &Range| match range {
             Range::Prefix(_) => true,
             Range::Key(key) => {
@@ -105,34 +112,32 @@ impl View {
                     || [keys::NODES, keys::FENCES]
                         .iter()
                         .any(|prefix| key.starts_with(prefix))
-                    || blocks.contains(key)
+                    || keys::parse_block(key).is_some_and(|cidr| affine.contains(&cidr))
             }
         };
-        let mut lasting = Self {
-            read: self
-                .read
-                .iter()
-                .filter(|(range, _)| lasts(range))
-                .map(|(range, &revision)| (range.clone(), revision))
-                .collect(),
-            kvs: BTreeMap::new(),
-        };
-        let kvs = self
-            .kvs
+        let read: Vec<(&Range, i64)> = self
+            .read
             .iter()
-            .filter(|(key, _)| lasting.knows(&Range::Key((*key).clone())));
-        lasting.kvs = kvs
-            .map(|(key, stored)| (key.clone(), Arc::clone(stored)))
+            .filter(|(range, _)| lasts(range))
+            .map(|(range, &revision)| (range, revision))
             .collect();
-        if lasting.read.len() + lasting.kvs.len() > MAX_LASTING {
-            return Self::default();
+        let is_read = |key: &str| {
+            read.iter().any(|(range, _)| match range {
+                Range::Key(read) => read == key,
+                Range::Prefix(prefix) => key.starts_with(prefix.as_str()),
+            })
+        };
+        let kvs: Vec<(&String, &Arc<Stored>)> = self.kvs.iter().filter(|(key, _)| is_read(key)).collect();
+        if read.len() + kvs.len() > MAX_LASTING {
+            return Lasting::default();
         }
-        lasting
+        Lasting { read, kvs }
     }
 
-    /// What a transaction depends on so that this is true when it commits. Of the node's blocks it depends on those only
+    /// What a transaction depends on so that what lasts is true when it commits. Of the node's blocks it depends on those only
     /// that it changes, by itself: what is known of another may be outdated, until somebody wants to change it.
-    pub(crate) fn guards(&self) -> (Vec<Guard>, Vec<PrefixGuard>) {
+    pub(crate) fn lasting_guards(&self) -> (Vec<Guard>, Vec<PrefixGuard>) {
+        let lasting = self.lasting();
         let mut guards: Vec<Guard> = Vec::new();
         let mut prefix_guards = Vec::new();
         let may_be_outdated = |key: &str| {
@@ -140,7 +145,7 @@ impl View {
                 .iter()
                 .any(|prefix| key.starts_with(prefix))
         };
-        for (range, &revision) in &self.read {
+        for (range, revision) in lasting.read {
             match range {
                 Range::Key(key) if !self.kvs.contains_key(key) && !may_be_outdated(key) => {
                     guards.push(Guard {
@@ -155,9 +160,9 @@ impl View {
                 }),
             }
         }
-        let kvs = self.kvs.iter().filter(|(key, _)| !may_be_outdated(key));
+        let kvs = lasting.kvs.iter().filter(|(key, _)| !may_be_outdated(key));
         guards.extend(kvs.map(|(key, stored)| Guard {
-            key: key.clone(),
+            key: (*key).clone(),
             mod_revision: stored.kv.mod_revision,
         }));
         (guards, prefix_guards)
@@ -165,21 +170,29 @@ impl View {
 
     /// What lasts of it, after the transaction that depended on it and made what was assumed committed at `revision`.
     pub(crate) fn committed(&self, revision: i64) -> Self {
-        let mut lasting = self.lasting();
-        for stored in lasting.kvs.values_mut() {
-            if stored.kv.mod_revision == NOT_STORED {
-                *stored = Stored::new(KeyValue {
+        let lasting = self.lasting();
+        let read = lasting.read.iter().map(|&(range, _)| (range.clone(), revision));
+        let kvs = lasting.kvs.iter().map(|&(key, stored)| {
+            let stored = if stored.kv.mod_revision == NOT_STORED {
+                let kv = KeyValue {
                     mod_revision: revision,
                     ..stored.kv.clone()
-                });
-            }
+                };
+                let block = stored.block.clone();
+                Arc::new(Stored { kv, block })
+            } else {
+                Arc::clone(stored)
+            };
+            (key.clone(), stored)
+        });
+        Self {
+            read: read.collect(),
+            kvs: kvs.collect(),
         }
-        lasting.read.values_mut().for_each(|at| *at = revision);
-        lasting
     }
 
-    /// Makes it what it will be after `writes`.
-    pub(crate) fn assume(&mut self, writes: &[Write]) {
+    /// Makes it what it will be after `writes`, of which `blocks` are those that their maker has at hand.
+    pub(crate) fn assume(&mut self, writes: &[Write], blocks: Vec<Arc<AllocationBlock>>) {
         for write in writes {
             self.read.insert(Range::Key(write.key().to_owned()), NOT_STORED);
             match write {
@@ -194,6 +207,12 @@ impl View {
                 Write::Delete { key } => {
                     self.kvs.remove(key);
                 }
+            }
+        }
+        for block in blocks {
+            if let Some(stored) = self.kvs.get(&keys::block(block.cidr())) {
+                // Just stored, and not looked at yet.
+                let _ = stored.block.set(Ok(block));
             }
         }
     }

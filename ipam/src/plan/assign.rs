@@ -12,7 +12,7 @@ use crate::config::IpamConfig;
 use crate::error::{AssignRefusal, Family};
 use crate::handle::Handle;
 use crate::keys;
-use crate::store::{Range, Txn};
+use crate::store::Range;
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
@@ -75,8 +75,7 @@ fn try_plan(view: &View, request: &AssignRequest, now: UnixNanos) -> Plan<Decisi
     let (v4, v6) = assignment.kept(&request.v4, &request.v6)?;
     assignment.family(Family::V4, &v4)?;
     assignment.family(Family::V6, &v6)?;
-    let (txn, outcome) = assignment.finish(handle)?;
-    Ok(Decision::Commit { txn, outcome })
+    assignment.finish(handle)
 }
 
 fn validate(request: &AssignRequest) -> Result<(), String> {
@@ -259,7 +258,7 @@ impl Assignment<'_> {
         }
     }
 
-    fn finish(mut self, handle: Option<Handle>) -> Plan<(Txn, Assigned)> {
+    fn finish(mut self, handle: Option<Handle>) -> Plan<Decision<Assigned, AssignRefusal>> {
         self.draft.assigned.sort_by_key(|assigned| {
             let (family, index, _) = place(self.request, assigned.address);
             (family, index)
@@ -281,7 +280,8 @@ impl Assignment<'_> {
             self.draft
                 .put(extra.key.clone(), (extra.value)(&outcome.addresses));
         }
-        Ok((self.draft.into_txn(&self.request.handle_id, handle), outcome))
+        let (txn, blocks) = self.draft.into_txn(&self.request.handle_id, handle);
+        Ok(Decision::Commit { txn, blocks, outcome })
     }
 
     /// Addresses asked for by name: all of a block in one change. A free block is claimed for the node.

@@ -2,10 +2,12 @@
 //!
 //! A key that an earlier plan writes is as that plan wrote it, by construction, if the transaction commits at all: a guard
 //! on it is dropped. All other guards are on what is stored, and are kept; and what lasts of the view is guarded, so that
-//! it is known to be true after the transaction ([`View::guards`]).
+//! it is known to be true after the transaction ([`View::lasting_guards`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::block::AllocationBlock;
 use crate::store::{PrefixGuard, Txn, Write};
 use crate::view::View;
 
@@ -28,7 +30,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// No plan yet, on what is stored.
     pub(crate) fn new(view: &View) -> Self {
-        let (guards, prefix_guards) = view.lasting().guards();
+        let (guards, prefix_guards) = view.lasting_guards();
         let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         Self {
             view: view.clone(),
@@ -44,9 +46,9 @@ impl Batch {
         &self.view
     }
 
-    /// Adds a plan that was made on [`Self::view`]. False, and nothing changed, if the transaction would become too large;
+    /// Adds a plan that was made on [`Self::view`], with the `blocks` that it makes. False, and nothing changed, if the transaction would become too large;
     /// a plan that is too large by itself is taken, for the store to judge.
-    pub(crate) fn add(&mut self, plan: Txn) -> bool {
+    pub(crate) fn add(&mut self, plan: Txn, blocks: Vec<Arc<AllocationBlock>>) -> bool {
         let mut guards = plan.guards;
         guards.retain(|guard| !self.writes.contains_key(&guard.key));
         let new_guards = guards
@@ -76,7 +78,7 @@ impl Batch {
         if !fits && !self.writes.is_empty() {
             return false;
         }
-        self.view.assume(&plan.writes);
+        self.view.assume(&plan.writes, blocks);
         self.bytes = bytes;
         let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         self.guards.extend(guards);

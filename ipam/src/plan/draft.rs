@@ -170,8 +170,12 @@ impl<'a> Draft<'a> {
         self.guards.insert(guard.key, guard.mod_revision);
     }
 
-    /// The transaction: blocks, handle, affinities and what else was put.
-    pub(super) fn into_txn(mut self, handle_id: &str, stored_handle: Option<Handle>) -> Txn {
+    /// The transaction: blocks, handle, affinities and what else was put; and the blocks as they then are.
+    pub(super) fn into_txn(
+        mut self,
+        handle_id: &str,
+        stored_handle: Option<Handle>,
+    ) -> (Txn, Vec<Arc<AllocationBlock>>) {
         let mut handle = stored_handle.unwrap_or_default();
         for (&cidr, block) in &self.blocks {
             let count = block.allocations_of(handle_id).count();
@@ -187,10 +191,10 @@ impl<'a> Draft<'a> {
         let blocks = std::mem::take(&mut self.blocks);
         self.writes.extend(
             blocks
-                .into_iter()
-                .map(|(cidr, block)| (keys::block(cidr), Some(block.to_json()))),
+                .iter()
+                .map(|(&cidr, block)| (keys::block(cidr), Some(block.to_json()))),
         );
-        txn(self.guards, self.writes)
+        (txn(self.guards, self.writes), blocks.into_values().collect())
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) use pools::tunnel_pools;
 pub use release::{OwnRecord, plan_release};
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
+use crate::block::AllocationBlock;
 use crate::config::{ClusterInformation, IpamConfig};
 use crate::keep::Keep;
 use crate::keys;
@@ -43,6 +44,8 @@ pub enum Decision<Outcome, Refusal> {
     Commit {
         /// The transaction.
         txn: Txn,
+        /// Blocks that it writes, as they are then: what was printed a moment ago need not be read.
+        blocks: Vec<Arc<AllocationBlock>>,
         /// What it achieves.
         outcome: Outcome,
     },

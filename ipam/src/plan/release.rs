@@ -17,7 +17,7 @@ use crate::fence;
 use crate::handle::Handle;
 use crate::keep::Keep;
 use crate::keys;
-use crate::store::{Guard, Range, Txn, Write};
+use crate::store::{Guard, Range, Write};
 use crate::timestamp::UnixNanos;
 use crate::view::View;
 
@@ -151,8 +151,7 @@ fn try_plan(
     if release.writes.is_empty() {
         return Ok(Decision::Done(release.released));
     }
-    let (txn, outcome) = release.finish();
-    Ok(Decision::Commit { txn, outcome })
+    Ok(release.finish())
 }
 
 fn validate(request: &ReleaseRequest) -> Result<(), String> {
@@ -184,6 +183,8 @@ struct Release<'a> {
     view: &'a View,
     guards: BTreeMap<String, i64>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
+    /// The blocks that it writes.
+    blocks: Vec<Arc<AllocationBlock>>,
     released: Released,
     now: UnixNanos,
     after: After,
@@ -207,6 +208,7 @@ impl<'a> Release<'a> {
             view,
             guards,
             writes: BTreeMap::new(),
+            blocks: Vec::new(),
             released: Released::default(),
             now,
             after,
@@ -282,6 +284,7 @@ impl<'a> Release<'a> {
             // A block that belongs to nobody exists only for its allocations.
             let gone = next.is_ownerless() && next.is_empty();
             self.writes.insert(key, (!gone).then(|| next.to_json()));
+            self.blocks.extend((!gone).then(|| Arc::new(next)));
         }
         Ok(handle.with_count(cidr, left as u64))
     }
@@ -343,8 +346,12 @@ impl<'a> Release<'a> {
         Ok(())
     }
 
-    fn finish(self) -> (Txn, Released) {
-        (txn(self.guards, self.writes), self.released)
+    fn finish(self) -> Decision<Released, ReleaseRefusal> {
+        Decision::Commit {
+            txn: txn(self.guards, self.writes),
+            blocks: self.blocks,
+            outcome: self.released,
+        }
     }
 }
 

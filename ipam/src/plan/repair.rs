@@ -344,6 +344,7 @@ impl Change<'_> {
         let txn: Txn = txn(self.guards, self.writes);
         Decision::Commit {
             txn,
+            blocks: Vec::new(),
             outcome: Repaired::Done,
         }
     }
