@@ -1,15 +1,15 @@
-//! [`Store`] on etcd. A commit is one transaction: the guards compare modification revisions, and if one fails the same
-//! transaction brings the present state of all that is guarded, so that a conflict costs no further round trip.
+//! [`Store`] on etcd. A commit is one transaction: the guards compare modification revisions. Only if one fails is the present
+//! state of all that is guarded read: reads in the same transaction would go through the log of every member each time.
 
 use std::future::Future;
 
 use calidris_ipam::{CommitOutcome, Range, Snapshot, Store, StoreError, Txn, Write};
-use etcd_client::{Client, Compare, CompareOp, GetOptions, KvClient, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, KvClient, TxnOp};
 use tokio::sync::Mutex;
 
 use crate::config::EtcdConfig;
 use crate::failure::Failure;
-use crate::list::{MAX_MESSAGE, key_value, prefix_end, read_at_one_revision};
+use crate::list::{MAX_MESSAGE, prefix_end, read_at_one_revision};
 
 /// How often a read begins anew because its revision was compacted half way.
 const MAX_COMPACTED_READS: u32 = 3;
@@ -65,19 +65,10 @@ impl EtcdStore {
         if answer.succeeded() {
             return Ok(CommitOutcome::Committed { revision });
         }
-        let mut present = Snapshot {
-            revision,
-            kvs: Vec::new(),
-        };
-        for response in answer.op_responses() {
-            if let TxnOpResponse::Get(get) = response {
-                present.kvs.extend(get.kvs().iter().filter_map(key_value));
-            }
-        }
-        // A key may be guarded by itself and with its prefix.
-        present.kvs.sort_by(|a, b| a.key.cmp(&b.key));
-        present.kvs.dedup_by(|a, b| a.key == b.key);
-        Ok(CommitOutcome::Conflict(present))
+        // Nothing happened, and a failure from here on says no more than that.
+        self.read_ranges(&txn.guarded())
+            .await
+            .map(CommitOutcome::Conflict)
     }
 
     /// A handle on the connection. Made within the limit of the call that needs it; calls at the same time share it.
@@ -135,19 +126,5 @@ fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
             Write::Delete { key } => TxnOp::delete(key.as_bytes(), None),
         })
         .collect();
-    let reads: Vec<TxnOp> = txn
-        .guarded()
-        .iter()
-        .map(|range| match range {
-            Range::Key(key) => TxnOp::get(key.as_bytes(), None),
-            Range::Prefix(prefix) => {
-                let options = GetOptions::new().with_range(prefix_end(prefix.as_bytes()));
-                TxnOp::get(prefix.as_bytes(), Some(options))
-            }
-        })
-        .collect();
-    etcd_client::Txn::new()
-        .when(compares)
-        .and_then(writes)
-        .or_else(reads)
+    etcd_client::Txn::new().when(compares).and_then(writes)
 }
