@@ -1,13 +1,17 @@
 //! Addresses given beside what etcd itself can do: one etcd with its writes on the disk, and in the same run, in turn,
-//! plain puts, plain transactions of the same shape as an allocation, and allocations with their endpoint.
+//! - a put of 1,000 bytes under one key;
+//! - an allocation with its endpoint: a block, a handle, an endpoint, and conditions on all that it was planned from;
+//! - what that allocation wrote, under other keys and without conditions: in one put, and in one transaction.
 //!
-//! Claims of new blocks are measured in clusters of few and of many blocks: what a claim reads is what etcd says it sent.
+//! Claims of new blocks are measured in clusters of few and of many blocks, each followed by the calls that it made, made
+//! again by nobody who thinks in between: the same reads, the same writes under other keys. What a claim reads is what etcd
+//! says it sent.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -44,21 +48,79 @@ pub struct Options {
     pub rounds: usize,
 }
 
-/// A store that counts what goes to etcd.
-struct Counting {
+/// A store that notes what goes to etcd.
+struct Noting {
     etcd: EtcdStore,
-    reads: AtomicU64,
     commits: AtomicU64,
+    /// Since somebody took them last.
+    calls: Mutex<Vec<Call>>,
 }
 
-impl Store for Counting {
+/// What etcd was asked for.
+enum Call {
+    Read(Vec<Range>),
+    Commit(Txn),
+}
+
+impl Noting {
+    fn note(&self, call: Call) {
+        self.calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(call);
+    }
+
+    fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Call {
+    /// The writes of a commit, under other keys and without conditions.
+    fn into_copy(self) -> Option<Txn> {
+        let Self::Commit(txn) = self else { return None };
+        let elsewhere = |key: String| format!("/plain{key}");
+        let writes = txn.writes.into_iter().map(|write| match write {
+            Write::Put { key, value } => Write::Put {
+                key: elsewhere(key),
+                value,
+            },
+            Write::Delete { key } => Write::Delete { key: elsewhere(key) },
+        });
+        Some(Txn {
+            writes: writes.collect(),
+            ..Txn::default()
+        })
+    }
+
+    async fn repeat(self, store: &EtcdStore) -> anyhow::Result<()> {
+        match self {
+            Self::Read(ranges) => store.read(&ranges).await.map(drop)?,
+            commit @ Self::Commit(_) => {
+                let copy = commit.into_copy().unwrap_or_default();
+                store.commit(&copy).await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn size(write: &Write) -> usize {
+    match write {
+        Write::Put { key, value } => key.len() + value.len(),
+        Write::Delete { key } => key.len(),
+    }
+}
+
+impl Store for Noting {
     async fn read(&self, ranges: &[Range]) -> Result<Snapshot, StoreError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.note(Call::Read(ranges.to_vec()));
         self.etcd.read(ranges).await
     }
 
     async fn commit(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
         self.commits.fetch_add(1, Ordering::Relaxed);
+        self.note(Call::Commit(txn.clone()));
         self.etcd.commit(txn).await
     }
 }
@@ -122,27 +184,38 @@ impl Bench<'_> {
         self.put(&self.store(), key, pool.to_string().into_bytes()).await
     }
 
-    /// One request at a time: a plain put, a plain transaction, an allocation, in turn.
+    /// One request at a time: a put, an allocation, what that wrote in one put and in one transaction, in turn.
     async fn latency(&self, report: &mut Report) -> anyhow::Result<()> {
+        const SERIES: [&str; 3] = ["put", "put-of-same-bytes", "same-writes"];
         let (plain, ipam) = (self.store(), self.ipam());
-        let [mut puts, mut txns, mut assigns] = [const { Vec::new() }; 3];
+        let mut others = SERIES.map(|_| Vec::new());
+        let mut assigns = Vec::new();
         for round in 0..self.options.rounds {
-            let [mut put, mut txn, mut assign] = [const { Vec::new() }; 3];
+            let mut of_others = SERIES.map(|_| Vec::new());
+            let mut assign = Vec::new();
             for number in 0..self.options.requests {
                 let watch = Stopwatch::start();
                 self.put(&plain, format!("/plain/{number}"), vec![b'x'; 1000])
                     .await?;
-                put.push(milliseconds(&watch));
-                let watch = Stopwatch::start();
-                plain.commit(&like_an_allocation(number)).await?;
-                txn.push(milliseconds(&watch));
+                of_others[0].push(milliseconds(&watch));
                 let request = request("lone", &format!("lone.{round}.{number}"));
                 let watch = Stopwatch::start();
                 ipam.assign(&request, EPOCH).await?;
                 assign.push(milliseconds(&watch));
+                let mut copies = ipam.store().take_calls().into_iter().filter_map(Call::into_copy);
+                let copy = copies.next_back().context("an allocation committed nothing")?;
+                let bytes = copy.writes.iter().map(size).sum();
+                let watch = Stopwatch::start();
+                self.put(&plain, format!("/plain/large/{number}"), vec![b'x'; bytes])
+                    .await?;
+                of_others[1].push(milliseconds(&watch));
+                let watch = Stopwatch::start();
+                plain.commit(&copy).await?;
+                of_others[2].push(milliseconds(&watch));
             }
-            for (all, one) in [(&mut puts, put), (&mut txns, txn), (&mut assigns, assign)] {
-                all.push(sorted(one));
+            assigns.push(sorted(assign));
+            for (all, of_round) in others.iter_mut().zip(of_others) {
+                all.push(sorted(of_round));
             }
             self.release(
                 &ipam,
@@ -153,15 +226,18 @@ impl Bench<'_> {
         for percent in [50, 99] {
             let of =
                 |runs: &[Vec<f64>]| -> Vec<f64> { runs.iter().map(|run| percentile(run, percent)).collect() };
-            report.add(ETCD, (&format!("put-p{percent}"), "ms"), &of(&puts));
-            report.add(ETCD, (&format!("txn-p{percent}"), "ms"), &of(&txns));
-            report.add(OURS, (&format!("assign-p{percent}"), "ms"), &of(&assigns));
-            let ratios: Vec<f64> = of(&assigns)
-                .iter()
-                .zip(of(&puts))
-                .map(|(ours, put)| ours / put)
-                .collect();
-            report.add(OURS, (&format!("assign-p{percent}-to-put"), "ratio"), &ratios);
+            let ours = of(&assigns);
+            report.add(OURS, (&format!("assign-p{percent}"), "ms"), &ours);
+            for (name, runs) in SERIES.iter().zip(&others) {
+                let theirs = of(runs);
+                report.add(ETCD, (&format!("{name}-p{percent}"), "ms"), &theirs);
+                let ratios: Vec<f64> = ours
+                    .iter()
+                    .zip(theirs)
+                    .map(|(ours, other)| ours / other)
+                    .collect();
+                report.add(OURS, (&format!("assign-p{percent}-to-{name}"), "ratio"), &ratios);
+            }
         }
         Ok(())
     }
@@ -195,7 +271,7 @@ impl Bench<'_> {
             one.push(requests as f64 / watch.elapsed().as_secs_f64());
             self.release(&ipam, handles.into_iter()).await?;
 
-            let ipams: Vec<Arc<Ipam<Counting>>> = (0..nodes).map(|_| Arc::new(self.ipam())).collect();
+            let ipams: Vec<Arc<Ipam<Noting>>> = (0..nodes).map(|_| Arc::new(self.ipam())).collect();
             let share = requests.div_ceil(nodes);
             let handles = |node: usize| -> Vec<String> {
                 (0..share)
@@ -253,13 +329,15 @@ impl Bench<'_> {
 
     /// Claims of nodes that have no block yet.
     async fn claims(&self, report: &mut Report, blocks: usize) -> anyhow::Result<()> {
-        let [mut times, mut bytes] = [const { Vec::new() }; 2];
+        let [mut times, mut plain_times, mut bytes] = [const { Vec::new() }; 3];
+        let plain = self.store();
         // The first ones are not counted: etcd is still busy with what was just stored.
         let uncounted = self.options.claims.div_ceil(5);
         for number in 0..uncounted + self.options.claims {
             // The connection is made before: a claim in a running agent does not wait for it either.
             let ipam = self.ipam();
             ipam.store().read(&[Range::Key("/warm".to_owned())]).await?;
+            ipam.store().take_calls();
             let node = format!("claimer-{blocks}-{number}");
             let before = self.sent_bytes()?;
             let watch = Stopwatch::start();
@@ -268,18 +346,24 @@ impl Bench<'_> {
                 .await?;
             let time = milliseconds(&watch);
             ensure!(assigned.claimed_blocks.len() == 1, "{node} claimed no block");
+            let read = (self.sent_bytes()? - before) / 1000.0;
+            let calls = ipam.store().take_calls();
+            let watch = Stopwatch::start();
+            for call in calls {
+                call.repeat(&plain).await?;
+            }
             if number >= uncounted {
                 times.push(time);
-                bytes.push((self.sent_bytes()? - before) / 1000.0);
+                plain_times.push(milliseconds(&watch));
+                bytes.push(read);
             }
         }
-        let (times, bytes) = (sorted(times), sorted(bytes));
+        let (times, plain_times, bytes) = (sorted(times), sorted(plain_times), sorted(bytes));
         for percent in [50, 99] {
-            report.add(
-                OURS,
-                (&format!("claim-p{percent}-among-{blocks}"), "ms"),
-                &[percentile(&times, percent)],
-            );
+            let (ours, plain) = (percentile(&times, percent), percentile(&plain_times, percent));
+            let row = format!("p{percent}-among-{blocks}");
+            report.add(OURS, (&format!("claim-{row}"), "ms"), &[ours]);
+            report.add(ETCD, (&format!("same-calls-{row}"), "ms"), &[plain]);
         }
         report.add(OURS, (&format!("claim-read-among-{blocks}"), "kB"), &bytes);
         Ok(())
@@ -325,7 +409,7 @@ impl Bench<'_> {
 
     async fn release(
         &self,
-        ipam: &Ipam<Counting>,
+        ipam: &Ipam<Noting>,
         handles: impl Iterator<Item = String>,
     ) -> anyhow::Result<()> {
         for handle_id in handles {
@@ -365,11 +449,11 @@ impl Bench<'_> {
         EtcdStore::new(self.config.clone())
     }
 
-    fn ipam(&self) -> Ipam<Counting> {
-        Ipam::new(Counting {
+    fn ipam(&self) -> Ipam<Noting> {
+        Ipam::new(Noting {
             etcd: self.store(),
-            reads: AtomicU64::new(0),
             commits: AtomicU64::new(0),
+            calls: Mutex::default(),
         })
     }
 }
@@ -387,7 +471,7 @@ fn metrics_of(endpoint: &str) -> anyhow::Result<String> {
 
 /// Assigns to every handle, `at_once` at a time.
 async fn assign_all(
-    ipam: &Arc<Ipam<Counting>>,
+    ipam: &Arc<Ipam<Noting>>,
     node: &str,
     handles: &[String],
     at_once: usize,
