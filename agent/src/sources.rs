@@ -4,6 +4,7 @@ pub mod bgp;
 pub mod cluster;
 pub mod datastore;
 pub mod links;
+pub mod migration;
 pub mod netlink;
 pub mod nftables;
 mod notifications;

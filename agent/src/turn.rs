@@ -19,7 +19,7 @@ use crate::apply::{self, ApplyReport, Dataplane};
 use crate::desired::{self, Announcement, Desired, Published, TunnelPools};
 use crate::inbox::{Applied, Found, Message, NotApplied, Readiness};
 use crate::kernel::{Kernel, KernelChange, KernelError, KernelNews, node_interfaces};
-use crate::model::{Affected, Endpoint, EndpointId, InSync, Input, Interface, Model};
+use crate::model::{Affected, Endpoint, EndpointId, InSync, Input, Interface, MigrationPhase, Model};
 use crate::plan::{AnsweredBy, PlanReport};
 use crate::report::{DataplaneReport, NodeStatus};
 
@@ -38,6 +38,8 @@ pub struct Outputs {
     pub tunnel_pools: watch::Sender<Option<TunnelPools>>,
     /// MTU of pods' interfaces in bytes.
     pub pod_mtu: watch::Sender<u32>,
+    /// How far the migrations of workloads to this node are, by host interface.
+    pub migrations: watch::Sender<BTreeMap<String, MigrationPhase>>,
     /// The node's interfaces by name, without those of workloads.
     pub interfaces: watch::Sender<BTreeMap<String, Interface>>,
 }
@@ -327,6 +329,14 @@ impl<K: Kernel> Node<K> {
         self.announce_only_what_is_wanted(&desired.announcements);
         let report = self.dataplane.apply(&desired, self.model.in_sync, now);
         self.publish(&desired, &report);
+        let phases = self.model.migrations.phases();
+        self.outputs.migrations.send_if_modified(|current| {
+            let is_other = current != phases;
+            if is_other {
+                current.clone_from(phases);
+            }
+            is_other
+        });
         self.announce(desired.announcements);
         self.retry_at = report.retry_at;
         self.record(&report);

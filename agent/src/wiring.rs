@@ -1,5 +1,6 @@
 //! The composition root: builds every part and connects them, top to bottom. No logic.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::datastore::store::AnyStore;
 use crate::datastore::{pool, remote};
-use crate::desired::{DEFAULT_MTU, Published, TunnelPools};
+use crate::desired::{DEFAULT_MTU, MIGRATION_PRIORITY, Published, RouteOrigin, TunnelPools};
 use crate::inbox::{INBOX, Message};
 use crate::ipam_collector;
 use crate::kernel::{Kernel, Linux, node_interfaces};
@@ -31,7 +32,7 @@ use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::peering::{PeeringWorkloads, WorkloadPeers};
-use crate::model::{Input, Model, NatExclusions, Settings};
+use crate::model::{Input, Migrations, Model, NatExclusions, Settings};
 use crate::open_files;
 use crate::pod_link::Remover;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
@@ -100,6 +101,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let (announcements, to_announce) = watch::channel(None);
     let (published, to_publish) = watch::channel(None);
     let (tunnel_pools, tunnels_needed) = watch::channel(None);
+    let (migrations, migrating) = watch::channel(BTreeMap::new());
     let (pod_mtu, mtu_of_pods) = watch::channel(config.cni.mtu.unwrap_or(DEFAULT_MTU));
     let wanted_announcements = to_announce.clone();
     let store = AnyStore::open(&config.datastore, &Environment::of_process())?;
@@ -126,9 +128,15 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         published,
         tunnel_pools,
         pod_mtu,
+        migrations,
         interfaces,
     };
     let read_back = config.dataplane.read_back_interval;
+    tokio::spawn(sources::migration::run(
+        migrating,
+        config.dataplane.live_migration_settle_time,
+        inbox.clone(),
+    ));
     let node = Node::new(model, kernel, outputs, read_back, clock::now());
     let mut node_thread = spawn_node(node, messages, runtime)?;
 
@@ -363,6 +371,11 @@ pub(crate) async fn first_model(config: &Config, kernel: &mut Linux) -> anyhow::
         }
     }
     model.detect();
+    let preferred = kernel
+        .routes()?
+        .into_iter()
+        .filter(|(key, route)| route.origin == RouteOrigin::Local && key.priority == MIGRATION_PRIORITY);
+    model.migrations = Migrations::after_restart(preferred.map(|(key, _)| key.destination.ip()).collect());
     info!(ipv4 = ?model.own_address(false), ipv6 = ?model.own_address(true), "this node's addresses");
     Ok(model)
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod eventually;
 mod host_end;
 mod learned_routes;
+mod live_migration;
 mod namespaces;
 mod plan_and_cleanup;
 

@@ -549,7 +549,7 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
         Subject::Route(key) => endpoint
             .addresses
             .iter()
-            .any(|address| *key == RouteKey::main(IpNetwork::from(*address))),
+            .any(|address| key.destination == IpNetwork::from(*address)),
         Subject::Neighbor(key) => key.interface == *interface,
         Subject::Address(address) => address.interface == *interface,
         Subject::Tunnel(_) | Subject::Nexthop(_) => false,

@@ -39,6 +39,9 @@ pub struct DataplaneConfig {
     /// Time between complete read-backs.
     #[serde(deserialize_with = "duration::deserialize")]
     pub read_back_interval: Duration,
+    /// How long routes to a workload stay preferred after it has migrated here.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub live_migration_settle_time: Duration,
     /// Whether workloads may send from source ranges that their pods' annotations name.
     pub workload_source_spoofing: SourceSpoofing,
     /// Where packets from pools with `natOutgoing` go untranslated.
@@ -59,6 +62,7 @@ impl Default for DataplaneConfig {
         } = Settings::default();
         Self {
             read_back_interval: Duration::from_secs(90),
+            live_migration_settle_time: Duration::from_secs(30),
             workload_source_spoofing: SourceSpoofing::Disabled,
             nat_outgoing_exclusions: NatExclusions::default(),
             direct_routes,

@@ -1,4 +1,5 @@
-//! What is announced: own blocks, and addresses that a workload here borrowed from another node's block.
+//! What is announced: own blocks, addresses that a workload here borrowed from another node's block, and addresses of one that
+//! has migrated here a moment ago, with their priority.
 //!
 //! Only confirmed blocks are in the model, so a pending affinity is never announced. The most specific pool that
 //! covers a prefix decides whether it may leave (`disableBGPExport`); a block outside all pools is announced, since
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 
 use crate::desired::ROUTE_PRIORITY;
-use crate::desired::routes::contains;
+use crate::desired::routes::{self, contains};
 use crate::model::{Model, Pool};
 
 /// What is said of a prefix that is announced, for policies that ask.
@@ -22,27 +23,32 @@ pub struct Announcement {
 }
 
 pub(super) fn announcements(model: &Model) -> BTreeMap<IpNetwork, Announcement> {
-    let announcement = |interface: Option<&str>| Announcement {
+    let announcement = |interface: Option<&str>, priority| Announcement {
         interface: interface.map(str::to_owned),
-        priority: ROUTE_PRIORITY,
+        priority,
     };
     let blocks = model
         .own_blocks
         .iter()
         .filter(|block| covering_pool(model, **block).is_none_or(|pool| !pool.disable_bgp_export))
-        .map(|block| (*block, announcement(None)));
-    let borrowed = model
+        .map(|block| (*block, announcement(None, ROUTE_PRIORITY)));
+    let is_own = |address: IpNetwork| model.own_blocks.iter().any(|block| contains(*block, address));
+    let single = model
         .endpoints
         .values()
         .filter(|endpoint| model.links.contains(&endpoint.host_interface))
-        .flat_map(|endpoint| {
+        .filter_map(|endpoint| Some((endpoint, routes::priority(model, endpoint)?)))
+        .flat_map(|(endpoint, priority)| {
             let interface = endpoint.host_interface.as_str();
             let addresses = endpoint.addresses.iter();
-            addresses.map(move |address| (IpNetwork::from(*address), announcement(Some(interface))))
+            addresses.map(move |address| {
+                let said = announcement(Some(interface), priority);
+                (IpNetwork::from(*address), said)
+            })
         })
-        .filter(|(address, _)| !model.own_blocks.iter().any(|block| contains(*block, *address)))
+        .filter(|(address, said)| said.priority != ROUTE_PRIORITY || !is_own(*address))
         .filter(|(address, _)| covering_pool(model, *address).is_some_and(|pool| !pool.disable_bgp_export));
-    blocks.chain(borrowed).collect()
+    blocks.chain(single).collect()
 }
 
 /// The most specific pool that a prefix lies in.

@@ -35,9 +35,12 @@ pub use routes::default_prefix;
 pub use tunnels::{Transport, Tunnel, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
-/// Metric of all routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes
-/// (512 during live migration) and lets routes that an operator made by hand win.
+/// Metric of routes of ours, in both families: Felix's normal priority, which leaves room for preferred routes and lets
+/// routes that an operator made by hand win.
 pub const ROUTE_PRIORITY: u32 = 1024;
+
+/// Metric of routes to a workload that has migrated here, for a while (Felix's elevated priority).
+pub const MIGRATION_PRIORITY: u32 = 512;
 
 /// Routing table `main`.
 pub const MAIN_TABLE: u32 = 254;

@@ -64,6 +64,7 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         endpoint.host_ports.is_empty()
             && endpoint.allowed_sources.is_empty()
             && !model.workload_peering.contains_key(&endpoint.host_interface)
+            && model.migrations.phase(&endpoint.host_interface).is_none()
     };
     if !concerned().all(is_plain)
         || others.iter().any(is_shared)

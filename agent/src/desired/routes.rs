@@ -11,8 +11,10 @@ use ipnetwork::IpNetwork;
 
 use crate::desired::next_hops::NextHops;
 use crate::desired::tunnels::Tunnel;
-use crate::desired::{Gateway, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster};
-use crate::model::{Endpoint, Model, TunnelKind};
+use crate::desired::{
+    Gateway, MIGRATION_PRIORITY, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster,
+};
+use crate::model::{Endpoint, MigrationPhase, Model, TunnelKind};
 
 pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
     let mut routes = cluster::routes(model, tunnels);
@@ -40,9 +42,10 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
             .or_insert(route);
     }
     let mut next_hops = NextHops::new(&model.interfaces);
+    // Whatever the metric of a learned one, it does not take packets from what else leads there.
+    let taken: BTreeSet<IpNetwork> = routes.keys().map(|key| key.destination).collect();
     for (destination, learned) in &model.learned {
-        // Whatever its metric, it does not take packets from what else leads there.
-        if !routes.contains_key(&RouteKey::main(*destination))
+        if !taken.contains(destination)
             && may_be_learned(*destination, &model.own_blocks)
             && let Some(path) = next_hops.path(learned)
         {
@@ -57,7 +60,7 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
     routes
 }
 
-/// Those to workloads.
+/// Those to workloads. To one that is to migrate here, packets go to the node that it runs on.
 pub(super) fn of_workloads<'a>(
     model: &Model,
     endpoints: impl Iterator<Item = &'a Endpoint>,
@@ -65,15 +68,29 @@ pub(super) fn of_workloads<'a>(
     endpoints
         // The kernel refuses a route to a link that is not there.
         .filter(|endpoint| model.links.contains(&endpoint.host_interface))
-        .flat_map(|endpoint| {
-            endpoint.addresses.iter().map(|address| {
+        .filter_map(|endpoint| Some((endpoint, priority(model, endpoint)?)))
+        .flat_map(|(endpoint, priority)| {
+            endpoint.addresses.iter().map(move |address| {
                 let path = RoutePath::Link {
                     interface: endpoint.host_interface.clone(),
                 };
+                let key = RouteKey {
+                    priority,
+                    ..RouteKey::main(IpNetwork::from(*address))
+                };
                 let origin = RouteOrigin::Local;
-                (RouteKey::main(IpNetwork::from(*address)), Route { origin, path })
+                (key, Route { origin, path })
             })
         })
+}
+
+/// Metric of the routes to a workload; `None`: there are to be none.
+pub(super) fn priority(model: &Model, endpoint: &Endpoint) -> Option<u32> {
+    match model.migrations.phase(&endpoint.host_interface) {
+        None => Some(ROUTE_PRIORITY),
+        Some(MigrationPhase::Awaited) => None,
+        Some(MigrationPhase::Live | MigrationPhase::Settling) => Some(MIGRATION_PRIORITY),
+    }
 }
 
 /// Whether somebody else than a workload may have a route to this one address, so that it comes back when the workload goes.

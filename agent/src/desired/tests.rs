@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    Encapsulation, Endpoint, EndpointId, Interface, Learned, LearnedPath, NatExclusions, NextHop, NodeFacts,
-    Pool,
+    DatastoreSnapshot, Encapsulation, Endpoint, EndpointId, Input, Interface, Learned, LearnedPath,
+    MigrationRole, NatExclusions, NextHop, NodeFacts, Pool,
 };
 
 fn prefix(text: &str) -> IpNetwork {
@@ -321,4 +321,75 @@ fn host_ends_are_wanted_for_links_that_exist() {
     let desired = compute(&model(&[], &["cali1 10.65.0.2", "gone1 10.65.0.3"], &[]));
     assert_eq!(desired.links.keys().collect::<Vec<_>>(), ["cali1"]);
     assert_eq!(desired.links["cali1"].to_string(), "up address ee:ee:ee:ee:ee:ee");
+}
+
+#[test]
+fn a_workload_that_migrates_here_has_no_route_and_then_a_preferred_one() {
+    let mut model = model(
+        &["10.65.0.0/26"],
+        &["cali2 10.65.0.2 fd00:10:65::2", "cali3 10.65.9.3"],
+        &["10.65.0.2/32 192.0.2.9"],
+    );
+    for name in ["10.65.0.0/16", "fd00:10:65::/64"] {
+        model.pools.insert(name.into(), pool(name));
+    }
+    let endpoints = model.endpoints.iter();
+    let endpoints = endpoints.map(|(id, endpoint)| (id.clone(), endpoint.clone()));
+    let snapshot = DatastoreSnapshot {
+        pools: model.pools.clone(),
+        own_blocks: model.own_blocks.clone(),
+        endpoints: endpoints.collect(),
+        migrations: [("cali2".to_owned(), MigrationRole::Target)].into(),
+    };
+    model.absorb(Input::DatastoreSnapshot(snapshot));
+    let lines = |model: &Model| {
+        let desired = compute(model);
+        let of_pod = |destination: IpNetwork| {
+            ["10.65.0.2/32", "fd00:10:65::2/128"]
+                .map(prefix)
+                .contains(&destination)
+        };
+        let routes = desired.routes.iter().filter(|(key, _)| of_pod(key.destination));
+        let routes: Vec<String> = routes
+            .map(|(key, route)| format!("{key} {}", route.path))
+            .collect();
+        let announced = desired
+            .announcements
+            .iter()
+            .filter(|(prefix, _)| of_pod(**prefix));
+        let announced: Vec<String> = announced
+            .map(|(prefix, said)| format!("{prefix} {}", said.priority))
+            .collect();
+        (routes, announced)
+    };
+    let of = |routes: &[&str], announced: &[&str]| {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        (owned(routes), owned(announced))
+    };
+    // It runs on the other node, which announces it: so packets go there.
+    assert_eq!(
+        lines(&model),
+        of(&["10.65.0.2/32 metric 1024 via 192.0.2.9"], &[])
+    );
+    model.absorb(Input::MigratedHere("cali2".into()));
+    let preferred = of(
+        &[
+            "10.65.0.2/32 metric 512 dev cali2",
+            "fd00:10:65::2/128 metric 512 dev cali2",
+        ],
+        &["10.65.0.2/32 512", "fd00:10:65::2/128 512"],
+    );
+    assert_eq!(lines(&model), preferred);
+    model.absorb(Input::MigrationRoles(BTreeMap::new()));
+    assert_eq!(lines(&model), preferred);
+    model.absorb(Input::MigrationSettled("cali2".into()));
+    // The first is one of an own block, the second is not.
+    let usual = of(
+        &[
+            "10.65.0.2/32 metric 1024 dev cali2",
+            "fd00:10:65::2/128 metric 1024 dev cali2",
+        ],
+        &["fd00:10:65::2/128 1024"],
+    );
+    assert_eq!(lines(&model), usual);
 }

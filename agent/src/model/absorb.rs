@@ -127,6 +127,7 @@ impl Model {
             }
             Input::Detached(id) => match self.endpoints.remove(&id) {
                 Some(endpoint) => {
+                    self.migrations.forget(&endpoint.host_interface);
                     self.unechoed.endpoints.insert(id, Written::Deleted);
                     Affected::Workloads(vec![endpoint])
                 }
@@ -135,6 +136,9 @@ impl Model {
                     Affected::Nothing
                 }
             },
+            Input::MigrationRoles(roles) => Affected::everything_if(self.take_roles(roles)),
+            Input::MigratedHere(interface) => Affected::everything_if(self.migrated_here(&interface)),
+            Input::MigrationSettled(interface) => Affected::everything_if(self.migration_settled(&interface)),
             Input::Learned(changes) => {
                 self.learn(changes);
                 Affected::Everything
@@ -185,6 +189,7 @@ impl Model {
             pools,
             own_blocks,
             mut endpoints,
+            migrations,
         } = snapshot;
         self.pools = pools;
 
@@ -213,6 +218,7 @@ impl Model {
             }
         }
         self.endpoints = endpoints;
+        self.take_roles(migrations);
         self.in_sync.datastore = true;
     }
 
@@ -276,6 +282,7 @@ impl Model {
         let mut affected: Vec<Endpoint> = replaced.map(|(_, endpoint)| endpoint).collect();
         affected.push(endpoint.clone());
         self.endpoints.insert(id, endpoint);
+        self.follow_roles();
         Affected::Workloads(affected)
     }
 

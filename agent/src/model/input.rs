@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Cluster, ClusterBlock, Endpoint, EndpointId, Learned, NodeFacts, Pool, TunnelKind};
+use super::{
+    Cluster, ClusterBlock, Endpoint, EndpointId, Learned, MigrationRole, NodeFacts, Pool, TunnelKind,
+};
 
 /// One fact from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,12 @@ pub enum Input {
     },
     /// The CNI server is about to detach a container, or undoes an attachment that failed.
     Detached(EndpointId),
+    /// What workloads of this node are in a live migration, by host interface: replaces what was known of it.
+    MigrationRoles(BTreeMap<String, MigrationRole>),
+    /// The workload with this host interface, which was to migrate here, said that it runs here.
+    MigratedHere(String),
+    /// The other nodes have had their time to hear of the migration of the workload with this host interface.
+    MigrationSettled(String),
     /// The other nodes and their blocks, whole: replaces what was known of them.
     Cluster(Cluster),
     /// A node's resource was written, or deleted (`None`).
@@ -65,4 +73,6 @@ pub struct DatastoreSnapshot {
     pub own_blocks: BTreeSet<IpNetwork>,
     /// Endpoints of this node.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// What they are in a live migration, by host interface.
+    pub migrations: BTreeMap<String, MigrationRole>,
 }

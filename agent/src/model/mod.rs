@@ -8,6 +8,7 @@ pub mod detection;
 mod endpoint;
 mod input;
 mod interface;
+mod migration;
 mod node;
 pub mod peering;
 mod pool;
@@ -25,6 +26,7 @@ pub use cluster::{Cluster, ClusterBlock};
 pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
 pub use input::{DatastoreSnapshot, Input};
 pub use interface::Interface;
+pub use migration::{MigrationPhase, MigrationRole, Migrations};
 pub use node::{NodeFacts, TunnelKind, Vtep};
 pub use pool::{Encapsulation, Pool};
 pub use settings::{NatExclusions, Settings};
@@ -41,6 +43,8 @@ pub struct Model {
     pub own_blocks: BTreeSet<IpNetwork>,
     /// Workloads on this node.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Workloads that are migrating to this node.
+    pub migrations: Migrations,
     /// Best routes that BGP selected, to be installed.
     pub learned: BTreeMap<IpNetwork, Learned>,
     /// BGP peers that are to be reached through a gateway, and the gateway.
@@ -138,6 +142,7 @@ impl Model {
             pools: BTreeMap::new(),
             own_blocks: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            migrations: Migrations::default(),
             learned: BTreeMap::new(),
             peer_gateways: BTreeMap::new(),
             workload_peering: BTreeMap::new(),

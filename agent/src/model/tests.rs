@@ -360,3 +360,96 @@ fn what_the_datastore_shows_of_an_attachment_under_way_is_no_fact_yet() {
         .0
     );
 }
+
+#[test]
+fn a_migration_goes_its_way() {
+    use MigrationPhase::{Awaited, Live, Settling};
+    use MigrationRole::{Source, Target};
+    let interface = "calia".to_owned();
+    let roles = |role: Option<MigrationRole>| {
+        Input::MigrationRoles(role.map(|role| (interface.clone(), role)).into_iter().collect())
+    };
+    let here = || Input::MigratedHere(interface.clone());
+    let settled = || Input::MigrationSettled(interface.clone());
+    let rows = [
+        (vec![], None),
+        (vec![here(), settled(), roles(Some(Source)), roles(None)], None),
+        (vec![roles(Some(Target))], Some(Awaited)),
+        (
+            vec![roles(Some(Target)), settled(), roles(Some(Target))],
+            Some(Awaited),
+        ),
+        (vec![roles(Some(Target)), here()], Some(Live)),
+        (
+            vec![
+                roles(Some(Target)),
+                here(),
+                settled(),
+                here(),
+                roles(Some(Target)),
+            ],
+            Some(Live),
+        ),
+        (vec![roles(Some(Target)), roles(None)], Some(Settling)),
+        (vec![roles(Some(Target)), here(), roles(None)], Some(Settling)),
+        (
+            vec![
+                roles(Some(Target)),
+                here(),
+                roles(None),
+                here(),
+                roles(Some(Target)),
+            ],
+            Some(Settling),
+        ),
+        (vec![roles(Some(Target)), here(), roles(None), settled()], None),
+        (vec![roles(Some(Target)), here(), roles(Some(Source))], None),
+        (
+            vec![roles(Some(Target)), here(), roles(None), roles(Some(Source))],
+            None,
+        ),
+        (vec![roles(Some(Target)), here(), Input::Detached(id("a"))], None),
+        (
+            vec![roles(Some(Target)), Input::EndpointUnseen(id("a")), roles(None)],
+            None,
+        ),
+    ];
+    for (inputs, expected) in rows {
+        let model = after([seen("a")].into_iter().chain(inputs.clone()));
+        assert_eq!(model.migrations.phase(&interface), expected, "{inputs:?}");
+    }
+    // It is said of one that is only coming.
+    let model = after([Input::Attaching(id("a")), seen("a"), roles(Some(Target))]);
+    assert_eq!(model.migrations.phases(), &BTreeMap::new());
+    let model = after([
+        Input::Attaching(id("a")),
+        seen("a"),
+        roles(Some(Target)),
+        attached("a"),
+    ]);
+    assert_eq!(model.migrations.phase(&interface), Some(Awaited));
+}
+
+#[test]
+fn after_a_restart_what_the_kernel_prefers_runs_here() {
+    let snapshot = || {
+        let endpoints = ["a", "b"].map(|name| {
+            let address = if name == "a" { "10.0.0.1" } else { "10.0.0.2" };
+            (id(name), endpoint(&format!("cali{name}"), address))
+        });
+        Input::DatastoreSnapshot(DatastoreSnapshot {
+            endpoints: endpoints.into(),
+            migrations: ["calia", "calib"]
+                .map(|name| (name.to_owned(), MigrationRole::Target))
+                .into(),
+            ..DatastoreSnapshot::default()
+        })
+    };
+    let mut model = Model::new("n".into());
+    model.migrations = Migrations::after_restart(["10.0.0.2".parse().unwrap()].into());
+    model.absorb(snapshot());
+    assert_eq!(model.migrations.phase("calia"), Some(MigrationPhase::Awaited));
+    assert_eq!(model.migrations.phase("calib"), Some(MigrationPhase::Live));
+    model.absorb(snapshot());
+    assert_eq!(model.migrations.phase("calib"), Some(MigrationPhase::Live));
+}

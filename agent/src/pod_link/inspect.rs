@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 
 use super::{PodLink, PodLinkError, gateways, in_pod, namespace};
-use crate::desired::{RouteKey, RoutePath};
+use crate::desired::RoutePath;
 use crate::kernel::netlink::NetlinkSocket;
 use crate::kernel::{KernelError, Link, linux, proc};
 use crate::ours;
@@ -42,10 +43,10 @@ pub fn inspect(
     };
     inspect_host_end(name, &found, pod.index, &mut wrong);
     for address in &link.addresses {
-        let expected = RouteKey::main((*address).into());
         let route = linux::route_to(&mut host, *address)?;
         let is_right = route.as_ref().is_some_and(|route| {
-            route.key == expected
+            // Its metric is for the dataplane to say: it is another one after a migration.
+            route.key.destination == IpNetwork::from(*address)
                 && route.path
                     == Some(RoutePath::Link {
                         interface: name.clone(),

@@ -1,4 +1,4 @@
-//! The datastore's watch: pools, this node's blocks, this node's endpoints.
+//! The datastore's watch: pools, this node's blocks, this node's endpoints and their live migrations.
 //!
 //! Invariants: a value that does not parse is logged with its key and the reason and changes nothing, the last good one
 //! stays; a lost connection changes nothing either; after it the model is given a whole picture, or every change
@@ -12,10 +12,11 @@ use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::datastore::live_migration::{self, LiveMigrationSpec};
 use crate::datastore::store::AnyStore;
 use crate::datastore::workload_endpoint::{self, Written};
 use crate::inbox::Message;
-use crate::model::{DatastoreSnapshot, Encapsulation, Input, Pool};
+use crate::model::{DatastoreSnapshot, Encapsulation, Input, MigrationRole, Pool};
 use crate::report::DatastoreReport;
 
 /// Watches until the node's thread is gone. `state` says how the connection is.
@@ -92,6 +93,10 @@ struct View {
     pools: BTreeMap<String, Pool>,
     blocks: BTreeSet<IpNetwork>,
     endpoints: BTreeMap<String, Written>,
+    migration_prefix: String,
+    migrations: BTreeMap<String, LiveMigrationSpec>,
+    /// What the endpoints are in them, as last said: by host interface.
+    roles: BTreeMap<String, MigrationRole>,
     /// Keys whose present value does not parse.
     malformed: BTreeSet<String>,
 }
@@ -105,6 +110,9 @@ impl View {
             pools: BTreeMap::new(),
             blocks: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            migration_prefix: live_migration::prefix(),
+            migrations: BTreeMap::new(),
+            roles: BTreeMap::new(),
             malformed: BTreeSet::new(),
         }
     }
@@ -114,6 +122,7 @@ impl View {
             keys::IP_POOLS.to_owned(),
             self.affinities.clone(),
             self.endpoint_prefix.clone(),
+            self.migration_prefix.clone(),
         ]
     }
 
@@ -125,10 +134,12 @@ impl View {
         self.blocks
             .retain(|block| present.contains(keys::affinity(&self.node, *block).as_str()));
         self.endpoints.retain(|key, _| present.contains(key.as_str()));
+        self.migrations.retain(|key, _| present.contains(key.as_str()));
         self.malformed.retain(|key| present.contains(key.as_str()));
         for kv in kvs {
             self.put(kv);
         }
+        self.roles = self.migration_roles();
         DatastoreSnapshot {
             pools: self.pools.clone(),
             own_blocks: self.blocks.clone(),
@@ -137,14 +148,35 @@ impl View {
                 .values()
                 .map(|written| (written.id.clone(), written.endpoint.clone()))
                 .collect(),
+            migrations: self.roles.clone(),
         }
     }
 
     fn change(&mut self, change: &Change) -> Vec<Input> {
-        match change {
+        let mut inputs = match change {
             Change::Put(kv) => self.put(kv),
             Change::Delete { key, .. } => self.delete(key),
+        };
+        if !self.migrations.is_empty() || !self.roles.is_empty() {
+            let roles = self.migration_roles();
+            if roles != self.roles {
+                self.roles.clone_from(&roles);
+                inputs.push(Input::MigrationRoles(roles));
+            }
         }
+        inputs
+    }
+
+    fn migration_roles(&self) -> BTreeMap<String, MigrationRole> {
+        let role = |written: &Written| {
+            let mut migrations = self.migrations.values();
+            migrations.find_map(|migration| migration.role_of(&self.node, written))
+        };
+        let written = self.endpoints.values();
+        let with_role = written.filter_map(|written| Some((written, role(written)?)));
+        with_role
+            .map(|(written, role)| (written.endpoint.host_interface.clone(), role))
+            .collect()
     }
 
     fn put(&mut self, kv: &KeyValue) -> Vec<Input> {
@@ -152,6 +184,11 @@ impl View {
             self.put_pool(name, kv)
         } else if kv.key.starts_with(&self.affinities) {
             self.put_affinity(kv)
+        } else if kv.key.starts_with(&self.migration_prefix) {
+            live_migration::read(&kv.key, &kv.value).map(|migration| {
+                self.migrations.insert(kv.key.clone(), migration);
+                Vec::new()
+            })
         } else {
             self.put_endpoint(kv)
         };
@@ -211,6 +248,8 @@ impl View {
         } else if let Some((_, block)) = keys::parse_affinity(key) {
             self.blocks.remove(&block);
             vec![Input::OwnBlockGone(block)]
+        } else if self.migrations.remove(key).is_some() {
+            Vec::new()
         } else {
             let gone = self.endpoints.remove(key);
             gone.map(|written| Input::EndpointUnseen(written.id))

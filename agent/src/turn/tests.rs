@@ -169,6 +169,7 @@ impl World {
             published: watch::channel(None).0,
             tunnel_pools: watch::channel(None).0,
             pod_mtu: watch::channel(0).0,
+            migrations: watch::channel(BTreeMap::new()).0,
             interfaces: watch::channel(BTreeMap::new()).0,
         };
         let node = Node::new(Model::new("n".into()), shared.clone(), outputs, READ_BACK, now);
@@ -276,6 +277,7 @@ fn snapshot() -> Input {
         pools: BTreeMap::from([("p".into(), pool)]),
         own_blocks: BTreeSet::from(["10.0.0.0/26".parse().unwrap()]),
         endpoints: BTreeMap::from([(id("a"), endpoint())]),
+        ..DatastoreSnapshot::default()
     })
 }
 

@@ -166,3 +166,35 @@ fn a_new_container_under_the_same_name_replaces_the_old_one() {
     assert_eq!(delete(&mut view, &second.key), [Input::EndpointUnseen(new.id)]);
     assert_eq!(delete(&mut view, &second.key), []);
 }
+
+#[test]
+fn migrations_give_endpoints_their_roles_whichever_is_heard_first() {
+    let key = format!("{}ns/m", live_migration::prefix());
+    let migration = |end: &str| {
+        kv(
+            &key,
+            &format!(
+                r#"{{"kind":"LiveMigration","apiVersion":"projectcalico.org/v3","metadata":{{"name":"m"}},"spec":{{"{end}":{{"Workload":{{"OrchestratorID":"k8s","WorkloadID":"ns/p"}}}}}}}}"#
+            ),
+        )
+    };
+    let roles = |role: Option<MigrationRole>| {
+        Input::MigrationRoles(role.map(|role| ("cali1".to_owned(), role)).into_iter().collect())
+    };
+    let written = written("c1");
+    let mut view = View::new("node-a".into());
+    assert_eq!(put(&mut view, migration("Target")), []);
+    let inputs = put(&mut view, endpoint_kv("node-a", &written));
+    assert_eq!(inputs.last(), Some(&roles(Some(MigrationRole::Target))));
+    assert_eq!(
+        put(&mut view, migration("Source")),
+        [roles(Some(MigrationRole::Source))]
+    );
+    assert_eq!(delete(&mut view, &key), [roles(None)]);
+    assert_eq!(delete(&mut view, &key), []);
+    let snapshot = view.snapshot(&[migration("Target"), endpoint_kv("node-a", &written)]);
+    assert_eq!(snapshot.migrations["cali1"], MigrationRole::Target);
+    assert_eq!(put(&mut view, kv(&key, "{")), [], "the last good one stays");
+    assert_eq!(view.malformed.len(), 1);
+    assert_eq!(delete(&mut view, &key), [roles(None)]);
+}
