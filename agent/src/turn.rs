@@ -231,6 +231,10 @@ impl<K: Kernel> Node<K> {
                 let is_of_workload = |name: &str| has_workload(&self.model, name);
                 self.dataplane.note_heard(news, is_of_workload)
             }
+            KernelNews::Bounced(names) => {
+                let is_of_workload = |name: &str| has_workload(&self.model, name);
+                self.dataplane.note_bounced(names, is_of_workload)
+            }
             KernelNews::WorkloadNeighbors(news) => {
                 let learnt = self.dataplane.note_neighbors(news);
                 return self.workloads_on(&learnt);

@@ -96,14 +96,7 @@ fn pods_are_translated_to_the_outside_and_to_nobody_else() {
     if !possible("pods_are_translated_to_the_outside") {
         return;
     }
-    let (node, outside) = (Namespace::new(), Namespace::new());
-    let name = outside.name();
-    node.sh(&format!(
-        "ip link add up0 type veth peer name up0 netns {name}; ip link set up0 up"
-    ));
-    node.sh("ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad");
-    outside
-        .sh("ip link set up0 up; ip addr add 192.0.2.9/24 dev up0; ip addr add 2001:db8::9/64 dev up0 nodad");
+    let (node, outside) = Namespace::node_and_outside();
     // The other end stands for another node, too, with a pod address of another pool.
     outside.sh("ip addr add 10.66.0.9/32 dev lo; ip addr add fd00:10:66::9/128 dev lo");
     outside.sh("ip route add 10.65.0.0/16 via 192.0.2.1; ip -6 route add fd00:10:65::/64 via 2001:db8::1");

@@ -10,6 +10,7 @@ mod learned_routes;
 mod live_migration;
 mod namespaces;
 mod plan_and_cleanup;
+mod repair;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};

@@ -32,15 +32,18 @@ pub fn put_cluster_information(etcd: &Etcd) -> anyhow::Result<()> {
     )
 }
 
-/// Stores a pool as `calicoctl apply` does, without any encapsulation.
+/// `ipipMode` and `vxlanMode` of a pool without any encapsulation.
+pub const PLAIN: (&str, &str) = ("Never", "Never");
+
+/// Stores a pool with its `ipipMode` and `vxlanMode`, as `calicoctl apply` does.
 ///
 /// # Errors
 /// When etcd does not answer.
-pub fn put_pool(etcd: &Etcd, pool: &PoolSpec) -> anyhow::Result<()> {
+pub fn put_pool(etcd: &Etcd, pool: &PoolSpec, (ipip, vxlan): (&str, &str)) -> anyhow::Result<()> {
     let spec = json!({
         "cidr": pool.cidr,
-        "vxlanMode": "Never",
-        "ipipMode": "Never",
+        "vxlanMode": vxlan,
+        "ipipMode": ipip,
         "natOutgoing": pool.nat_outgoing,
         "blockSize": pool.block_size,
         "nodeSelector": "all()",

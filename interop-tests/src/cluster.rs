@@ -124,6 +124,18 @@ impl Cluster {
         self.pods.last().context("a pod was just added")
     }
 
+    /// As [`Cluster::add_pod`], with an address of a pool.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_pod_from(&mut self, node: usize, name: &str, pool: &str) -> anyhow::Result<&Pod> {
+        let node = self.nodes.get(node).context("no such node")?;
+        let runtime = node.runtime_for(pool)?;
+        let pod = Pod::start(&self.lab, &self.binaries, (node.name(), &runtime), name)?;
+        self.pods.push(pod);
+        self.pods.last().context("a pod was just added")
+    }
+
     /// Deletes a pod by running the plugin. Its namespace and server stay, as those of a container that is stopping.
     ///
     /// # Errors
@@ -340,7 +352,7 @@ fn start_ground(lab: &Lab, topology: &Topology, progress: &Progress) -> anyhow::
     let etcd = Etcd::start(lab, &namespace, address)?;
     calico::put_cluster_information(&etcd)?;
     for pool in &topology.pools {
-        calico::put_pool(&etcd, pool)?;
+        calico::put_pool(&etcd, pool, calico::PLAIN)?;
     }
     progress.step(format_args!("etcd answers on {}", etcd.endpoint()));
     Ok((fabric, etcd))

@@ -299,6 +299,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// Proves what there is to prove, and takes the lab down or tells how to look inside.
 fn prove(mut cluster: Cluster, args: &RunArgs, progress: &Progress, proof: &mut Proof) -> anyhow::Result<()> {
     let completed = proof::prove_running(&mut cluster, progress, proof)
+        .and_then(|()| proof::overlay_beside_bgp(&mut cluster, progress, proof))
         .and_then(|()| proof::delete_one(&mut cluster, progress, proof))
         .and_then(|()| {
             if args.keep {

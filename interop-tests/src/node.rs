@@ -71,8 +71,7 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let folder = lab.folder(&settings.name)?;
         let configurations = folder.join("net.d");
-        let plugin = json!({ "type": PLUGIN, "socket": folder.join("cni.sock"), "timeout_seconds": 30 });
-        cni::write_configuration(&configurations, NETWORK, &plugin)?;
+        cni::write_configuration(&configurations, NETWORK, &plugin(&folder))?;
         write_agent_config(&settings, &folder)?;
         let runtime = Runtime {
             namespace: namespace.clone(),
@@ -88,6 +87,21 @@ impl Node {
             program,
             folder,
             agent: None,
+        })
+    }
+
+    /// A runtime whose pods get their addresses from a pool.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn runtime_for(&self, pool: &str) -> anyhow::Result<Runtime> {
+        let configurations = self.folder.join(format!("net.d-{pool}"));
+        let mut plugin = plugin(&self.folder);
+        plugin["ipam"] = json!({ "ipv4_pools": [pool] });
+        cni::write_configuration(&configurations, NETWORK, &plugin)?;
+        Ok(Runtime {
+            configurations,
+            ..self.runtime.clone()
         })
     }
 
@@ -233,6 +247,11 @@ impl Node {
             .arg(self.folder.join("status.sock"));
         command
     }
+}
+
+/// The plugin's part of the network's configuration.
+fn plugin(folder: &Path) -> Value {
+    json!({ "type": PLUGIN, "socket": folder.join("cni.sock"), "timeout_seconds": 30 })
 }
 
 fn write_agent_config(settings: &NodeSettings, folder: &Path) -> anyhow::Result<()> {

@@ -33,6 +33,7 @@ use crate::pinger::{Pinger, Pings};
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::progress::Progress;
+use crate::topology::PoolSpec;
 
 /// Time between two datagrams of a flood on a real machine.
 pub const PACE: Duration = Duration::from_millis(10);
@@ -91,6 +92,15 @@ impl Mode {
             Self::IpipAlways | Self::IpipCrossSubnet => 1480,
             // The pool of IPv6 decides: a pod has addresses of both.
             Self::VxlanAlways | Self::VxlanCrossSubnet => 1430,
+        }
+    }
+
+    /// Its tunnel devices.
+    fn tunnels(self) -> &'static [&'static str] {
+        match self {
+            Self::Direct => &[],
+            Self::VxlanAlways | Self::VxlanCrossSubnet => &["vxlan.calico", "vxlan-v6.calico"],
+            Self::IpipAlways | Self::IpipCrossSubnet => &["tunl0"],
         }
     }
 
@@ -292,24 +302,20 @@ impl Overlay {
 
     fn put_pools(&self, mode: Mode) -> anyhow::Result<()> {
         for (name, cidr) in ["pool4", "pool6"].into_iter().zip(POOLS) {
-            let (ipip, vxlan) = mode.of_pool(cidr.contains(':'));
-            let spec = json!({
-                "cidr": cidr, "ipipMode": ipip, "vxlanMode": vxlan, "natOutgoing": true,
-                "blockSize": if cidr.contains(':') { 122 } else { 26 }, "nodeSelector": "all()",
-                "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Automatic",
-            });
-            calico::put_resource(&self.etcd, ("IPPool", "ippools", name), &spec)?;
+            let is_ipv6 = cidr.contains(':');
+            let pool = PoolSpec {
+                name: name.to_owned(),
+                cidr: cidr.parse()?,
+                block_size: if is_ipv6 { 122 } else { 26 },
+                nat_outgoing: true,
+            };
+            calico::put_pool(&self.etcd, &pool, mode.of_pool(is_ipv6))?;
         }
         Ok(())
     }
 
     /// Until the node knows its pools, it would give pods the MTU of another mode.
     fn wait_for_mtu(&self, node: &OverlayNode, mode: Mode) -> anyhow::Result<()> {
-        let kinds: &[&str] = match mode {
-            Mode::Direct => &[],
-            Mode::VxlanAlways | Mode::VxlanCrossSubnet => &["vxlan.calico", "vxlan-v6.calico"],
-            Mode::IpipAlways | Mode::IpipCrossSubnet => &["tunl0"],
-        };
         eventually(&format!("{} is ready for {mode:?}", node.name), WITHIN, || {
             let status = self.lab.folder(node.name)?.join("status.sock");
             let mut command = std::process::Command::new(&self.binaries.agent);
@@ -317,7 +323,7 @@ impl Overlay {
                 .namespace
                 .run(command.arg("status").arg("--socket").arg(&status));
             ensure!(said.is_ok(), "status: {said:?}");
-            for kind in kinds {
+            for kind in mode.tunnels() {
                 let link = node.namespace.ip(&format!("addr show dev {kind} scope global"))?;
                 ensure!(link.contains("UP") && link.contains("inet"), "{kind}: {link}");
             }
@@ -337,6 +343,10 @@ impl Overlay {
         if let Some(last) = modes.last() {
             look::larger_packets_are_refused(self, *last)?;
             progress.step("pods with a larger MTU are told so, and TCP follows");
+            look::tunnels_and_new_pods_follow_the_uplinks(self, *last)?;
+            progress.step(
+                "tunnels and new pods follow the MTU of the uplinks; pods that are there are told by ICMP",
+            );
         }
         for node in &mut self.nodes {
             node.agent.check_alive()?;

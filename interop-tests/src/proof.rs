@@ -14,11 +14,13 @@ use crate::signals;
 
 mod deletion;
 mod matrix;
+mod overlay;
 mod pods;
 mod reachability;
 mod routes;
 
 pub use deletion::{delete_one, delete_the_rest};
+pub use overlay::overlay_beside_bgp;
 pub use pods::{add_pods, runtimes_check};
 pub use reachability::{nodes_and_outside, pod_to_pod};
 pub use routes::routes_everywhere;

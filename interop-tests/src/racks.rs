@@ -207,7 +207,7 @@ fn put_pools(etcd: &Etcd) -> anyhow::Result<()> {
             block_size: 26,
             nat_outgoing: false,
         };
-        calico::put_pool(etcd, &pool)?;
+        calico::put_pool(etcd, &pool, calico::PLAIN)?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ fn pool(name: &str, cidr: &str) -> anyhow::Result<PoolSpec> {
 fn changes_before_a_compaction_are_not_missed() -> anyhow::Result<()> {
     require!(LAB);
     let mut cluster = Cluster::for_test("compaction", 1)?;
-    calico::put_pool(&cluster.etcd, &pool("old", "10.245.0.0/16")?)?;
+    calico::put_pool(&cluster.etcd, &pool("old", "10.245.0.0/16")?, calico::PLAIN)?;
     let pools = |cluster: &Cluster| -> anyhow::Result<Vec<String>> {
         let status = cluster.node("node1")?.status()?;
         let pools = status["pools"].as_object().context("pools in the status")?;
@@ -40,7 +40,7 @@ fn changes_before_a_compaction_are_not_missed() -> anyhow::Result<()> {
     cluster.etcd.kill()?;
     cluster.etcd.launch(&cluster.lab)?;
     calico::delete_pool(&cluster.etcd, "old")?;
-    calico::put_pool(&cluster.etcd, &pool("new", "10.246.0.0/16")?)?;
+    calico::put_pool(&cluster.etcd, &pool("new", "10.246.0.0/16")?, calico::PLAIN)?;
     cluster.etcd.compact()?;
     cluster.node("node1")?.thaw_agent()?;
 

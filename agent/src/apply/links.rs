@@ -19,6 +19,25 @@ pub(super) struct LinksChanged {
     pub(super) names: BTreeSet<String>,
     /// Whether there is one among them that is not a workload's.
     pub(super) uplinks: bool,
+    /// Links that are as before but for what is to be kept right, or what something else follows from: MTU, MAC address, alias.
+    pub(super) details: BTreeSet<String>,
+}
+
+impl LinksChanged {
+    /// Links that went away, or down, and are there again.
+    pub(super) fn of(names: BTreeSet<String>) -> Self {
+        Self {
+            uplinks: names.iter().any(|name| is_uplink(name)),
+            names,
+            details: BTreeSet::new(),
+        }
+    }
+
+    /// Whether one of them `concerns`, or is not a workload's.
+    pub(super) fn matters(&self, concerns: impl Fn(&str) -> bool) -> bool {
+        let mut all = self.names.iter().chain(&self.details);
+        all.any(|name| is_uplink(name) || concerns(name))
+    }
 }
 
 impl Default for Links {
@@ -51,10 +70,7 @@ impl Links {
         let before = self.known.insert(name.to_owned(), link);
         before
             .filter(|before| essence(before) != made)
-            .map(|_| LinksChanged {
-                names: BTreeSet::from([name.to_owned()]),
-                uplinks: false,
-            })
+            .map(|_| LinksChanged::of([name.to_owned()].into()))
     }
 
     /// Takes in what the kernel said of a link with our prefix, which may be older than what is known. Returns what differs by
@@ -68,10 +84,7 @@ impl Links {
         match (self.known.get(name), news) {
             (Some(known), LinkNews::Gone(index)) if known.index == *index => {
                 self.known.remove(name);
-                return Some(LinksChanged {
-                    names: BTreeSet::from([name.to_owned()]),
-                    uplinks: false,
-                });
+                return Some(LinksChanged::of([name.to_owned()].into()));
             }
             // One of that name before the one that is known.
             (_, LinkNews::Gone(_)) => {}
@@ -101,23 +114,30 @@ impl Links {
             return Ok(None);
         }
         let found = kernel.links()?;
-        let is_uplink = |name: &str| !name.starts_with(LINK_PREFIX);
         // Whether a pod takes its packets is the pod's matter.
         let essence = |links: &BTreeMap<String, Link>, name: &str| {
             let link = links.get(name)?;
             Some((link.index, link.up, link.running && is_uplink(name)))
         };
-        let names: BTreeSet<String> = self
-            .known
-            .keys()
-            .chain(found.keys())
-            .filter(|name| essence(&self.known, name) != essence(&found, name))
-            .cloned()
+        let all = self.known.keys().chain(found.keys());
+        let is_other = |name: &&String| essence(&self.known, name) != essence(&found, name);
+        let mut changed = LinksChanged::of(all.filter(is_other).cloned().collect());
+        let of_pod = |link: &Link, name: &str| Link {
+            running: link.running && is_uplink(name),
+            ..link.clone()
+        };
+        let known = self.known.iter();
+        changed.details = known
+            .filter(|(name, _)| !changed.names.contains(*name))
+            .filter(|(name, link)| {
+                let now = found.get(*name);
+                now.is_some_and(|now| of_pod(now, name) != of_pod(link, name))
+            })
+            .map(|(name, _)| name.clone())
             .collect();
-        let uplinks = names.iter().any(|name| is_uplink(name));
         self.known = found;
         self.dirty = false;
-        Ok(Some(LinksChanged { names, uplinks }))
+        Ok(Some(changed))
     }
 
     /// Host ends that are there and not as desired. Links are never created or deleted here.
@@ -156,4 +176,8 @@ impl Links {
         }
         result
     }
+}
+
+fn is_uplink(name: &str) -> bool {
+    !name.starts_with(LINK_PREFIX)
 }

@@ -157,6 +157,7 @@ impl<K: Kernel> Dataplane<K> {
             KernelChange::Routes => self.routes.mark_dirty(),
             KernelChange::Addresses => self.addresses.mark_dirty(),
             KernelChange::Neighbors => self.neighbors.mark_dirty(),
+            KernelChange::Sysctls => self.sysctls.mark_dirty(),
             KernelChange::Nft => self.nft.mark_dirty(),
             KernelChange::Everything => {
                 self.links.mark_dirty();
@@ -235,6 +236,14 @@ impl<K: Kernel> Dataplane<K> {
         self.kernel.source_towards(destination)
     }
 
+    /// These links were down for a moment: the kernel has removed what was on them, for IPv4 without a word. Whether one of
+    /// them `concerns`, or is no workload's.
+    pub fn note_bounced(&mut self, names: &BTreeSet<String>, concerns: impl Fn(&str) -> bool) -> bool {
+        let changed = links::LinksChanged::of(names.clone());
+        self.links_differ(&changed);
+        changed.matters(concerns)
+    }
+
     /// Reads the links back if dirty. Whether one changed that `concerns`, or one that is no workload's.
     ///
     /// # Errors
@@ -244,7 +253,7 @@ impl<K: Kernel> Dataplane<K> {
             return Ok(false);
         };
         self.links_differ(&changed);
-        Ok(changed.uplinks || changed.names.iter().any(|name| concerns(name)))
+        Ok(changed.matters(concerns))
     }
 
     fn links_differ(&mut self, changed: &links::LinksChanged) {

@@ -116,9 +116,9 @@ impl Neighbors {
 
     /// Those of some workloads, without reading back: what the kernel learnt as it is wanted stays for good, what is not wanted
     /// any more goes.
-    pub(super) fn difference_of(
+    pub(super) fn difference_of<'a>(
         &self,
-        interfaces: &BTreeSet<String>,
+        interfaces: impl Iterator<Item = &'a String>,
         desired: &BTreeMap<NeighborKey, NeighborTarget>,
     ) -> Vec<Op> {
         let mut ops = Vec::new();

@@ -25,9 +25,10 @@ impl<K: Kernel> Dataplane<K> {
     pub fn apply_part(&mut self, part: &Part, in_sync: InSync) -> Option<ApplyReport> {
         let mut ops = self.links.difference(&part.links);
         ops.extend(self.sysctls.difference_of(&mut self.kernel, &part.sysctls).ok()?);
+        // Those of a workload that is gone go with its link.
         ops.extend(
             self.neighbors
-                .difference_of(&part.scope.interfaces, &part.neighbors),
+                .difference_of(part.workloads.keys(), &part.neighbors),
         );
         ops.extend(
             self.routes

@@ -1,6 +1,6 @@
 //! What the kernel reports by itself. It concerns what the dataplane has read back, and so never enters the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Link, ObservedNeighbor};
 use crate::desired::NeighborKey;
@@ -12,6 +12,8 @@ pub enum KernelNews {
     Changed(KernelChange),
     /// Of links with our prefix, by name: the last of what the kernel said of each.
     WorkloadLinks(BTreeMap<String, LinkNews>),
+    /// Links that went down and are up again, by name.
+    Bounced(BTreeSet<String>),
     /// Of neighbours on links with our prefix: the last of what the kernel said of each; `None`: it is gone, or what is found is not
     /// known any more.
     WorkloadNeighbors(BTreeMap<NeighborKey, Option<ObservedNeighbor>>),
@@ -37,6 +39,8 @@ pub enum KernelChange {
     Addresses,
     /// Neighbours on a tunnel changed.
     Neighbors,
+    /// Parameters of all interfaces changed, as forwarding.
+    Sysctls,
     /// Our nftables tables changed.
     Nft,
     /// The monitor lost messages: everything must be read back.

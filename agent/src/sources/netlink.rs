@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
@@ -21,9 +21,10 @@ use crate::ours::{LINK_PREFIX, NEXTHOP_IDS, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE` and
-/// `RTNLGRP_NEXTHOP` (number 32, which a kernel without it passes over) of the kernel's `linux/rtnetlink.h`.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 31;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`,
+/// `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF` (numbers 24 and 25), and `RTNLGRP_NEXTHOP` (number 32, which a kernel
+/// without it passes over) of the kernel's `linux/rtnetlink.h`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24 | 1 << 31;
 /// Room for notifications not read yet, in bytes. The kernel doubles it.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long notifications are gathered after the first one.
@@ -39,6 +40,12 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
+const RTM_NEWNETCONF: u16 = 80;
+const AF_INET: u8 = 2;
+/// linux/netconf.h
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
+const NETCONF_HEADER_BYTES: usize = 4;
 /// Offset of `rtm_protocol` in `struct rtmsg`.
 const RTM_PROTOCOL: usize = 5;
 
@@ -53,6 +60,11 @@ struct Changes {
     links: bool,
     /// The last that was said of each link with our prefix.
     workload_links: BTreeMap<String, LinkNews>,
+    /// Links that were last said to be down.
+    down: BTreeMap<String, u32>,
+    /// Links that were said to be down and then up.
+    bounced: BTreeSet<String>,
+    sysctls: bool,
     /// Indexes of links with our prefix, also of those that are gone.
     indexes_of_workloads: BTreeSet<u32>,
     /// Indexes of links that got or lost an address.
@@ -112,7 +124,11 @@ impl Changes {
             let is_own = message.port_number() == own_port && own_port != 0;
             match message.message_type() {
                 kind @ (RTM_NEWLINK | RTM_DELLINK) if !is_own => self.take_link(kind, message.payload()),
-                RTM_NEWADDR | RTM_DELADDR if !is_own => self.addresses.extend(index_of(message.payload())),
+                kind @ (RTM_NEWADDR | RTM_DELADDR) if !is_own => {
+                    self.addresses.extend(index_of(message.payload()));
+                    // With its last address of IPv4 a link loses its routes, without a word.
+                    self.routes |= kind == RTM_DELADDR && message.payload().first() == Some(&AF_INET);
+                }
                 kind @ (RTM_NEWNEIGH | RTM_DELNEIGH) if !is_own => {
                     self.take_neighbor(kind, message.payload());
                 }
@@ -128,6 +144,7 @@ impl Changes {
                     self.routes |= nexthop::parse(message.payload(), &mut |_| String::new())
                         .is_ok_and(|found| NEXTHOP_IDS.contains(&found.id));
                 }
+                RTM_NEWNETCONF if !is_own => self.sysctls |= is_of_all_interfaces(message.payload()),
                 _ => {}
             }
             // Messages are aligned to four bytes. A length of nothing would go round for ever.
@@ -170,7 +187,15 @@ impl Changes {
     fn take_link(&mut self, kind: u16, payload: &[u8]) {
         // Of another family a message speaks of the link's place in a bridge.
         let is_of_link = payload.first() == Some(&0);
-        match message::parse_link(payload) {
+        let parsed = message::parse_link(payload);
+        if let (Ok((name, link)), true) = (&parsed, is_of_link && kind == RTM_NEWLINK) {
+            if went_down(payload) {
+                self.down.insert(name.clone(), link.index);
+            } else if link.up && self.down.remove(name) == Some(link.index) {
+                self.bounced.insert(name.clone());
+            }
+        }
+        match parsed {
             Ok((name, link)) if is_of_link && name.starts_with(LINK_PREFIX) => {
                 self.indexes_of_workloads.insert(link.index);
                 let news = if kind == RTM_DELLINK {
@@ -196,6 +221,7 @@ impl Changes {
         }
         let kinds = [
             (self.links, KernelChange::Links),
+            (self.sysctls, KernelChange::Sysctls),
             (self.concern_addresses_of_the_node(), KernelChange::Addresses),
             (self.neighbors, KernelChange::Neighbors),
             (self.routes, KernelChange::Routes),
@@ -209,9 +235,36 @@ impl Changes {
             .then_some(KernelNews::WorkloadLinks(self.workload_links));
         let of_neighbors = (!self.workload_neighbors.is_empty())
             .then_some(KernelNews::WorkloadNeighbors(self.workload_neighbors));
-        let all = of_links.into_iter().chain(of_kinds).chain(of_neighbors);
+        let of_bounced = (!self.bounced.is_empty()).then_some(KernelNews::Bounced(self.bounced));
+        let all = of_links
+            .into_iter()
+            .chain(of_bounced)
+            .chain(of_kinds)
+            .chain(of_neighbors);
         all.collect()
     }
+}
+
+/// Whether the link of a message (`struct ifinfomsg`) was set down, which `ifi_change` says; of a new link everything has changed.
+fn went_down(payload: &[u8]) -> bool {
+    const IFF_UP: u32 = 1;
+    let field = |at: usize| {
+        let bytes = payload.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    let (Some(flags), Some(change)) = (field(8), field(12)) else {
+        return false;
+    };
+    flags & IFF_UP == 0 && change & IFF_UP != 0 && change != u32::MAX
+}
+
+/// Whether the message (`struct netconfmsg`) is about a parameter of all interfaces. Those of one are the doing of whoever made it,
+/// mostly of our own.
+fn is_of_all_interfaces(payload: &[u8]) -> bool {
+    let attributes = NlasIterator::new(payload.get(NETCONF_HEADER_BYTES..).unwrap_or_default());
+    attributes.map_while(Result::ok).any(|attribute| {
+        attribute.kind() == NETCONFA_IFINDEX && attribute.value() == NETCONFA_IFINDEX_ALL.to_ne_bytes()
+    })
 }
 
 /// The index of the link at offset 4 of `struct ifaddrmsg`.
@@ -258,7 +311,7 @@ mod tests {
         let mut bytes = message(kind, 0, 0);
         bytes.truncate(16);
         bytes[0] = 24;
-        bytes.extend([2, 32, 0, 0]);
+        bytes.extend([10, 64, 0, 0]);
         bytes.extend(index.to_ne_bytes());
         bytes
     }
@@ -379,6 +432,58 @@ mod tests {
         let heard = changes(&[address_goes.clone(), link_goes(b"cali1\0\0\0"), again]);
         assert!(!heard.concern_addresses_of_the_node());
         assert!(changes(&[address_goes, link_goes(b"eth0\0\0\0\0")]).concern_addresses_of_the_node());
+    }
+
+    #[test]
+    fn the_routes_of_a_link_may_go_with_an_address_of_ipv4() {
+        let address = |kind: u16, family: u8| {
+            let mut bytes = address_message(kind, 9);
+            bytes[16] = family;
+            bytes
+        };
+        assert!(changes(&[address(RTM_DELADDR, AF_INET)]).routes);
+        assert!(!changes(&[address(RTM_NEWADDR, AF_INET)]).routes);
+        assert!(!changes(&[address(RTM_DELADDR, 10)]).routes);
+    }
+
+    #[test]
+    fn a_link_that_was_down_for_a_moment_is_named() {
+        let of_link = |flags: u32, change: u32, index: u32| {
+            let mut bytes = link_message(RTM_NEWLINK, 0, index, b"eth0\0\0\0\0");
+            bytes[24..28].copy_from_slice(&flags.to_ne_bytes());
+            bytes[28..32].copy_from_slice(&change.to_ne_bytes());
+            bytes
+        };
+        let bounced = |messages: &[Vec<u8>]| changes(messages).bounced.into_iter().collect::<Vec<_>>();
+        assert_eq!(bounced(&[of_link(0, 1, 5), of_link(1, 1, 5)]), ["eth0"]);
+        assert_eq!(
+            bounced(&[of_link(0, u32::MAX, 5), of_link(1, 1, 5)]),
+            [""; 0],
+            "it is new"
+        );
+        assert_eq!(bounced(&[of_link(0, 1, 5)]), [""; 0], "it is down");
+        assert_eq!(
+            bounced(&[of_link(0, 1, 5), of_link(1, 1, 6)]),
+            [""; 0],
+            "another one"
+        );
+    }
+
+    #[test]
+    fn a_parameter_of_all_interfaces_is_told() {
+        let of_interface = |index: i32| {
+            let mut bytes = Vec::new();
+            bytes.extend(28_u32.to_ne_bytes());
+            bytes.extend(RTM_NEWNETCONF.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend([2, 0, 0, 0]);
+            bytes.extend(8_u16.to_ne_bytes());
+            bytes.extend(NETCONFA_IFINDEX.to_ne_bytes());
+            bytes.extend(index.to_ne_bytes());
+            bytes
+        };
+        assert!(changes(&[of_interface(-1)]).sysctls);
+        assert!(!changes(&[of_interface(3)]).sysctls);
     }
 
     #[test]

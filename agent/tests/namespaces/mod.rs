@@ -35,6 +35,20 @@ impl Namespace {
         namespace
     }
 
+    /// A node and what is outside of it, connected by an interface `up0` of each.
+    pub(crate) fn node_and_outside() -> (Self, Self) {
+        let (node, outside) = (Self::new(), Self::new());
+        node.sh(&format!(
+            "ip link add up0 type veth peer name up0 netns {}; ip link set up0 up; \
+             ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad",
+            outside.name()
+        ));
+        outside.sh(
+            "ip link set up0 up; ip addr add 192.0.2.9/24 dev up0; ip addr add 2001:db8::9/64 dev up0 nodad",
+        );
+        (node, outside)
+    }
+
     /// Its name below `/run/netns`.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -44,14 +44,8 @@ fn tunnels_take_packets_of_the_other_nodes_only() {
     if !possible("tunnels_take_packets_of_the_other_nodes_only") {
         return;
     }
-    let (node, outside) = (Namespace::new(), Namespace::new());
-    let name = outside.name();
-    node.sh(&format!(
-        "ip link add up0 type veth peer name up0 netns {name}; ip link set up0 up"
-    ));
-    node.sh("ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad");
-    outside.sh("ip link set up0 up; ip addr add 192.0.2.8/24 dev up0; ip addr add 192.0.2.9/24 dev up0");
-    outside.sh("ip addr add 2001:db8::8/64 dev up0 nodad; ip addr add 2001:db8::9/64 dev up0 nodad");
+    let (node, outside) = Namespace::node_and_outside();
+    outside.sh("ip addr add 192.0.2.8/24 dev up0; ip addr add 2001:db8::8/64 dev up0 nodad");
     let ends = |kind: TunnelKind| {
         if kind.is_ipv6() {
             ["2001:db8::1", "2001:db8::8", "2001:db8::9"]

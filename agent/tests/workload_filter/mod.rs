@@ -23,16 +23,8 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        let (node, outside) = (Namespace::new(), Namespace::new());
-        let name = outside.name();
-        node.sh(&format!(
-            "ip link add up0 type veth peer name up0 netns {name}; ip link set up0 up"
-        ));
-        node.sh("ip addr add 192.0.2.1/24 dev up0; ip addr add 192.0.2.5/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad");
-        node.sh("ip route add default via 192.0.2.9");
-        outside.sh(
-            "ip link set up0 up; ip addr add 192.0.2.9/24 dev up0; ip addr add 2001:db8::9/64 dev up0 nodad",
-        );
+        let (node, outside) = Namespace::node_and_outside();
+        node.sh("ip addr add 192.0.2.5/24 dev up0; ip route add default via 192.0.2.9");
         outside.sh("ip route add 10.0.0.0/8 via 192.0.2.1; ip -6 route add fd00::/8 via 2001:db8::1");
         let mut model = Model::new("node-a".into());
         model.in_sync = InSync {

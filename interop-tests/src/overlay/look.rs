@@ -198,6 +198,53 @@ fn is_refused(from: &Namespace, address: IpAddr) -> anyhow::Result<()> {
     })
 }
 
+/// The uplinks' MTU becomes smaller, and what it was again. Tunnels follow, and pods made after it; pods that are there keep theirs
+/// (their other end is not ours to change), are told by ICMP, and TCP follows.
+pub(super) fn tunnels_and_new_pods_follow_the_uplinks(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
+    const LESS: u32 = 100;
+    for less in [LESS, 0] {
+        for node in &overlay.nodes {
+            let mtu = 1500 - less;
+            node.namespace
+                .ip(&format!("link set {} mtu {mtu}", node.subnet))?;
+        }
+        for (node, tunnel) in overlay
+            .nodes
+            .iter()
+            .flat_map(|node| mode.tunnels().iter().map(move |tunnel| (node, tunnel)))
+        {
+            let around = match *tunnel {
+                "tunl0" => 20,
+                "vxlan.calico" => 50,
+                _ => 70,
+            };
+            let wanted = format!(" mtu {} ", 1500 - less - around);
+            eventually(&format!("{tunnel} of {} has{wanted}", node.name), WITHIN, || {
+                let link = node.namespace.ip(&format!("link show {tunnel}"))?;
+                ensure!(link.contains(&wanted), "{link}");
+                Ok(())
+            })?;
+        }
+        let (from, to) = (&overlay.pods[0], &overlay.pods[2]);
+        for address in addresses(to)? {
+            if mode.carriage(address.is_ipv6(), false) != Carriage::Nothing {
+                transfers(&from.namespace, source(from, address)?, &to.namespace, address)?;
+            }
+        }
+        let node = &overlay.nodes[0];
+        let late = Pod::start(
+            &overlay.lab,
+            &overlay.binaries,
+            (node.name, &node.runtime),
+            &format!("late{less}"),
+        )?;
+        let link = late.namespace.ip("link show eth0")?;
+        let wanted = format!(" mtu {} ", mode.pod_mtu() - less);
+        ensure!(link.contains(&wanted), "a new pod has not{wanted}: {link}");
+    }
+    Ok(())
+}
+
 /// Pods that were given a larger MTU than the mode has now are told so by ICMP, and TCP follows.
 pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
     let (from, to) = (0, 2);

@@ -108,7 +108,7 @@ const NODE_TO_POD: &str = "node to pod";
 const POD_TO_OUTSIDE: &str = "pod to outside";
 const OUTSIDE_TO_POD: &str = "outside to pod";
 
-fn expect(from: &Namespace, server: &Pod, seen_as: IpAddr) -> anyhow::Result<()> {
+pub(super) fn expect(from: &Namespace, server: &Pod, seen_as: IpAddr) -> anyhow::Result<()> {
     let answer = ask(from, server.address)?;
     ensure!(
         answer.host == server.name,
