@@ -12,7 +12,7 @@ use calidris_ipam::{Store as _, Txn, Write, keys};
 use calidris_ipam_etcd::{EtcdConfig, EtcdStore};
 use cluster::{Cluster, Pod, has_etcd};
 use namespaces::possible;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const STATE: &str = include_str!("../../ipam/tests/data/11_kubernetes_pods.json");
 const CALICOCTL_SHOW_BLOCKS: &str = include_str!("../../ipam/tests/data/calicoctl_ipam_show_blocks.txt");
@@ -129,7 +129,13 @@ fn check_says_what_is_wrong_and_its_exit_status_whether() {
 
     clean_up(&cluster);
     let printed = text(&calidris(&cluster, "check"), 0);
-    assert!(printed.ends_with("nothing is wrong\n"), "{printed}");
+    assert!(
+        printed.ends_with(
+            "\nnot looked at: what runs on node-a and one other node; their endpoints stand for it \
+             (--this-node, on each)\nnothing is wrong\n"
+        ),
+        "{printed}"
+    );
 
     // What runs here: nothing does, and then a container that nobody knows.
     let report = json(&calidris(&cluster, "check --this-node node-b -o json"), 1);
@@ -140,6 +146,7 @@ fn check_says_what_is_wrong_and_its_exit_status_whether() {
             .collect()
     };
     assert_eq!(problems(&report), ["endpoint-not-running"; 3]);
+    assert_eq!(report["not_compared"], json!(["node-a"]));
     cluster
         .node
         .sh("ip link add cali0 type veth peer name x; ip link set cali0 up; ip link set x up");

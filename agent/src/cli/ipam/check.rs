@@ -29,6 +29,9 @@ pub(super) struct Report {
     pub(super) revision: i64,
     /// How much was looked at.
     pub(super) looked_at: LookedAt,
+    /// Nodes of which it was not looked at what runs there: their endpoints stand for it.
+    #[serde(default)]
+    not_compared: Vec<String>,
     /// What is wrong.
     pub(super) findings: Vec<Reported>,
 }
@@ -83,6 +86,12 @@ impl Report {
                 endpoints: inventory.endpoints.len(),
                 running: running.values().map(|addresses| addresses.len()).sum(),
             },
+            not_compared: inventory
+                .nodes
+                .keys()
+                .filter(|node| !running.contains_key(*node))
+                .cloned()
+                .collect(),
             findings: findings.collect(),
         }
     }
@@ -134,6 +143,17 @@ impl fmt::Display for Report {
             looked_at.handles,
             looked_at.endpoints
         )?;
+        if let Some((first, others)) = self.not_compared.split_first() {
+            let others = match others.len() {
+                0 => String::new(),
+                1 => " and one other node".to_owned(),
+                count => format!(" and {count} other nodes"),
+            };
+            writeln!(
+                f,
+                "not looked at: what runs on {first}{others}; their endpoints stand for it (--this-node, on each)"
+            )?;
+        }
         for reported in &self.findings {
             writeln!(f, "\n{}", reported.what)?;
             writeln!(f, "  at      {}", reported.at)?;

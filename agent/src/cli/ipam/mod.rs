@@ -57,7 +57,8 @@ Examples:
 
 What runs on other nodes is known by their endpoints in the datastore: a node that is gone, an endpoint of a node that
 is gone, an address without an endpoint and an endpoint without an address are found from anywhere; an endpoint whose
-container is gone is found on its own node only (--this-node there, or that agent's collector).
+container is gone is found on its own node only (--this-node there, or that agent's collector). The report names the nodes
+of which that was not looked at.
 
 Nothing is changed. A container that is being started or stopped by Calico's own plugin can be a finding for a moment;
 calidris itself never leaves one.
