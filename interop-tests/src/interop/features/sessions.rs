@@ -11,8 +11,8 @@ use crate::interop::peer::peer_cannot;
 use crate::interop::peers::Kind;
 use crate::interop::setup::{Family, Opening, Remote};
 use crate::interop::site::{
-    LAN, Member, SOON, Site, announced, route, wait_established, wait_ours, wait_ours_gone, wait_theirs,
-    wait_theirs_gone,
+    LAN, Member, PEER_AS, SOON, Site, announced, route, wait_established, wait_ours, wait_ours_gone,
+    wait_theirs, wait_theirs_gone,
 };
 use crate::netns::Namespace;
 
@@ -40,6 +40,12 @@ pub(super) const FEATURES: &[Feature] = &[
         title: "IBGP",
         quick: false,
         run: ibgp,
+    },
+    Feature {
+        name: "local-as",
+        title: "Local AS: for the peer we are in its own AS, and the session is internal (RFC 7705)",
+        quick: true,
+        run: local_as,
     },
     Feature {
         name: "ipv6-transport",
@@ -173,6 +179,22 @@ fn ibgp(site: &Site) -> anyhow::Result<String> {
         candidate["source"] == "ibgp" || candidate["source"] == "internal",
         "{candidate}"
     );
+    wait_theirs(&*peer, "10.1.0.0/24")?;
+    let paths = peer.paths("10.1.0.0/24".parse()?)?;
+    ensure!(paths.iter().all(|path| path.as_path.is_empty()), "{paths:?}");
+    works()
+}
+
+fn local_as(site: &Site) -> anyhow::Result<String> {
+    let mut setup = site.setup()?;
+    setup.sessions[0].remote_as = PEER_AS;
+    let peer = site.peer(setup)?;
+    let mut config = site.config()?;
+    config.peer()?.set("local_as", PEER_AS);
+    let ours = site.us(&config)?;
+    wait_established(&ours, "peer", &*peer)?;
+    let candidate = wait_ours(&ours, "10.2.0.0/24")?;
+    ensure!(candidate["source"] == "ibgp", "{candidate}");
     wait_theirs(&*peer, "10.1.0.0/24")?;
     let paths = peer.paths("10.1.0.0/24".parse()?)?;
     ensure!(paths.iter().all(|path| path.as_path.is_empty()), "{paths:?}");
