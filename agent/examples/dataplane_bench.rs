@@ -1,5 +1,6 @@
 //! Measures the dataplane in the network namespace it is started in; `calidris-lab bench routes` starts it and prints the
-//! figures beside those of the peers. One line of JSON for each measurement: `{"metric": …, "seconds": …}`.
+//! figures beside those of the peers. One line of JSON for each measurement: `{"metric": …, "seconds": …, "cpu_seconds": …, "peak_mib": …}`,
+//! the last being the most memory the process ever had resident until then.
 //!
 //! The namespace must have the links that the lab makes: `up0` with 192.0.2.1/24, and for endpoints `cali0`, `cali1`, ….
 
@@ -9,6 +10,7 @@
     reason = "a measurement may fail by panicking"
 )]
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -46,30 +48,64 @@ fn main() {
     }
 }
 
-fn told(metric: &str, started: Instant) {
-    let took = clock::now().saturating_duration_since(started);
-    println!(
-        "{{\"metric\": \"{metric}\", \"seconds\": {:.9}}}",
-        took.as_secs_f64()
-    );
+/// A measurement that has begun.
+struct Measured {
+    started: Instant,
+    cpu_seconds: f64,
+}
+
+impl Measured {
+    fn start() -> Self {
+        Self {
+            cpu_seconds: cpu_seconds(),
+            started: clock::now(),
+        }
+    }
+
+    fn told(self, metric: &str) {
+        let seconds = clock::now().saturating_duration_since(self.started).as_secs_f64();
+        let cpu_seconds = cpu_seconds() - self.cpu_seconds;
+        println!(
+            "{{\"metric\": \"{metric}\", \"seconds\": {seconds:.9}, \"cpu_seconds\": {cpu_seconds:.2}, \"peak_mib\": {:.1}}}",
+            peak_mib()
+        );
+    }
+}
+
+/// Processor time of this process so far, user and system: the 14th and 15th field of `/proc/self/stat`, in hundredths of a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace();
+    fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<f64>().unwrap())
+        .sum::<f64>()
+        / 100.0
+}
+
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().split_ascii_whitespace().next().unwrap();
+    kib.parse::<f64>().unwrap() / 1024.0
 }
 
 fn destination(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0000 + number)
 }
 
-fn route(number: u32) -> (RouteKey, Route) {
-    let gateway = Gateway {
+/// Routes through one gateway, which they share as those that BGP learned do.
+fn desired(count: u32) -> Desired {
+    let path = RoutePath::via([Gateway {
         address: Ipv4Addr::new(192, 0, 2, 2).into(),
         interface: Some("up0".to_owned()),
+    }]);
+    let route = |number| {
+        let key = RouteKey::main(IpNetwork::V4(Ipv4Network::from(destination(number))));
+        let (origin, path) = (RouteOrigin::Bgp, path.clone());
+        (key, Route { origin, path })
     };
-    let path = RoutePath::via([gateway]);
-    let key = RouteKey::main(IpNetwork::V4(Ipv4Network::from(destination(number))));
-    let origin = RouteOrigin::Bgp;
-    (key, Route { origin, path })
-}
-
-fn desired(count: u32) -> Desired {
     Desired {
         routes: (0..count).map(route).collect(),
         ..Desired::default()
@@ -103,18 +139,18 @@ fn raw(count: u32) {
             })
             .collect();
         let mut answer = Vec::with_capacity(64 << 10);
-        let started = clock::now();
+        let measured = Measured::start();
         for datagram in &datagrams {
             socket.send(datagram, 0).unwrap();
             answer.clear();
             socket.recv(&mut answer, 0).unwrap();
             assert_eq!(answer[16..20], [0; 4], "refused");
         }
-        told(metric, started);
+        measured.told(metric);
     }
 }
 
-/// The message that the dataplane sends for [`route`].
+/// The message that the dataplane sends for a route of [`desired`].
 fn message(kind: u16, flags: u16, number: u32, index: u32, datagram: &mut Vec<u8>) {
     datagram.extend(68_u32.to_ne_bytes());
     datagram.extend(kind.to_ne_bytes());
@@ -138,20 +174,24 @@ fn message(kind: u16, flags: u16, number: u32, index: u32, datagram: &mut Vec<u8
 fn writer(count: u32) {
     let mut kernel = Linux::open().unwrap();
     let there = desired(count).routes;
-    let creations: Vec<RouteChange> = delta(&there, &std::collections::BTreeMap::new(), |_, _| true);
-    let started = clock::now();
+    let nothing = BTreeMap::new();
+    let creations: Vec<RouteChange> = delta(&there, &nothing, |_, _| true).collect();
+    let creations: Vec<&RouteChange> = creations.iter().collect();
+    let measured = Measured::start();
     let results = kernel.change_routes(&creations);
-    told("in", started);
+    measured.told("in");
     assert!(
         results.iter().all(Result::is_ok),
         "{:?}",
         results.iter().find(|result| result.is_err())
     );
     let seen = kernel.routes().unwrap();
-    let deletions: Vec<RouteChange> = delta(&std::collections::BTreeMap::new(), &seen, |_: &Route, _| true);
-    let started = clock::now();
+    let nothing = BTreeMap::new();
+    let deletions: Vec<RouteChange> = delta(&nothing, &seen, |_: &Route, _| true).collect();
+    let deletions: Vec<&RouteChange> = deletions.iter().collect();
+    let measured = Measured::start();
     let results = kernel.change_routes(&deletions);
-    told("out", started);
+    measured.told("out");
     assert!(results.iter().all(Result::is_ok));
 }
 
@@ -160,9 +200,9 @@ fn apply(count: u32) {
     let mut dataplane = Dataplane::new(Linux::open().unwrap());
     dataplane.apply(&Desired::default(), IN_SYNC, clock::now());
     for (metric, desired) in [("in", desired(count)), ("out", Desired::default())] {
-        let started = clock::now();
+        let measured = Measured::start();
         let report = dataplane.apply(&desired, IN_SYNC, clock::now());
-        told(metric, started);
+        measured.told(metric);
         let routes = report.ops.iter().filter(|op| matches!(op, Op::Route(_))).count();
         assert_eq!(routes, count as usize, "{:?}", report.failures.first());
     }
@@ -177,9 +217,9 @@ fn resync(count: u32) {
         if is_told {
             dataplane.note(KernelChange::Routes);
         }
-        let started = clock::now();
+        let measured = Measured::start();
         let report = dataplane.apply(&desired, IN_SYNC, clock::now());
-        told(metric, started);
+        measured.told(metric);
         assert_eq!(report.ops, [], "something was to be done");
     }
     dataplane.apply(&Desired::default(), IN_SYNC, clock::now());
@@ -210,7 +250,7 @@ fn endpoint(count: u32) {
     let mut dataplane = Dataplane::new(Linux::open().unwrap());
     look_at_everything(&mut dataplane, &mut model);
     for number in count..count + 20 {
-        let started = clock::now();
+        let measured = Measured::start();
         let affected = model.absorb(Input::EndpointSeen(id(number), pod(number)));
         let Affected::Workloads(touched) = affected else {
             panic!("{affected:?}");
@@ -218,11 +258,11 @@ fn endpoint(count: u32) {
         assert!(dataplane.is_settled(IN_SYNC));
         let part = part(&model, &touched).unwrap();
         let report = dataplane.apply_part(&part, IN_SYNC).unwrap();
-        told("endpoint", started);
+        measured.told("endpoint");
         assert!(report.ops.iter().any(|op| matches!(op, Op::Route(_))));
-        let started = clock::now();
+        let measured = Measured::start();
         assert_eq!(look_at_everything(&mut dataplane, &mut model), 0);
-        told("whole-turn", started);
+        measured.told("whole-turn");
     }
 }
 
@@ -249,9 +289,9 @@ fn nftables(count: u32) {
             workloads: compute(model).workloads,
             ..Desired::default()
         };
-        let started = clock::now();
+        let measured = Measured::start();
         let report = dataplane.apply(&desired, IN_SYNC, clock::now());
-        told(metric, started);
+        measured.told(metric);
         assert!(report.failures.is_empty(), "{:?}", report.failures);
     };
     turn("create", &model, None);

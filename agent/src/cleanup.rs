@@ -123,7 +123,7 @@ fn remove(kernel: &mut impl Kernel, removal: &Removal) -> Result<(), KernelError
                 key: key.clone(),
                 from: route.clone(),
             };
-            kernel.change_routes(&[change]).pop().unwrap_or(Ok(()))
+            kernel.change_routes(&[&change]).pop().unwrap_or(Ok(()))
         }
         Removal::Nexthop(id, nexthop) => {
             let change = Change::Delete {

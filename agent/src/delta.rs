@@ -1,6 +1,7 @@
 //! The difference between what should be and what is, as a list of operations with no choices left.
 //!
-//! Pure. Walks the union of desired and observed keys. The order is constant: what is created or replaced comes first,
+//! Pure. Walks the union of desired and observed keys, both in order side by side, and makes an operation when it is asked for the next
+//! one: of a full table nothing is held but what follows. The order is constant: what is created or replaced comes first,
 //! in ascending order of keys (for routes: the covering prefix before the more specific one), what is deleted comes
 //! last, in descending order, so that nothing is taken away before its replacement is there.
 
@@ -55,42 +56,42 @@ impl<K: fmt::Display, V: fmt::Display, O: fmt::Display> fmt::Display for Change<
 }
 
 /// What has to be done to `observed` so that it becomes `desired`. `same` decides whether an object needs no change.
-pub fn delta<K, V, O>(
-    desired: &BTreeMap<K, V>,
-    observed: &BTreeMap<K, O>,
-    same: impl Fn(&V, &O) -> bool,
-) -> Vec<Change<K, V, O>>
+pub fn delta<'a, K, V, O>(
+    desired: &'a BTreeMap<K, V>,
+    observed: &'a BTreeMap<K, O>,
+    same: impl Fn(&V, &O) -> bool + 'a,
+) -> impl Iterator<Item = Change<K, V, O>> + 'a
 where
     K: Ord + Clone,
     V: Clone,
     O: Clone,
 {
-    let mut changes = Vec::new();
-    for (key, value) in desired {
-        match observed.get(key) {
-            None => changes.push(Change::Create {
+    let mut there = observed.iter().peekable();
+    let makes = desired.iter().filter_map(move |(key, value)| {
+        while there.next_if(|(other, _)| *other < key).is_some() {}
+        match there.next_if(|(other, _)| *other == key) {
+            None => Some(Change::Create {
                 key: key.clone(),
                 value: value.clone(),
             }),
-            Some(from) if !same(value, from) => {
-                changes.push(Change::Replace {
-                    key: key.clone(),
-                    from: from.clone(),
-                    to: value.clone(),
-                });
-            }
-            Some(_) => {}
-        }
-    }
-    for (key, from) in observed.iter().rev() {
-        if !desired.contains_key(key) {
-            changes.push(Change::Delete {
+            Some((_, from)) if !same(value, from) => Some(Change::Replace {
                 key: key.clone(),
                 from: from.clone(),
-            });
+                to: value.clone(),
+            }),
+            Some(_) => None,
         }
-    }
-    changes
+    });
+    let mut wanted = desired.keys().rev().peekable();
+    let deletions = observed.iter().rev().filter_map(move |(key, from)| {
+        while wanted.next_if(|other| *other > key).is_some() {}
+        let is_wanted = wanted.next_if(|other| *other == key).is_some();
+        (!is_wanted).then(|| Change::Delete {
+            key: key.clone(),
+            from: from.clone(),
+        })
+    });
+    makes.chain(deletions)
 }
 
 #[cfg(test)]
@@ -116,10 +117,10 @@ mod tests {
             desired in btree_map(0_u8..16, 0_u8..3, 0..12),
             mut observed in btree_map(0_u8..16, 0_u8..3, 0..12),
         ) {
-            let changes = delta(&desired, &observed, |a, b| a == b);
+            let changes: Vec<_> = delta(&desired, &observed, |a, b| a == b).collect();
             carry_out(&mut observed, changes);
             prop_assert_eq!(&desired, &observed);
-            prop_assert!(delta(&desired, &observed, |a, b| a == b).is_empty());
+            prop_assert_eq!(delta(&desired, &observed, |a, b| a == b).next(), None);
         }
 
         #[test]
@@ -127,7 +128,7 @@ mod tests {
             desired in btree_map(0_u8..16, 0_u8..3, 0..12),
             observed in btree_map(0_u8..16, 0_u8..3, 0..12),
         ) {
-            let changes = delta(&desired, &observed, |a, b| a == b);
+            let changes: Vec<_> = delta(&desired, &observed, |a, b| a == b).collect();
             let (deletes, makes): (Vec<_>, Vec<_>) =
                 changes.iter().partition(|c| matches!(c, Change::Delete { .. }));
             let in_order: Vec<_> = makes.iter().chain(&deletes).map(|c| *c.key()).collect();
@@ -141,10 +142,8 @@ mod tests {
     fn changes_print_as_one_line() {
         let desired = BTreeMap::from([("a", 1), ("b", 2)]);
         let observed = BTreeMap::from([("b", 3), ("c", 4)]);
-        let lines: Vec<_> = delta(&desired, &observed, |a, b| a == b)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let changes = delta(&desired, &observed, |a, b| a == b);
+        let lines: Vec<_> = changes.map(|change| change.to_string()).collect();
         assert_eq!(lines, ["create a 1", "replace b 3 with 2", "delete c 4"]);
     }
 }

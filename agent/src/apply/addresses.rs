@@ -80,7 +80,6 @@ impl Addresses {
             .map(|address| (address.clone(), ()))
             .collect();
         Ok(delta(&wanted, &there, |(), ()| true)
-            .into_iter()
             .filter(|change| match change {
                 Change::Delete { key, .. } => in_sync.datastore && is_ours(&key.interface),
                 Change::Create { .. } | Change::Replace { .. } => true,

@@ -150,9 +150,8 @@ impl Links {
         delta(desired, &there, |wanted, found| {
             found.up && found.mac == Some(wanted.mac)
         })
-        .into_iter()
         .filter(|change| matches!(change, Change::Replace { .. }))
-        .map(Op::Link)
+        .map(|change| Op::Link(Box::new(change)))
         .collect()
     }
 

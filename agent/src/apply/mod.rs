@@ -19,6 +19,7 @@ mod neighbors;
 mod nexthops;
 mod nft;
 mod nft_tables;
+mod order;
 mod part;
 mod retry;
 mod routes;
@@ -34,14 +35,15 @@ use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, Route, RouteKey, RoutePath};
+use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, RouteKey, RoutePath};
 use crate::kernel::{
-    AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, Nexthop, NexthopChange,
+    AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NexthopChange,
     NftChange, NftFamily, ObservedNeighbor, RouteChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
 use crate::pod_link::HostEnd;
+use order::Stage;
 
 /// How often one `apply` looks: a device made anew takes one look more, and a failure on the way another.
 const MAX_PASSES: usize = 3;
@@ -71,9 +73,9 @@ pub type Observed<'a> = (&'a BTreeMap<String, Link>, &'a BTreeMap<String, Vec<Ip
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// A host end is set up and given its MAC address.
-    Link(Change<String, HostLink, Link>),
+    Link(Box<Change<String, HostLink, Link>>),
     /// A tunnel device is created, changed or removed.
-    Tunnel(TunnelChange),
+    Tunnel(Box<TunnelChange>),
     /// A kernel parameter is written.
     Sysctl(Change<String, String>),
     /// An address of a tunnel device or of a host end is added or removed.
@@ -292,6 +294,8 @@ impl<K: Kernel> Dataplane<K> {
         let mut ops = Vec::new();
         let mut unread = Vec::new();
         let mut collect = |kind: &str, result: Result<Vec<Op>, KernelError>| match result {
+            // A full table is not moved.
+            Ok(more) if ops.is_empty() => ops = more,
             Ok(more) => ops.extend(more),
             Err(error) => unread.push(Failure::unread(kind, &error)),
         };
@@ -337,7 +341,7 @@ impl<K: Kernel> Dataplane<K> {
                 self.nft.difference(&mut self.kernel, desired, in_sync),
             );
         }
-        (ops, unread)
+        (order::in_order(ops), unread)
     }
 
     /// Makes the kernel be as desired, as far as the gates and the kernel allow.
@@ -384,24 +388,32 @@ impl<K: Kernel> Dataplane<K> {
     }
 
     /// Carries operations out and returns what failed.
-    fn perform(&mut self, ops: Vec<Op>, report: &mut ApplyReport) -> Vec<(Op, KernelError)> {
+    fn perform(&mut self, mut ops: Vec<Op>, report: &mut ApplyReport) -> Vec<(Op, KernelError)> {
         self.connections.before(&ops);
         self.forget_connections(report);
-        let mut failed = Vec::new();
-        for (op, result) in self.carry_out(ops) {
-            match result {
-                Ok(()) => {
-                    debug!(%op, "wrote to the kernel");
-                    self.writes += 1;
-                    self.retry.succeeded(&op);
-                    self.connections.after(&op);
-                    report.ops.push(op);
-                }
-                Err(error) => failed.push((op, error)),
+        let mut results = self.carry_out(&ops).into_iter();
+        let mut errors = Vec::new();
+        let mut has_failed = |_: &mut Op| match results.next() {
+            Some(Err(error)) => {
+                errors.push(error);
+                true
             }
+            _ => false,
+        };
+        let failed: Vec<Op> = ops.extract_if(.., &mut has_failed).collect();
+        for op in &ops {
+            debug!(%op, "wrote to the kernel");
+            self.writes += 1;
+            self.retry.succeeded(op);
+            self.connections.after(op);
+        }
+        if report.ops.is_empty() {
+            report.ops = ops;
+        } else {
+            report.ops.append(&mut ops);
         }
         self.forget_connections(report);
-        failed
+        failed.into_iter().zip(errors).collect()
     }
 
     fn forget_connections(&mut self, report: &mut ApplyReport) {
@@ -411,59 +423,50 @@ impl<K: Kernel> Dataplane<K> {
         }
     }
 
-    /// Carries the operations out, neighbours and routes in batches, and records in the caches what came of it.
-    fn carry_out(&mut self, ops: Vec<Op>) -> Vec<(Op, Result<(), KernelError>)> {
-        let mut done = Vec::with_capacity(ops.len());
-        let mut stages = [const { Vec::new() }; Stage::COUNT];
-        for op in ops {
-            if let Some(stage) = stages.get_mut(Stage::of(&op) as usize) {
-                stage.push(op);
+    /// Carries operations out that are in order, neighbours, nexthop objects and routes in batches, and records in the caches what came
+    /// of it: one result an operation.
+    fn carry_out(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(ops.len());
+        for stage in ops.chunk_by(|one, next| Stage::of(one) == Stage::of(next)) {
+            // A stage has one kind of operations.
+            match stage.first() {
+                Some(Op::Neighbor(_)) => {
+                    let changes: Vec<NeighborChange> =
+                        stage.iter().filter_map(Op::as_neighbor).cloned().collect();
+                    results.extend(self.neighbors.carry_out(&mut self.kernel, &changes));
+                }
+                Some(Op::Nexthop(_)) => {
+                    let changes: Vec<NexthopChange> =
+                        stage.iter().filter_map(Op::as_nexthop).cloned().collect();
+                    results.extend(self.routes.carry_out_nexthops(&mut self.kernel, &changes));
+                }
+                Some(Op::Route(_)) => {
+                    let changes: Vec<&RouteChange> = stage.iter().filter_map(Op::as_route).collect();
+                    results.extend(self.routes.carry_out(&mut self.kernel, &changes));
+                }
+                Some(Op::Nft(_)) => {
+                    let changes: Vec<NftChange> = stage.iter().filter_map(Op::as_nft).cloned().collect();
+                    results.extend(self.nft.carry_out(&mut self.kernel, &changes));
+                }
+                _ => results.extend(stage.iter().filter_map(|op| self.carry_out_alone(op))),
             }
         }
-        for ops in stages {
-            let (mut neighbors, mut routes, mut tables) = (Vec::new(), Vec::new(), Vec::new());
-            let mut nexthops = Vec::new();
-            for op in ops {
-                let result = match op {
-                    Op::Neighbor(change) => {
-                        neighbors.push(change);
-                        continue;
-                    }
-                    Op::Nexthop(change) => {
-                        nexthops.push(change);
-                        continue;
-                    }
-                    Op::Route(change) => {
-                        routes.push(change);
-                        continue;
-                    }
-                    Op::Nft(change) => {
-                        tables.push(change);
-                        continue;
-                    }
-                    Op::Link(ref change) => {
-                        // With a new MAC address the kernel forgets the link's neighbours.
-                        self.neighbors.forget(change.key());
-                        self.links.carry_out(&mut self.kernel, change)
-                    }
-                    Op::Tunnel(ref change) => self.change_tunnel(change),
-                    Op::Sysctl(ref change) => self.sysctls.carry_out(&mut self.kernel, change),
-                    Op::Address(ref change) => self.change_address(change),
-                };
-                done.push((op, result));
+        results
+    }
+
+    /// `None` for what is carried out in batches.
+    fn carry_out_alone(&mut self, op: &Op) -> Option<Result<(), KernelError>> {
+        match op {
+            Op::Link(change) => {
+                // With a new MAC address the kernel forgets the link's neighbours.
+                self.neighbors.forget(change.key());
+                Some(self.links.carry_out(&mut self.kernel, change))
             }
-            let results = self.neighbors.carry_out(&mut self.kernel, &neighbors);
-            done.extend(neighbors.into_iter().map(Op::Neighbor).zip(results));
-            let results = self.routes.carry_out_nexthops(&mut self.kernel, &nexthops);
-            done.extend(nexthops.into_iter().map(Op::Nexthop).zip(results));
-            let results = self.routes.carry_out(&mut self.kernel, &routes);
-            done.extend(routes.into_iter().map(Op::Route).zip(results));
-            if !tables.is_empty() {
-                let results = self.nft.carry_out(&mut self.kernel, &tables);
-                done.extend(tables.into_iter().map(Op::Nft).zip(results));
-            }
+            Op::Tunnel(change) => Some(self.change_tunnel(change)),
+            Op::Sysctl(change) => Some(self.sysctls.carry_out(&mut self.kernel, change)),
+            Op::Address(change) => Some(self.change_address(change)),
+            Op::Neighbor(_) | Op::Nexthop(_) | Op::Route(_) | Op::Nft(_) => None,
         }
-        done
     }
 
     fn change_address(&mut self, change: &AddressChange) -> Result<(), KernelError> {
@@ -589,68 +592,6 @@ impl ApplyReport {
             Some(subject) => is_about(endpoint, subject),
         })
     }
-}
-
-/// When an operation is carried out: what others stand on is there before them, and goes after them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Links,
-    Tunnels,
-    Sysctls,
-    Addresses,
-    Neighbors,
-    Gateways,
-    Nexthops,
-    NexthopGroups,
-    Routes,
-    NexthopGroupsGo,
-    NexthopsGo,
-    NeighborsGo,
-    AddressesGo,
-    TunnelsGo,
-    Nft,
-}
-
-impl Stage {
-    const COUNT: usize = Self::Nft as usize + 1;
-
-    fn of(op: &Op) -> Self {
-        match op {
-            Op::Link(_) => Self::Links,
-            Op::Tunnel(Change::Delete { .. }) => Self::TunnelsGo,
-            Op::Tunnel(_) => Self::Tunnels,
-            Op::Sysctl(_) => Self::Sysctls,
-            Op::Address(Change::Delete { .. }) => Self::AddressesGo,
-            Op::Address(_) => Self::Addresses,
-            Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
-            Op::Neighbor(_) => Self::Neighbors,
-            Op::Nexthop(Change::Delete {
-                from: Nexthop::Group(_),
-                ..
-            }) => Self::NexthopGroupsGo,
-            Op::Nexthop(Change::Delete { .. }) => Self::NexthopsGo,
-            Op::Nexthop(
-                Change::Create {
-                    value: Nexthop::Group(_),
-                    ..
-                }
-                | Change::Replace { .. },
-            ) => Self::NexthopGroups,
-            Op::Nexthop(_) => Self::Nexthops,
-            Op::Route(Change::Create { value, .. } | Change::Replace { to: value, .. })
-                if leads_to_gateway(value) =>
-            {
-                Self::Gateways
-            }
-            Op::Route(_) => Self::Routes,
-            Op::Nft(_) => Self::Nft,
-        }
-    }
-}
-
-/// Whether a route leads to what other routes have as their gateway: another node's tunnel device.
-fn leads_to_gateway(route: &Route) -> bool {
-    matches!(&route.path, RoutePath::Link { interface } if ours::TUNNELS.contains(&interface.as_str()))
 }
 
 impl Op {

@@ -99,7 +99,6 @@ impl Neighbors {
             .collect();
         let is_known = in_sync.datastore && in_sync.cluster;
         let of_tunnels = delta(&wanted, &there, |wanted, found| *wanted == found.target)
-            .into_iter()
             .filter(|change| is_known || matches!(change, Change::Create { .. }));
         let of_workloads = self.known.iter().filter(|(key, found)| {
             in_sync.datastore

@@ -7,7 +7,7 @@ use super::tests::{IN_SYNC, is_as_desired, settle};
 use super::*;
 use crate::desired::{Gateway, Route, RouteOrigin};
 use crate::kernel::fake::{FakeKernel, Fault};
-use crate::kernel::{ObservedRoute, SeenNexthops};
+use crate::kernel::{Nexthop, ObservedRoute, SeenNexthops};
 use crate::ours::NEXTHOP_IDS;
 
 const FIRST: u32 = *NEXTHOP_IDS.start();
@@ -387,4 +387,20 @@ fn assert_no_more_than_needed(kernel: &FakeKernel, desired: &Desired) {
             assert!(matches!(path, Some(RoutePath::Group { .. })), "{key}: {path:?}");
         }
     }
+}
+
+#[test]
+fn a_group_that_somebody_made_something_else_of_stays_while_a_route_could_not_leave_it() {
+    let desired = desired(&[0, 1], &[]);
+    let mut start = settled().kernel;
+    start.nexthops.ours.insert(GROUP, Nexthop::Other);
+    let mut dataplane = Dataplane::new(start);
+    // The new group is refused, and with it the routes.
+    let reads = 6;
+    dataplane.kernel.fault = Some((dataplane.kernel.calls + reads, Fault::Refused));
+    let report = dataplane.apply(&desired, IN_SYNC, crate::clock::now());
+    assert!(!report.failures.is_empty());
+    assert_eq!(dataplane.kernel.routes.len(), usize::from(MANY));
+    settle(&mut dataplane, &desired);
+    assert!(is_as_desired(&dataplane.kernel, &desired));
 }

@@ -139,7 +139,6 @@ impl Nexthops {
         delta(&assignment.objects, &self.seen.ours, |wanted, found| {
             wanted == found
         })
-        .into_iter()
         .filter(may_be)
         .map(Op::Nexthop)
         .collect()
@@ -216,9 +215,9 @@ impl Nexthops {
         known.any(|nexthop| matches!(nexthop, Nexthop::Group(members) if members.contains(&id)))
     }
 
-    /// Whether there are groups of ours.
-    pub(super) fn has_groups(&self) -> bool {
-        self.groups().next().is_some()
+    /// Whether there is none of ours.
+    pub(super) fn is_empty(&self) -> bool {
+        self.seen.ours.is_empty()
     }
 
     fn groups(&self) -> impl Iterator<Item = u32> {
@@ -250,7 +249,7 @@ impl Nexthops {
         there: &BTreeMap<RouteKey, ObservedRoute>,
     ) -> BTreeMap<u32, BTreeMap<&'a Gateways, usize>> {
         let mut votes: BTreeMap<u32, BTreeMap<&Gateways, usize>> = BTreeMap::new();
-        if !self.has_groups() {
+        if self.is_empty() {
             return votes;
         }
         for (key, id) in in_groups(there) {

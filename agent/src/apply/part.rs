@@ -2,7 +2,7 @@
 //!
 //! Invariant: only while all that is known of the kernel is known to be right. At the first doubt the whole is looked at.
 
-use super::{ApplyReport, Dataplane};
+use super::{ApplyReport, Dataplane, order};
 use crate::desired::Part;
 use crate::kernel::Kernel;
 use crate::model::InSync;
@@ -36,7 +36,7 @@ impl<K: Kernel> Dataplane<K> {
         );
         ops.extend(self.nft.difference_of(part));
         let mut report = ApplyReport::default();
-        let failed = self.perform(ops, &mut report);
+        let failed = self.perform(order::in_order(ops), &mut report);
         let is_whole = failed.is_empty() && report.failures.is_empty() && !self.is_in_doubt(in_sync);
         is_whole.then_some(report)
     }

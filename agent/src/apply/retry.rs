@@ -47,7 +47,9 @@ impl Retry {
     }
 
     pub(super) fn succeeded(&mut self, op: &Op) {
-        self.waiting.remove(&op.subject());
+        if !self.waiting.is_empty() {
+            self.waiting.remove(&op.subject());
+        }
     }
 
     pub(super) fn failed(&mut self, op: Op, reason: String, now: Instant) {

@@ -70,10 +70,9 @@ impl Routes {
             self.dirty = false;
         }
         let assignment = self.nexthops.assign(desired, &self.known, in_sync);
-        let routes = changes(desired, &self.known, &assignment, in_sync);
-        let staying = self.referred_without(&routes);
-        let mut ops = self.nexthops.difference(&assignment, &staying, in_sync);
-        ops.extend(routes.into_iter().map(Op::Route));
+        let mut ops = changes(desired, &self.known, &assignment, in_sync);
+        let staying = self.referred_without(&ops);
+        ops.extend(self.nexthops.difference(&assignment, &staying, in_sync));
         Ok(ops)
     }
 
@@ -92,17 +91,15 @@ impl Routes {
             .map(|(key, route)| (key.clone(), route.clone()))
             .collect();
         changes(desired, &there, &Assignment::default(), in_sync)
-            .into_iter()
-            .map(Op::Route)
-            .collect()
     }
 
     /// Groups that routes refer to, without the routes that leave them.
-    fn referred_without(&self, leaving: &[RouteChange]) -> BTreeSet<u32> {
-        if !self.nexthops.has_groups() {
+    fn referred_without(&self, leaving: &[Op]) -> BTreeSet<u32> {
+        if self.nexthops.is_empty() {
             return BTreeSet::new();
         }
-        let leaving: BTreeSet<&RouteKey> = leaving.iter().map(Change::key).collect();
+        let routes = leaving.iter().filter_map(Op::as_route);
+        let leaving: BTreeSet<&RouteKey> = routes.map(Change::key).collect();
         in_groups(&self.known)
             .filter(|(key, _)| !leaving.contains(key))
             .map(|(_, id)| id)
@@ -126,7 +123,7 @@ impl Routes {
     pub(super) fn carry_out(
         &mut self,
         kernel: &mut impl Kernel,
-        changes: &[RouteChange],
+        changes: &[&RouteChange],
     ) -> Vec<Result<(), KernelError>> {
         if changes.is_empty() {
             return Vec::new();
@@ -158,9 +155,8 @@ fn changes(
     there: &BTreeMap<RouteKey, ObservedRoute>,
     assignment: &Assignment,
     in_sync: InSync,
-) -> Vec<RouteChange> {
+) -> Vec<Op> {
     delta(desired, there, |wanted, found| assignment.is(wanted, found))
-        .into_iter()
         .filter(|change| may_be_carried_out(change, in_sync))
         .map(|change| match change {
             Change::Create { key, value } => Change::Create {
@@ -174,6 +170,7 @@ fn changes(
             },
             Change::Delete { .. } => change,
         })
+        .map(Op::Route)
         .collect()
 }
 

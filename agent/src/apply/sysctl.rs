@@ -60,7 +60,6 @@ impl Sysctls {
             there.insert(path.clone(), value);
         }
         Ok(delta(desired, &there, |wanted, found| wanted == found)
-            .into_iter()
             .map(Op::Sysctl)
             .collect())
     }

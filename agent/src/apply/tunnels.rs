@@ -24,8 +24,7 @@ pub(super) fn difference(links: &BTreeMap<String, Link>, desired: &Desired, in_s
         .map(|(name, link)| (name.clone(), link.clone()))
         .collect();
     delta(&desired.tunnels, &there, is_as_wanted)
-        .into_iter()
-        .map(Op::Tunnel)
+        .map(|change| Op::Tunnel(Box::new(change)))
         .collect()
 }
 

@@ -359,7 +359,7 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>> {
+    fn change_routes(&mut self, changes: &[&RouteChange]) -> Vec<Result<(), KernelError>> {
         changes
             .iter()
             .map(|change| self.write("change a route", |kernel| kernel.change_route(change)))

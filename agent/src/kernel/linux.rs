@@ -168,10 +168,10 @@ impl Kernel for Linux {
         Ok(routes)
     }
 
-    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>> {
+    fn change_routes(&mut self, changes: &[&RouteChange]) -> Vec<Result<(), KernelError>> {
         let mut indexes = message::Indexes::new();
         let mut missing = BTreeMap::new();
-        for name in changes.iter().flat_map(interfaces_of) {
+        for name in changes.iter().flat_map(|change| interfaces_of(change)) {
             if indexes.contains_key(name) || missing.contains_key(name) {
                 continue;
             }
@@ -184,35 +184,24 @@ impl Kernel for Linux {
                 }
             }
         }
-        let mut results: Vec<Option<KernelError>> = Vec::with_capacity(changes.len());
-        let mut sent = Vec::with_capacity(changes.len());
-        for change in changes {
-            let error = if missing.is_empty() {
-                None
-            } else {
-                interfaces_of(change).find_map(|name| missing.get(name).map(|error| error.again(name)))
-            };
-            if error.is_none() {
-                sent.push(change);
-            }
-            results.push(error);
+        if missing.is_empty() {
+            return change_routes(&mut self.socket, changes, &indexes);
         }
-        let write = |position: usize, datagram: &mut Vec<u8>| {
-            if let Some(change) = sent.get(position) {
-                message::route_change(change, &indexes, datagram);
-            }
+        let missing_for = |change: &&RouteChange| {
+            interfaces_of(change).find_map(|name| missing.get(name).map(|error| error.again(name)))
         };
-        let action = |position: usize| {
-            sent.get(position)
-                .map(|change| format!("{change}"))
-                .unwrap_or_default()
-        };
-        let mut answers = self.socket.batch_bytes(sent.len(), write, action).into_iter();
+        let unsent: Vec<Option<KernelError>> = changes.iter().map(missing_for).collect();
+        let all = changes.iter().zip(&unsent);
+        let sent: Vec<&RouteChange> = all
+            .filter(|(_, unsent)| unsent.is_none())
+            .map(|(change, _)| *change)
+            .collect();
+        let mut answers = change_routes(&mut self.socket, &sent, &indexes).into_iter();
         let unanswered = || KernelError::Malformed {
             action: "change routes".to_owned(),
             reason: "no answer".to_owned(),
         };
-        results
+        unsent
             .into_iter()
             .map(|unsent| match unsent {
                 Some(error) => Err(error),
@@ -256,6 +245,21 @@ impl Kernel for Linux {
     fn change_nft(&mut self, changes: &[NftChange]) -> Result<(), KernelError> {
         self.nft.carry_out(changes)
     }
+}
+
+/// Sends the changes; the interfaces that they name are in `indexes`.
+fn change_routes(
+    socket: &mut NetlinkSocket,
+    changes: &[&RouteChange],
+    indexes: &message::Indexes<'_>,
+) -> Vec<Result<(), KernelError>> {
+    let write = |position: usize, datagram: &mut Vec<u8>| {
+        if let Some(change) = changes.get(position) {
+            message::route_change(change, indexes, datagram);
+        }
+    };
+    let action = |position: usize| changes.get(position).map(ToString::to_string).unwrap_or_default();
+    socket.batch_bytes(changes.len(), write, action)
 }
 
 /// The interfaces that a change needs to be there.

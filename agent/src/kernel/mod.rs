@@ -125,7 +125,7 @@ pub trait Kernel {
 
     /// Carries out the changes in order, as far as the kernel lets: one result a change, in the same order.
     /// A creation never overwrites (`EEXIST`), a deletion removes a route of ours only.
-    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>>;
+    fn change_routes(&mut self, changes: &[&RouteChange]) -> Vec<Result<(), KernelError>>;
 
     /// The nexthop objects of ours, and numbers of ours that others have.
     ///

@@ -71,7 +71,7 @@ impl Kernel for Shared {
         self.kernel.borrow_mut().foreign_routes(keys)
     }
 
-    fn change_routes(&mut self, changes: &[RouteChange]) -> Vec<Result<(), KernelError>> {
+    fn change_routes(&mut self, changes: &[&RouteChange]) -> Vec<Result<(), KernelError>> {
         let announced = self
             .announced
             .borrow()

@@ -23,6 +23,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use super::report::Report;
+use super::usage::{cpu_seconds, ended_children_cpu_seconds, peak_mib};
 use crate::eventually::{Stopwatch, closely, eventually};
 use crate::lab::Lab;
 use crate::netns::Namespace;
@@ -51,44 +52,50 @@ pub struct Options {
 /// One figure: what, in which unit, how much.
 type Figure = (String, &'static str, f64);
 
-const SUBJECTS: [&str; 5] = ["raw-netlink", "calidris-writer", "calidris", "ip-batch", "bird2"];
+/// What one step of a subject took.
+struct Step {
+    metric: String,
+    seconds: f64,
+    cpu_seconds: f64,
+    /// The most memory that the process ever had until then; not known of a process that has ended.
+    peak_mib: Option<f64>,
+}
+
+const RAW: &str = "raw-netlink";
+const OURS: &str = "calidris";
+const SUBJECTS: [&str; 5] = [RAW, "calidris-writer", OURS, "ip-batch", "bird2"];
 
 /// Measures everything and returns the rows. `probe` is the agent's measuring program.
 ///
 /// # Errors
 /// When a subject does not do what it should in time.
 pub fn run(options: &Options, probe: &Path) -> anyhow::Result<Report> {
-    let mut report = Report::new("routes");
     let mut rows: Vec<(&str, Vec<Figure>)> = SUBJECTS.iter().map(|name| (*name, Vec::new())).collect();
     for round in 0..options.rounds {
-        // In turn, and each time another one first: a drifting machine drifts for all.
-        for turn in 0..rows.len() {
-            let at = (turn + round) % rows.len();
+        let mut raw = Vec::new();
+        // Raw netlink first, since the others are compared with it. The others in turn, and each time another one first: a
+        // drifting machine drifts for all.
+        let others = 1..rows.len();
+        let in_turn = others.clone().map(|turn| 1 + (turn - 1 + round) % others.len());
+        for at in std::iter::once(0).chain(in_turn) {
             let (name, figures) = &mut rows[at];
-            let ground = Ground::new()?;
-            let measured = match *name {
-                "raw-netlink" => ground.probe(probe, "raw", options.routes),
-                "calidris-writer" => ground.probe(probe, "writer", options.routes),
-                "calidris" => ground.probe(probe, "apply", options.routes),
-                "ip-batch" => ground.ip_batch(options.routes),
-                _ => ground.bird(options.routes),
+            let steps = measure(name, options.routes, probe)?;
+            if *name == RAW {
+                raw = steps.iter().map(|step| step.seconds).collect();
             }
-            .with_context(|| format!("{name}, {} routes", options.routes))?;
-            ground.lab.take_down()?;
-            for (metric, seconds) in measured {
-                eprintln!("{name:>16}: {metric} {seconds:.3} s");
-                figures.push((
-                    format!("routes-{metric}"),
-                    "1/s",
-                    f64::from(options.routes) / seconds,
-                ));
+            for (step, raw) in steps.iter().zip(&raw) {
+                let Step { metric, seconds, .. } = step;
+                let part = raw / seconds;
+                eprintln!("{name:>16}: {metric} {seconds:.3} s, {part:.2} of {RAW}");
+                figures.extend(step.figures(options.routes));
+                figures.push((format!("routes-{metric}-to-raw"), "ratio", part));
             }
         }
-        let own = own_figures(options, probe)?;
-        if let Some((_, figures)) = rows.iter_mut().find(|(name, _)| *name == "calidris") {
-            figures.extend(own);
-        }
+        own_figures("resync", options.resync_routes, probe, &mut rows)?;
     }
+    own_figures("endpoint", options.endpoints, probe, &mut rows)?;
+    own_figures("nftables", options.nftables_endpoints, probe, &mut rows)?;
+    let mut report = Report::new("routes");
     for (name, figures) in rows {
         let version = version(name)?;
         let mut metrics: Vec<(&str, &str)> = Vec::new();
@@ -106,26 +113,52 @@ pub fn run(options: &Options, probe: &Path) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+impl Step {
+    fn figures(&self, routes: u32) -> Vec<Figure> {
+        let name = format!("routes-{}", self.metric);
+        let mut figures = vec![
+            (name.clone(), "1/s", f64::from(routes) / self.seconds),
+            (format!("{name}-cpu"), "s", self.cpu_seconds),
+        ];
+        figures.extend(self.peak_mib.map(|peak| (format!("{name}-peak"), "MiB", peak)));
+        figures
+    }
+}
+
+/// Routes in and out again, by one subject.
+fn measure(subject: &str, routes: u32, probe: &Path) -> anyhow::Result<Vec<Step>> {
+    let ground = Ground::new()?;
+    let steps = match subject {
+        RAW => ground.probe(probe, "raw", routes),
+        "calidris-writer" => ground.probe(probe, "writer", routes),
+        OURS => ground.probe(probe, "apply", routes),
+        "ip-batch" => ground.ip_batch(routes),
+        _ => ground.bird(routes),
+    }
+    .with_context(|| format!("{subject}, {routes} routes"))?;
+    ground.lab.take_down()?;
+    Ok(steps)
+}
+
 /// What has no peer.
-fn own_figures(options: &Options, probe: &Path) -> anyhow::Result<Vec<Figure>> {
-    let mut figures = Vec::new();
-    for (what, count) in [
-        ("resync", options.resync_routes),
-        ("endpoint", options.endpoints),
-        ("nftables", options.nftables_endpoints),
-    ] {
-        let ground = Ground::new()?;
-        if what == "endpoint" {
-            ground.make_host_ends(count + MEASURED_ENDPOINTS)?;
-        }
-        let measured = ground.probe(probe, what, count)?;
-        ground.lab.take_down()?;
-        let named = measured
-            .into_iter()
-            .map(|(metric, seconds)| (format!("{what}-{count}-{metric}"), "ms", seconds * 1e3));
+fn own_figures(what: &str, count: u32, probe: &Path, rows: &mut [(&str, Vec<Figure>)]) -> anyhow::Result<()> {
+    let ground = Ground::new()?;
+    if what == "endpoint" {
+        ground.make_host_ends(count + MEASURED_ENDPOINTS)?;
+    }
+    let steps = ground.probe(probe, what, count)?;
+    ground.lab.take_down()?;
+    let named = steps.into_iter().map(|step| {
+        (
+            format!("{what}-{count}-{}", step.metric),
+            "ms",
+            step.seconds * 1e3,
+        )
+    });
+    if let Some((_, figures)) = rows.iter_mut().find(|(name, _)| *name == OURS) {
         figures.extend(named);
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn version(subject: &str) -> anyhow::Result<String> {
@@ -162,16 +195,25 @@ impl Ground {
         Ok(Self { lab, namespace })
     }
 
-    /// What the measuring program says: metric and seconds.
-    fn probe(&self, probe: &Path, what: &str, count: u32) -> anyhow::Result<Vec<(String, f64)>> {
+    /// What the measuring program says.
+    fn probe(&self, probe: &Path, what: &str, count: u32) -> anyhow::Result<Vec<Step>> {
         let text = self
             .namespace
             .run(Command::new(probe).args([what, &count.to_string()]))?;
         text.lines()
             .map(|line| {
                 let value: Value = serde_json::from_str(line).with_context(|| format!("{line:?}"))?;
-                let metric = value["metric"].as_str().context("no metric")?.to_owned();
-                Ok((metric, value["seconds"].as_f64().context("no seconds")?))
+                let number = |name: &str| {
+                    value[name]
+                        .as_f64()
+                        .with_context(|| format!("no {name}: {line:?}"))
+                };
+                Ok(Step {
+                    metric: value["metric"].as_str().context("no metric")?.to_owned(),
+                    seconds: number("seconds")?,
+                    cpu_seconds: number("cpu_seconds")?,
+                    peak_mib: Some(number("peak_mib")?),
+                })
             })
             .collect()
     }
@@ -188,7 +230,7 @@ impl Ground {
         Ok(())
     }
 
-    fn ip_batch(&self, routes: u32) -> anyhow::Result<Vec<(String, f64)>> {
+    fn ip_batch(&self, routes: u32) -> anyhow::Result<Vec<Step>> {
         let mut measured = Vec::new();
         for (metric, verb) in [("in", "add"), ("out", "del")] {
             let line =
@@ -196,15 +238,21 @@ impl Ground {
             let lines: Vec<String> = addresses(routes).map(line).collect();
             let file = self.lab.folder("batch")?.join("lines");
             std::fs::write(&file, lines.join("\n"))?;
+            let cpu_seconds = ended_children_cpu_seconds()?;
             let watch = Stopwatch::start();
             self.namespace.run(Command::new("ip").arg("-batch").arg(&file))?;
-            measured.push((metric.to_owned(), watch.elapsed().as_secs_f64()));
+            measured.push(Step {
+                metric: metric.to_owned(),
+                seconds: watch.elapsed().as_secs_f64(),
+                cpu_seconds: ended_children_cpu_seconds()? - cpu_seconds,
+                peak_mib: None,
+            });
         }
         Ok(measured)
     }
 
     /// BIRD has read its configuration before; then its kernel protocol is switched on and off.
-    fn bird(&self, routes: u32) -> anyhow::Result<Vec<(String, f64)>> {
+    fn bird(&self, routes: u32) -> anyhow::Result<Vec<Step>> {
         let folder = self.lab.folder("bird")?;
         let (config, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
         let mut text = String::from(
@@ -232,6 +280,8 @@ impl Ground {
         let prefixes = self.namespace.enter(count_prefixes)??;
         let mut measured = Vec::new();
         for (metric, words, more) in [("in", "enable kernel1", routes), ("out", "disable kernel1", 0)] {
+            let pid = bird.id().pid;
+            let cpu_before = cpu_seconds(pid)?;
             let watch = Stopwatch::start();
             birdc(words)?;
             let target = prefixes + u64::from(more);
@@ -242,7 +292,12 @@ impl Ground {
                     Ok(watch.elapsed())
                 })
             })??;
-            measured.push((metric.to_owned(), took.as_secs_f64()));
+            measured.push(Step {
+                metric: metric.to_owned(),
+                seconds: took.as_secs_f64(),
+                cpu_seconds: cpu_seconds(pid)? - cpu_before,
+                peak_mib: Some(peak_mib(pid)?),
+            });
         }
         bird.terminate()?;
         Ok(measured)

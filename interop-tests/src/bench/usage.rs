@@ -10,8 +10,22 @@ const TICKS: f64 = 100.0;
 /// # Errors
 /// When there is no such process.
 pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Behind the name, which may hold anything: state is the first field, utime and stime the 12th and 13th.
+    // Behind the name: state is the first field, utime and stime the 12th and 13th.
+    stat_seconds(&format!("/proc/{pid}/stat"), [11, 12])
+}
+
+/// Processor time of all processes that this one has started and seen end, user and system, in seconds.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn ended_children_cpu_seconds() -> anyhow::Result<f64> {
+    // cutime and cstime.
+    stat_seconds("/proc/self/stat", [13, 14])
+}
+
+/// The sum of two fields of a `stat` file, counted behind the name, which may hold anything.
+fn stat_seconds(file: &str, [first, second]: [usize; 2]) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(file)?;
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = |at: usize| {
         fields
@@ -19,9 +33,9 @@ pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
             .nth(at)
             .and_then(|text| text.parse::<f64>().ok())
     };
-    let (user, system) = ticks(11)
-        .zip(ticks(12))
-        .with_context(|| format!("/proc/{pid}/stat: {stat:?}"))?;
+    let (user, system) = ticks(first)
+        .zip(ticks(second))
+        .with_context(|| format!("{file}: {stat:?}"))?;
     Ok((user + system) / TICKS)
 }
 
