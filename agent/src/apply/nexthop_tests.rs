@@ -323,7 +323,7 @@ fn damage(kernel: &mut FakeKernel, kind: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn from_anything_to_anything_with_any_call_failing(
