@@ -427,24 +427,28 @@ impl<K: Kernel> Dataplane<K> {
     /// of it: one result an operation.
     fn carry_out(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
         let mut results = Vec::with_capacity(ops.len());
-        for stage in ops.chunk_by(|one, next| Stage::of(one) == Stage::of(next)) {
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let this = Stage::of(first);
+            let (stage, later) = rest.split_at(rest.partition_point(|op| Stage::of(op) <= this));
+            rest = later;
             // A stage has one kind of operations.
-            match stage.first() {
-                Some(Op::Neighbor(_)) => {
+            match first {
+                Op::Neighbor(_) => {
                     let changes: Vec<NeighborChange> =
                         stage.iter().filter_map(Op::as_neighbor).cloned().collect();
                     results.extend(self.neighbors.carry_out(&mut self.kernel, &changes));
                 }
-                Some(Op::Nexthop(_)) => {
+                Op::Nexthop(_) => {
                     let changes: Vec<NexthopChange> =
                         stage.iter().filter_map(Op::as_nexthop).cloned().collect();
                     results.extend(self.routes.carry_out_nexthops(&mut self.kernel, &changes));
                 }
-                Some(Op::Route(_)) => {
+                Op::Route(_) => {
                     let changes: Vec<&RouteChange> = stage.iter().filter_map(Op::as_route).collect();
                     results.extend(self.routes.carry_out(&mut self.kernel, &changes));
                 }
-                Some(Op::Nft(_)) => {
+                Op::Nft(_) => {
                     let changes: Vec<NftChange> = stage.iter().filter_map(Op::as_nft).cloned().collect();
                     results.extend(self.nft.carry_out(&mut self.kernel, &changes));
                 }

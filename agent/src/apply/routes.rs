@@ -129,6 +129,7 @@ impl Routes {
             return Vec::new();
         }
         let mut results = kernel.change_routes(changes);
+        let mut made = Vec::new();
         for (change, result) in changes.iter().zip(&mut results) {
             if let (Change::Delete { .. }, Err(error)) = (change, &*result)
                 && error.errno() == Some(libc::ESRCH)
@@ -138,15 +139,32 @@ impl Routes {
             }
             match (change, &*result) {
                 (Change::Create { key, value } | Change::Replace { key, to: value, .. }, Ok(())) => {
-                    self.known.insert(key.clone(), ObservedRoute::from(value));
+                    made.push((key.clone(), ObservedRoute::from(value)));
                 }
-                (Change::Delete { key, .. }, Ok(())) => {
-                    self.known.remove(key);
-                }
+                (Change::Delete { key, .. }, Ok(())) => self.forget(key),
                 (_, Err(error)) => self.dirty |= error.leaves_doubt(),
             }
         }
+        self.remember(made);
         results
+    }
+
+    /// They come in ascending order: of a full table the map is made at once.
+    fn remember(&mut self, made: Vec<(RouteKey, ObservedRoute)>) {
+        if made.len() > self.known.len() {
+            self.known.append(&mut made.into_iter().collect());
+        } else {
+            self.known.extend(made);
+        }
+    }
+
+    /// Routes go in descending order: of a full table each is the last one.
+    fn forget(&mut self, key: &RouteKey) {
+        if self.known.last_key_value().is_some_and(|(last, _)| last == key) {
+            self.known.pop_last();
+        } else {
+            self.known.remove(key);
+        }
     }
 }
 
