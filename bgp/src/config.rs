@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use crate::family::AfiSafi;
 use crate::policy::{MAX_TERMS, Policy};
-use crate::rib::LinkNames;
 pub use crate::wire::capability::Role;
 
 pub use add_path::{AddPathConfig, AddPathSend};
@@ -165,6 +164,16 @@ impl SpeakerConfig {
             .filter(|range| range.covers(address))
             .max_by_key(|range| range.range.length())
     }
+}
+
+/// Whether the names of links are noted in routes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LinkNames {
+    /// No policy asks for them.
+    #[default]
+    Ignored,
+    /// They are.
+    Noted,
 }
 
 /// How the best of several routes is found (RFC 4271 §9.1.2.2 and what operators add to it).

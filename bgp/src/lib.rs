@@ -21,6 +21,7 @@
 //!
 //! RFC 4271 with 1997, 2918, 4456, 4486, 4724, 4760, 5492, 6286, 6608, 6793, 7606, 7607, 8092, 8212, 8538, 8950, 9003, 9494, 9687.
 
+mod attributes_summary;
 pub mod config;
 pub mod family;
 pub mod jitter;

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attributes_summary::AttributesSummary;
 use crate::family::Prefix;
 use crate::policy::SourceKind;
-use crate::status::AttributesSummary;
 use crate::wire::attr::{Community, LargeCommunity};
 
 /// How a prefix of our own is announced.

@@ -6,7 +6,7 @@
 mod seconds;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ use crate::policy::{PeerKind, SourceKind};
 use crate::rib::{Refusal, Step, Withheld};
 use crate::route::NextHop;
 use crate::session::{State, Timer};
+
+pub use crate::attributes_summary::AttributesSummary;
+pub use crate::session::{Counters, EndedBy};
 
 /// The speaker at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -168,56 +171,6 @@ pub struct LastError {
     /// How long ago.
     #[serde(rename = "age_seconds", with = "seconds")]
     pub age: Duration,
-}
-
-/// Which side ended a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndedBy {
-    /// We did.
-    Us,
-    /// The peer did.
-    Peer,
-    /// The transport failed.
-    Transport,
-}
-
-/// Messages counted since the peer was configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Counters {
-    /// UPDATE messages received.
-    pub updates_in: u64,
-    /// UPDATE messages sent.
-    pub updates_out: u64,
-    /// Messages of any type received.
-    pub messages_in: u64,
-    /// Messages of any type sent.
-    pub messages_out: u64,
-    /// OPEN messages received.
-    pub opens_in: u64,
-    /// OPEN messages sent.
-    pub opens_out: u64,
-    /// KEEPALIVE messages received.
-    pub keepalives_in: u64,
-    /// KEEPALIVE messages sent.
-    pub keepalives_out: u64,
-    /// NOTIFICATION messages received.
-    pub notifications_in: u64,
-    /// NOTIFICATION messages sent.
-    pub notifications_out: u64,
-    /// ROUTE-REFRESH messages received.
-    pub route_refreshes_in: u64,
-    /// ROUTE-REFRESH messages sent.
-    pub route_refreshes_out: u64,
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// Bytes sent.
-    pub bytes_out: u64,
-    /// UPDATE messages whose routes were treated as withdrawn (RFC 7606).
-    pub treated_as_withdraw: u64,
-    /// Attributes discarded (RFC 7606).
-    pub attributes_discarded: u64,
 }
 
 /// A family of an Established session.
@@ -416,72 +369,4 @@ pub enum Standing {
         /// The policy term that refused it.
         term: Option<String>,
     },
-}
-
-/// The attributes of a route for people and programs that do not speak BGP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttributesSummary {
-    /// `igp`, `egp` or `incomplete`.
-    pub origin: String,
-    /// The AS_PATH as text, sets in braces.
-    pub as_path: String,
-    /// Next hop.
-    pub next_hop: Option<IpAddr>,
-    /// The link-local address that came with a global next hop (RFC 2545).
-    #[serde(default)]
-    pub link_local_next_hop: Option<Ipv6Addr>,
-    /// ATOMIC_AGGREGATE.
-    #[serde(default)]
-    pub atomic_aggregate: bool,
-    /// AGGREGATOR: AS and address.
-    #[serde(default)]
-    pub aggregator: Option<String>,
-    /// The metric of AIGP (RFC 7311).
-    #[serde(default)]
-    pub aigp: Option<u64>,
-    /// Attributes that this speaker does not know and passes on: type code and value in hexadecimal digits.
-    #[serde(default)]
-    pub unknown: Vec<String>,
-    /// MULTI_EXIT_DISC.
-    pub med: Option<u32>,
-    /// LOCAL_PREF.
-    pub local_pref: Option<u32>,
-    /// Communities as text: standard, extended, large.
-    pub communities: Vec<String>,
-    /// ORIGINATOR_ID (RFC 4456).
-    pub originator_id: Option<Ipv4Addr>,
-    /// CLUSTER_LIST (RFC 4456).
-    pub cluster_list: Vec<Ipv4Addr>,
-    /// ONLY_TO_CUSTOMER (RFC 9234).
-    pub otc: Option<u32>,
-    /// The metric a policy gave the route for forwarding tables.
-    pub priority: Option<u32>,
-    /// The link it leaves by, where a policy asks for that.
-    #[serde(default)]
-    pub interface: Option<String>,
-}
-
-impl Counters {
-    /// Both together.
-    #[must_use]
-    pub const fn plus(self, other: &Self) -> Self {
-        Self {
-            updates_in: self.updates_in + other.updates_in,
-            updates_out: self.updates_out + other.updates_out,
-            messages_in: self.messages_in + other.messages_in,
-            messages_out: self.messages_out + other.messages_out,
-            opens_in: self.opens_in + other.opens_in,
-            opens_out: self.opens_out + other.opens_out,
-            keepalives_in: self.keepalives_in + other.keepalives_in,
-            keepalives_out: self.keepalives_out + other.keepalives_out,
-            notifications_in: self.notifications_in + other.notifications_in,
-            notifications_out: self.notifications_out + other.notifications_out,
-            route_refreshes_in: self.route_refreshes_in + other.route_refreshes_in,
-            route_refreshes_out: self.route_refreshes_out + other.route_refreshes_out,
-            bytes_in: self.bytes_in + other.bytes_in,
-            bytes_out: self.bytes_out + other.bytes_out,
-            treated_as_withdraw: self.treated_as_withdraw + other.treated_as_withdraw,
-            attributes_discarded: self.attributes_discarded + other.attributes_discarded,
-        }
-    }
 }

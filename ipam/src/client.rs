@@ -6,6 +6,7 @@
 
 use crate::affinity::{Affinity, NodeBlock};
 use crate::block::{Allocation, AllocationBlock};
+use crate::decision::Decision;
 use crate::error::{AssignError, Family, ReadError, ReleaseError, RepairError};
 use crate::fence::{self, Fences};
 use crate::group_commit::{Earlier, Failure, GroupCommit, MAX_ATTEMPTS, Settled};
@@ -13,8 +14,8 @@ use crate::handle::Handle;
 use crate::inventory::Inventory;
 use crate::keys;
 use crate::plan::{
-    AssignRequest, Assigned, Decision, OwnRecord, ReleaseRequest, Released, RepairRequest, Repaired,
-    plan_assign, plan_release, plan_repair,
+    AssignRequest, Assigned, OwnRecord, ReleaseRequest, Released, RepairRequest, Repaired, plan_assign,
+    plan_release, plan_repair,
 };
 use crate::store::{Range, Store, StoreError};
 use crate::timestamp::UnixNanos;

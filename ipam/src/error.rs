@@ -6,18 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use crate::resource::ResourceError;
-use crate::store::StoreError;
-
-/// What a caller can do about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The same request may succeed later by itself.
-    Transient,
-    /// The same request will be refused again until somebody changes the configuration or frees something.
-    Refused,
-    /// The caller's knowledge is out of date: look again, then decide anew.
-    Reevaluate,
-}
+use crate::store::{ErrorClass, StoreError};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

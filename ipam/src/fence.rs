@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::decision::Decision;
 use crate::keys;
-use crate::plan::Decision;
 use crate::store::Write;
 use crate::timestamp::UnixNanos;
 

@@ -26,9 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::block::AllocationBlock;
-use crate::error::ErrorClass;
-use crate::plan::{Batch, Decision};
-use crate::store::{CommitOutcome, Range, Store, StoreError, Txn};
+use crate::decision::Decision;
+use crate::plan::Batch;
+use crate::store::{CommitOutcome, ErrorClass, Range, Store, StoreError, Txn};
 use crate::view::View;
 
 /// Requests planned together at most. About so many with one address and one endpoint each fit in a transaction.

@@ -34,6 +34,7 @@ mod block;
 mod client;
 mod collector;
 mod config;
+mod decision;
 mod error;
 mod feed;
 mod fence;
@@ -51,6 +52,7 @@ mod selector;
 mod store;
 mod timestamp;
 mod tunnel;
+mod tunnel_address;
 mod view;
 
 pub use affinity::{Affinity, AffinityState, NodeBlock};
@@ -62,9 +64,10 @@ pub use config::{
     ClusterInformation, ClusterInformationSpec, IpamConfig, NamespaceProfile, NamespaceProfileSpec, Node,
     NodeSpec,
 };
+pub use decision::Decision;
 pub use error::{
-    AssignError, AssignRefusal, ErrorClass, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal,
-    RepairError, RepairRefusal,
+    AssignError, AssignRefusal, Family, PoolReport, ReadError, ReleaseError, ReleaseRefusal, RepairError,
+    RepairRefusal,
 };
 pub use feed::{Change, WatchEvent};
 pub use handle::Handle;
@@ -72,9 +75,9 @@ pub use inventory::{Inventory, Pool, Unreadable, Workload};
 pub use keep::Keep;
 pub use memory::MemoryStore;
 pub use plan::{
-    AddressRequest, AssignRequest, Assigned, AssignedAddress, Decision, Expect, ExtraDelete, ExtraGuard,
-    ExtraWrite, IntendedUse, KeepOnRelease, OwnRecord, ReleaseOnly, ReleaseRequest, Released, RepairRequest,
-    Repaired, plan_assign, plan_release, plan_repair,
+    AddressRequest, AssignRequest, Assigned, AssignedAddress, Expect, ExtraDelete, ExtraGuard, ExtraWrite,
+    IntendedUse, KeepOnRelease, OwnRecord, ReleaseOnly, ReleaseRequest, Released, RepairRequest, Repaired,
+    plan_assign, plan_release, plan_repair,
 };
 pub use pool::{
     AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpReservation, IpReservationSpec, PoolError,
@@ -83,7 +86,7 @@ pub use removal::{RemovalStep, plan_node_removal};
 pub use resource::{Metadata, Resource, ResourceError};
 pub use selector::{Selector, SelectorError};
 pub use store::{
-    CommitOutcome, Guard, KeyValue, PrefixGuard, Range, Snapshot, Store, StoreError, Txn, Write,
+    CommitOutcome, ErrorClass, Guard, KeyValue, PrefixGuard, Range, Snapshot, Store, StoreError, Txn, Write,
 };
 pub use timestamp::UnixNanos;
 pub use tunnel::Tunnel;

@@ -14,8 +14,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::ErrorClass;
-
 /// A datastore with revisions. Implementations are shared by reference between tasks.
 pub trait Store: Send + Sync {
     /// Reads all `ranges` at one revision, in ascending order of keys and without duplicates.
@@ -131,6 +129,17 @@ pub enum CommitOutcome {
     },
     /// A guard did not hold and nothing happened: the present state of all that is guarded (keys that exist).
     Conflict(Snapshot),
+}
+
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The same request may succeed later by itself.
+    Transient,
+    /// The same request will be refused again until somebody changes the configuration or frees something.
+    Refused,
+    /// The caller's knowledge is out of date: look again, then decide anew.
+    Reevaluate,
 }
 
 /// Why a store could not answer.

@@ -12,7 +12,8 @@ use std::num::NonZeroU32;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::next_hops::{LinkNames, Links, NextHops, Underlay};
+use super::next_hops::{Links, NextHops, Underlay};
+use crate::config::LinkNames;
 use crate::family::Prefix;
 use crate::route::NextHop as Hop;
 use crate::wire::attr::{Attributes, Community, NextHop, Origin};

@@ -32,7 +32,7 @@ pub use adj_rib_in::{Fate, MAX_PATHS_OF_SOURCE, PathCounts, Tables};
 pub use attrs::{AttrId, AttrStore};
 pub use decide::{Comparison, Step};
 pub use loc_rib::{DestId, Destination, LocRib};
-pub use next_hops::{LinkNames, Links, NextHops, Underlay, UnderlayRoute};
+pub use next_hops::{Links, NextHops, Underlay, UnderlayRoute};
 
 /// Weight of routes we originate: they win against those of peers unless a peer is given more.
 pub const ORIGINATED_WEIGHT: u16 = 32_768;

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::config::LinkNames;
 use crate::family::{FamilyPrefix, Ipv4Prefix, Ipv6Prefix, Prefix};
 use crate::route::NextHop;
 
@@ -47,16 +48,6 @@ pub struct Resolved {
     pub via: Vec<NextHop>,
     /// The name of the link that packets leave by, of several the first; `None` where the underlay does not say.
     pub link: Option<String>,
-}
-
-/// Whether the names of links are noted in routes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LinkNames {
-    /// No policy asks for them.
-    #[default]
-    Ignored,
-    /// They are.
-    Noted,
 }
 
 /// What a next hop resolves to.

@@ -1,9 +1,22 @@
 //! Why a connection ended, and whether the routes of the peer may outlive it.
 
+use serde::{Deserialize, Serialize};
+
 use std::fmt;
 
-use crate::status::EndedBy;
 use crate::wire::notification::Notification;
+
+/// Which side ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// We did.
+    Us,
+    /// The peer did.
+    Peer,
+    /// The transport failed.
+    Transport,
+}
 
 /// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

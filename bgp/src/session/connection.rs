@@ -16,13 +16,13 @@
 
 use std::time::Duration;
 
+use super::counters::Counters;
 use crate::config::RemoteAs;
 use crate::jitter::Jitter;
 use crate::session::State;
 use crate::session::close::{CloseReason, Closed};
 use crate::session::negotiate::{Negotiated, check_role, negotiate};
 use crate::session::timers::{Timer, TimerTable};
-use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::capability::Capabilities;
 use crate::wire::error::WireError;

@@ -6,6 +6,7 @@
 
 mod close;
 mod connection;
+mod counters;
 mod negotiate;
 mod offer;
 mod peer;
@@ -13,8 +14,9 @@ mod timers;
 
 use serde::{Deserialize, Serialize};
 
-pub use close::{CloseReason, Closed};
+pub use close::{CloseReason, Closed, EndedBy};
 pub use connection::{Body, Connection, ConnectionSettings, Event};
+pub use counters::Counters;
 pub use negotiate::{GracefulRestart, Negotiated, RestartFamily, check_role, negotiate};
 pub use peer::{ConnId, Direction, LocalSpeaker, Peer, PeerAction, PeerEvent, RefusedConnection};
 pub use timers::{Timer, TimerTable};

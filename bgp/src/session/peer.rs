@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::counters::Counters;
 use crate::config::{ConnectMode, PeerConfig, Role};
 use crate::jitter::Jitter;
 use crate::policy::PeerKind;
@@ -21,7 +22,6 @@ use crate::session::connection::{Body, Connection, ConnectionSettings, Event};
 use crate::session::negotiate::Negotiated;
 use crate::session::offer::offer;
 use crate::session::timers::{Timer, TimerTable};
-use crate::status::Counters;
 use crate::time::Time;
 use crate::wire::notification::{CeaseError, Notification, NotificationCode};
 

@@ -1,11 +1,11 @@
 //! Best routes for whoever puts them into a forwarding table: a full set at first, then what changed, each prefix with its latest state.
 
 use super::{FamilyTables, Speaker};
+use crate::attributes_summary::AttributesSummary;
 use crate::family::Family;
 use crate::rib::{DestId, Destination, LocRib};
 use crate::route::{BestRoute, NextHop, RouteChange};
-use crate::status::AttributesSummary;
-use crate::wire::attr::{Attributes, Community, Origin, UnknownAttribute};
+use crate::wire::attr::Community;
 
 /// How far best routes were taken.
 #[derive(Debug)]
@@ -96,62 +96,6 @@ impl Speaker {
             blackhole: config.blackhole && attributes.communities.contains(Community::BLACKHOLE),
         })
     }
-}
-
-impl AttributesSummary {
-    /// Of an attribute set.
-    pub fn of(attributes: &Attributes) -> Self {
-        let standard = attributes.communities.as_slice().iter().map(ToString::to_string);
-        let extended = attributes
-            .extended_communities
-            .as_slice()
-            .iter()
-            .map(ToString::to_string);
-        let large = attributes
-            .large_communities
-            .as_slice()
-            .iter()
-            .map(ToString::to_string);
-        let origin = match attributes.origin {
-            Origin::Igp => "igp",
-            Origin::Egp => "egp",
-            Origin::Incomplete => "incomplete",
-        };
-        let ipv6 = attributes.ipv6_extended_communities.as_slice();
-        let ipv6 = ipv6.iter().map(ToString::to_string);
-        let next_hop = attributes.next_hop;
-        let global = next_hop.map(crate::wire::attr::NextHop::address);
-        let aggregator = attributes.aggregator;
-        Self {
-            origin: origin.to_owned(),
-            as_path: attributes.as_path.to_string(),
-            next_hop: global,
-            link_local_next_hop: next_hop
-                .and_then(crate::wire::attr::NextHop::link_local)
-                .filter(|link_local| global != Some((*link_local).into())),
-            atomic_aggregate: attributes.atomic_aggregate,
-            aggregator: aggregator.map(|by| format!("AS {} {}", by.asn, by.address)),
-            aigp: attributes.aigp,
-            unknown: attributes.unknown.iter().map(unknown).collect(),
-            med: attributes.med,
-            local_pref: attributes.local_pref,
-            communities: standard.chain(extended).chain(ipv6).chain(large).collect(),
-            originator_id: attributes.originator_id,
-            cluster_list: attributes.cluster_list.to_vec(),
-            otc: attributes.otc,
-            priority: attributes.local.priority,
-            interface: attributes.local.interface.as_deref().map(str::to_owned),
-        }
-    }
-}
-
-fn unknown(attribute: &UnknownAttribute) -> String {
-    let digits: String = attribute
-        .value
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
-    format!("{} 0x{digits}", attribute.type_code)
 }
 
 fn take<F: Family>(tables: &mut FamilyTables<F>, limit: usize) -> Vec<DestId> {

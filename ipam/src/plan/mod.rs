@@ -26,34 +26,14 @@ pub(crate) use pools::tunnel_pools;
 pub use release::{OwnRecord, plan_release};
 pub use repair::{RepairRequest, Repaired, plan_repair};
 
-use crate::block::AllocationBlock;
 use crate::config::{ClusterInformation, IpamConfig};
+use crate::decision::Decision;
 use crate::keep::Keep;
 use crate::keys;
 use crate::resource::ResourceError;
-use crate::store::{Guard, Range, Txn};
+use crate::store::Guard;
 use crate::tunnel::Tunnel;
 use crate::view::{Need, View};
-
-/// What to do next.
-#[derive(Debug)]
-pub enum Decision<Outcome, Refusal> {
-    /// Read these ranges, add them to the view, plan again.
-    Read(Vec<Range>),
-    /// Commit this. If it commits, `outcome` is true; if it conflicts, add what is there to the view and plan again.
-    Commit {
-        /// The transaction.
-        txn: Txn,
-        /// Blocks that it writes, as they are then: what was printed a moment ago need not be read.
-        blocks: Vec<Arc<AllocationBlock>>,
-        /// What it achieves.
-        outcome: Outcome,
-    },
-    /// There is nothing to write.
-    Done(Outcome),
-    /// It cannot be done.
-    Refuse(Refusal),
-}
 
 /// A request for addresses. One request, one transaction, for both families.
 ///
