@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
 
 use super::capture::{Capture, Packet, Seen};
-use super::{Carriage, Mode, Overlay, WITHIN, gateway};
+use super::{Carriage, Mode, Overlay, OverlayNode, WITHIN, gateway};
 use crate::eventually::eventually;
 use crate::http::{self, ECHO_PORT};
 use crate::netns::Namespace;
@@ -63,7 +63,23 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
     for (number, seen) in seen.iter().enumerate() {
         on_the_wire(overlay, mode, number, seen)?;
     }
-    Ok(())
+    overlay
+        .nodes
+        .iter()
+        .try_for_each(|node| is_settled(overlay, node))
+}
+
+/// There is nothing that the agent would change (`calidris plan` prints nothing).
+fn is_settled(overlay: &Overlay, node: &OverlayNode) -> anyhow::Result<()> {
+    let config = overlay.lab.folder(node.name)?.join("calidris.toml");
+    eventually(&format!("{} has nothing to change", node.name), WITHIN, || {
+        let mut command = Command::new(&overlay.binaries.agent);
+        let planned = node
+            .namespace
+            .run(command.arg("plan").arg("--config").arg(&config))?;
+        ensure!(planned.is_empty(), "{planned}");
+        Ok(())
+    })
 }
 
 /// The MTU of the pods.
