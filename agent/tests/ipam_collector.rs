@@ -99,6 +99,25 @@ fn an_attachment_that_nobody_calls_del_for_is_freed() {
 }
 
 #[test]
+fn what_an_agent_that_ended_had_still_to_undo_is_freed_by_its_successor() {
+    require!("what_an_agent_that_ended");
+    let cluster = Cluster::new(POOL);
+    let agent = cluster.start_agent();
+    let pod = Pod::new("web-1", "c0ffee01");
+    agent.add(&pod).unwrap();
+    agent.kill();
+    // What an ADD leaves that failed while the datastore was away and took effect there later: an endpoint without a link.
+    cluster
+        .node
+        .sh("ip link del cali751425ce827; ip route flush proto 202");
+    assert_eq!(cluster.keys_of_pods().len(), 2, "{:?}", cluster.keys_of_pods());
+    let mut successor = cluster.start_agent_with(SOON);
+    let line = successor.wait_for("nobody called DEL");
+    assert!(line.contains("c0ffee01"), "{line}");
+    assert_eq!(cluster.keys_of_pods(), [""; 0]);
+}
+
+#[test]
 fn blocks_that_are_not_used_are_given_back_and_no_longer_routed() {
     require!("blocks_that_are_not_used");
     let cluster = Cluster::new(POOL);

@@ -2,7 +2,8 @@
 //! they wrote may take effect there later: they are undone when it is back, since not every runtime then calls DEL.
 //!
 //! Invariants: an attachment is claimed before it is undone, and left alone if a later ADD succeeded; what waits is bounded. What
-//! finds no room, and what waits when the agent ends, is left to DEL.
+//! finds no room, and what waits when the agent ends, is left to DEL, and without one to `orphans.rs`: it is an attachment
+//! without a link.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
