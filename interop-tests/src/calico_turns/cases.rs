@@ -38,6 +38,10 @@ pub(super) const CASES: &[Case] = &[
         "containers of both plugins reach each other, on one node and across",
         reach,
     ),
+    (
+        "our address management below Calico's plugin",
+        our_ipam_below_calico,
+    ),
     ("both add at once and delete each other's at once", at_once),
     (
         "Calico's plugin killed at any moment: our DEL and what we find leave nothing",
@@ -164,6 +168,20 @@ fn ping(from: &Container, address: &str) -> anyhow::Result<()> {
     let mut command = std::process::Command::new("ping");
     command.args(["-c", "1", "-i", "0.2", "-w", "10", address]);
     from.namespace.run(&mut command).map(drop)
+}
+
+fn our_ipam_below_calico(site: &mut Site<'_>) -> anyhow::Result<()> {
+    let runtime = site.calico_with_our_ipam()?;
+    let (attachment, namespace) = site.new_container()?;
+    let added = runtime.add(&attachment)?;
+    let whole = (attachment.clone(), namespace.clone());
+    let container = site.note((Side::Calicos, 0), whole, added.result)?;
+    ensure!(container.addresses.len() == 2, "{:?}", container.addresses);
+    site.is_right()?;
+    runtime.del(&attachment, None)?;
+    site.containers.remove(&attachment.container_id);
+    site.end(&attachment, 0, &namespace)?;
+    site.is_right()
 }
 
 fn at_once(site: &mut Site<'_>) -> anyhow::Result<()> {

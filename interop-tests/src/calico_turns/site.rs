@@ -25,6 +25,8 @@ use crate::progress::Progress;
 use crate::random::Random;
 
 const SUBNET: &str = "lan";
+/// The name under which our plugin manages addresses for others.
+const OUR_IPAM: &str = "calidris-ipam";
 const CONFIGURATION: &str = "/calico/ipam/v2/config";
 /// How long the kernel may take to clear up a namespace.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
@@ -150,7 +152,9 @@ impl<'a> Site<'a> {
             let node = Node::prepare(lab, binaries, &node_namespace, settings)?;
             let folder = lab.folder(name)?;
             write_our_configuration(&node, &folder)?;
-            site.calicos.push(site.calicos_runtime(&node, &folder)?);
+            let ipam = json!({ "type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true" });
+            site.calicos
+                .push(site.calicos_runtime(&node, "net.d-calico", &ipam)?);
             site.nodes.push(node);
         }
         for node in &mut site.nodes {
@@ -163,9 +167,23 @@ impl<'a> Site<'a> {
         Ok(site)
     }
 
-    /// The runtime that uses Calico's plugin on a node.
-    fn calicos_runtime(&self, node: &Node, folder: &Path) -> anyhow::Result<Runtime> {
-        let configurations = folder.join("net.d-calico");
+    /// The runtime that uses Calico's plugin on the first node, and our address management below it.
+    pub(super) fn calico_with_our_ipam(&self) -> anyhow::Result<Runtime> {
+        let node = self.nodes.first().context("no node")?;
+        let socket = self.lab.folder(node.name())?.join("cni.sock");
+        let ipam = json!({ "type": OUR_IPAM, "socket": socket, "assign_ipv6": "true", "subnet": "host" });
+        let mut runtime = self.calicos_runtime(node, "net.d-mixed", &ipam)?;
+        let plugins = self.lab.folder("plugins")?;
+        let ours = self.calidris.with_file_name(PLUGIN);
+        std::os::unix::fs::symlink(ours, plugins.join(OUR_IPAM))?;
+        runtime.plugins.push(plugins);
+        Ok(runtime)
+    }
+
+    /// The runtime that uses Calico's plugin on a node, configured in a folder of the node's.
+    fn calicos_runtime(&self, node: &Node, configurations: &str, ipam: &Value) -> anyhow::Result<Runtime> {
+        let folder = self.lab.folder(node.name())?;
+        let configurations = folder.join(configurations);
         // Nothing of it lies outside the lab.
         let plugin = json!({
             "type": "calico",
@@ -176,7 +194,7 @@ impl<'a> Site<'a> {
             "ipam_lock_file": folder.join("ipam.lock"),
             "log_file_path": folder.join("calico.log"),
             "log_level": "warning",
-            "ipam": { "type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true" },
+            "ipam": ipam,
         });
         cni::write_configuration(&configurations, NETWORK, &plugin)?;
         Ok(Runtime {
@@ -377,7 +395,7 @@ fn address(number: u8) -> anyhow::Result<IpNetwork> {
 /// Ours, with both families.
 fn write_our_configuration(node: &Node, folder: &Path) -> anyhow::Result<()> {
     let plugin = json!({ "type": PLUGIN, "socket": folder.join("cni.sock"), "timeout_seconds": 30,
-        "ipam": { "type": "calidris-ipam", "assign_ipv6": true } });
+        "ipam": { "type": OUR_IPAM, "assign_ipv6": "true" } });
     cni::write_configuration(&node.runtime.configurations, NETWORK, &plugin)
 }
 
