@@ -48,7 +48,7 @@ use crate::desired::{
 pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
 /// A change of one nexthop object, by its number.
 pub type NexthopChange = Change<u32, Nexthop>;
-/// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`] is the same).
+/// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`](crate::desired::Transport) is the same).
 pub type TunnelChange = Change<String, Tunnel, Link>;
 /// A change of one address of a tunnel device or of a host end.
 pub type AddressChange = Change<LinkAddress, ()>;
