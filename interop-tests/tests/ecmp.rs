@@ -1,5 +1,5 @@
 //! A node with two uplinks and a router of another make behind each: packets to what both announce take both ways, in the kernel as one
-//! nexthop group. A link that dies, and a router that goes, cost what was in flight and a write or two, not one for every route.
+//! nexthop group. A link that dies, and a router that dies, cost what was in flight and a write or two, not one for every route.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -220,7 +220,7 @@ fn expect_few_losses(pingers: Vec<Pinger>) -> anyhow::Result<()> {
 #[test]
 fn a_way_that_dies_costs_what_is_in_flight_and_hardly_a_write() -> anyhow::Result<()> {
     require!(NEEDS);
-    let world = World::new()?;
+    let mut world = World::new()?;
     let [left, right] = ["192.0.2.1", "198.51.100.1"];
     let both = [left, right];
     world.wait_for_ways(&both)?;
@@ -262,10 +262,10 @@ fn a_way_that_dies_costs_what_is_in_flight_and_hardly_a_write() -> anyhow::Resul
         world.writes()?
     );
 
-    // BIRD says goodbye, its link stays.
+    // BIRD dies, its link does not.
     let writes = world.writes()?;
     let pingers = world.pingers()?;
-    world.left_router.birdc("down")?;
+    world.left_router.kill()?;
     world.wait_for_ways(&[right])?;
     expect_few_losses(pingers)?;
     ensure!(

@@ -32,6 +32,14 @@ impl Bird {
         Ok(Self { seat, process })
     }
 
+    /// Ends it as a crash would: without a word to its peers.
+    ///
+    /// # Errors
+    /// When it does not go.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
     /// Runs one `birdc` command and returns what it printed.
     ///
     /// # Errors
@@ -108,9 +116,7 @@ impl Router for Bird {
     }
 
     fn restart(&mut self, lab: &Lab) -> anyhow::Result<()> {
-        if let Some(process) = self.process.take() {
-            process.kill()?;
-        }
+        self.kill()?;
         self.process = Some(launch(lab, &self.seat, &[])?);
         Ok(())
     }
