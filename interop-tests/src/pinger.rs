@@ -55,9 +55,7 @@ pub fn between_all(pods: &[Pod]) -> anyhow::Result<Vec<Pinger>> {
 /// # Errors
 /// See above.
 pub fn expect_no_loss(pingers: Vec<Pinger>) -> anyhow::Result<()> {
-    for pinger in pingers {
-        let path = pinger.path.clone();
-        let pings = pinger.stop()?;
+    for (path, pings) in stop_all(pingers)? {
         ensure!(pings.sent > 0, "{path}: nothing was sent");
         let (lost, sent) = (pings.lost.len(), pings.sent);
         ensure!(
@@ -67,6 +65,20 @@ pub fn expect_no_loss(pingers: Vec<Pinger>) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Stops all streams and returns the count of each, by its path. The last answers to all are waited for together.
+///
+/// # Errors
+/// When a socket failed.
+pub fn stop_all(pingers: Vec<Pinger>) -> anyhow::Result<Vec<(String, Pings)>> {
+    for pinger in &pingers {
+        pinger.stop.store(true, Ordering::Relaxed);
+    }
+    let counted = pingers
+        .into_iter()
+        .map(|pinger| Ok((pinger.path.clone(), pinger.stop()?)));
+    counted.collect()
 }
 
 impl Pinger {
@@ -127,28 +139,39 @@ fn send_and_count(
         )?;
     }
     let end = watch.elapsed() + LAST_ANSWERS;
-    while !waiting.is_empty() && watch.elapsed() < end {
-        receive_until(socket, &mut waiting, &watch, end)?;
-    }
+    while !waiting.is_empty() && receive_one(socket, &mut waiting, &watch, end)? {}
     Ok(Pings {
         sent,
         lost: waiting.into_values().collect(),
     })
 }
 
-/// Takes answers until the watch shows `until`, or (at the end) nothing is waited for.
+/// Takes answers until the watch shows `until`.
 fn receive_until(
     socket: &UdpSocket,
     waiting: &mut BTreeMap<u64, Duration>,
     watch: &Stopwatch,
     until: Duration,
 ) -> anyhow::Result<()> {
-    let mut buffer = [0; 8];
-    while let Some(left) = until.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) {
-        socket.set_read_timeout(Some(left))?;
-        if let Ok((8, _)) = socket.recv_from(&mut buffer) {
-            waiting.remove(&u64::from_be_bytes(buffer));
-        }
-    }
+    while receive_one(socket, waiting, watch, until)? {}
     Ok(())
+}
+
+/// Waits for one answer; `false` when the watch shows `until`.
+fn receive_one(
+    socket: &UdpSocket,
+    waiting: &mut BTreeMap<u64, Duration>,
+    watch: &Stopwatch,
+    until: Duration,
+) -> anyhow::Result<bool> {
+    let left = until.checked_sub(watch.elapsed()).filter(|left| !left.is_zero());
+    let Some(left) = left else {
+        return Ok(false);
+    };
+    socket.set_read_timeout(Some(left))?;
+    let mut buffer = [0; 8];
+    if let Ok((8, _)) = socket.recv_from(&mut buffer) {
+        waiting.remove(&u64::from_be_bytes(buffer));
+    }
+    Ok(true)
 }

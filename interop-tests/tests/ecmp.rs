@@ -15,7 +15,7 @@ use calidris_interop::fabric::Fabric;
 use calidris_interop::kernel::RouteMonitor;
 use calidris_interop::lab::Lab;
 use calidris_interop::netns::Namespace;
-use calidris_interop::pinger::Pinger;
+use calidris_interop::pinger::{self, Pinger};
 use calidris_interop::pod;
 use calidris_interop::process::Process;
 use calidris_interop::require;
@@ -204,12 +204,11 @@ fn start_agent(
 
 /// Stops the streams. Some of each may be lost.
 fn expect_few_losses(pingers: Vec<Pinger>) -> anyhow::Result<()> {
-    for pinger in pingers {
-        let pings = pinger.stop()?;
+    for (path, pings) in pinger::stop_all(pingers)? {
         let lost = pings.lost.len();
         ensure!(
             lost <= IN_FLIGHT,
-            "{lost} of {} lost: {:?}",
+            "{path}: {lost} of {} lost: {:?}",
             pings.sent,
             pings.lost
         );
