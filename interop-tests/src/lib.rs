@@ -34,6 +34,7 @@ pub mod overlay;
 pub mod pinger;
 pub mod pod;
 pub mod process;
+pub mod programs;
 pub mod progress;
 pub mod proof;
 pub mod racks;

@@ -15,9 +15,9 @@ use calidris_interop::binaries::Binaries;
 use calidris_interop::cluster::{Cluster, LOG_LINES};
 use calidris_interop::conformance::Another;
 use calidris_interop::interop::command as interop;
-use calidris_interop::kubernetes::programs::Programs;
 use calidris_interop::lab::{self, Lab};
 use calidris_interop::overlay::{self, Mode};
+use calidris_interop::programs::Programs;
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
 use calidris_interop::require;
@@ -378,7 +378,7 @@ fn prove_kubernetes(args: &KubernetesArgs) -> anyhow::Result<ExitCode> {
     if let Some(missing) = require::KUBERNETES.iter().find_map(|need| need.missing()) {
         bail!("this test needs {missing} (`make setup` as root installs what is missing)");
     }
-    let programs = Programs::in_folder(&args.programs)?;
+    let programs = Programs::of_kubernetes(&args.programs)?;
     let binaries = Binaries::find()?;
     signals::catch();
     let progress = Progress::start(Stream::Output);
@@ -407,7 +407,7 @@ fn prove_calico(args: &CalicoArgs) -> anyhow::Result<ExitCode> {
     if let Some(missing) = require::CALICO.iter().find_map(|need| need.missing()) {
         bail!("this test needs {missing} (`make setup` as root installs what is missing)");
     }
-    let programs = calico_turns::Programs::in_folder(&args.programs)?;
+    let programs = Programs::of_calico(&args.programs)?;
     let binaries = Binaries::find()?;
     signals::catch();
     let progress = Progress::start(Stream::Output);

@@ -6,16 +6,15 @@
 //! check` nor `calidris ipam check` finds anything: the judge of our data is a program that nobody here wrote.
 
 mod cases;
-mod programs;
 mod said;
 mod site;
 
 use crate::binaries::Binaries;
 use crate::lab::Lab;
+use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::proof::Proof;
 use cases::CASES;
-pub use programs::Programs;
 use site::Site;
 
 /// The group of all facts.

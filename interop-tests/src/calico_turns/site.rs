@@ -10,7 +10,6 @@ use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::programs::Programs;
 use crate::binaries::{Binaries, PLUGIN};
 use crate::calico;
 use crate::cni::{self, Attachment, Runtime};
@@ -21,6 +20,7 @@ use crate::lab::Lab;
 use crate::netns::{Namespace, printed};
 use crate::node::{NETWORK, Node, NodeSettings};
 use crate::pod::attachment;
+use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::random::Random;
 

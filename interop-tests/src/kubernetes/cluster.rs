@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::control_plane::{ControlPlane, items};
 use super::kubelet::Kubelet;
-use super::programs::Programs;
 use crate::binaries::{Binaries, PLUGIN};
 use crate::calico;
 use crate::daemon::containerd::Containerd;
@@ -21,6 +20,7 @@ use crate::eventually::eventually;
 use crate::image::{self, Image};
 use crate::lab::Lab;
 use crate::machine::Machine;
+use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::racks::{OwnAddress, Racks};
 

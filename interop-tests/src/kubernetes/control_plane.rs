@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::programs::Programs;
 use crate::daemon::etcd::Etcd;
 use crate::eventually::eventually;
 use crate::lab::Lab;
 use crate::netns::{Namespace, printed, run};
 use crate::process::Process;
+use crate::programs::Programs;
 
 /// Its name in the lab.
 const MEMBER: &str = "control";

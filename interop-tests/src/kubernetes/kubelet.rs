@@ -6,11 +6,11 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::programs::Programs;
 use crate::daemon::containerd;
 use crate::lab::Lab;
 use crate::machine::Machine;
 use crate::process::Process;
+use crate::programs::Programs;
 
 const KUBECONFIG: &str = "/etc/kubernetes/kubeconfig";
 const CONFIG: &str = "/etc/kubernetes/kubelet.json";

@@ -5,7 +5,6 @@ pub mod cluster;
 pub mod control_plane;
 pub mod kubelet;
 pub mod pods;
-pub mod programs;
 mod run;
 
 pub use run::prove;

@@ -2,9 +2,9 @@
 
 use super::cases::CASES;
 use super::cluster::Kubernetes;
-use super::programs::Programs;
 use crate::binaries::Binaries;
 use crate::lab::Lab;
+use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::proof::Proof;
 
