@@ -5,6 +5,7 @@
 //! | routes | carries protocol [`ROUTE_PROTOCOL_LOCAL`], [`ROUTE_PROTOCOL_BGP`] or [`ROUTE_PROTOCOL_CLUSTER`], in any table |
 //! | nexthop objects | has a number of [`NEXTHOP_IDS`] *and* protocol [`ROUTE_PROTOCOL_BGP`] |
 //! | links | has a name that begins with [`LINK_PREFIX`] *and* an alias that begins with [`ALIAS_PREFIX`] |
+//! | a link group | is [`GROUP_ON_ITS_WAY_OUT`], which is deleted whole |
 //! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
 //! | addresses | is a global one on a tunnel of ours that we keep up, or on a link of ours |
 //! | neighbours | is a permanent one on a tunnel of ours that we keep up, or on a link with our prefix and carries protocol [`ROUTE_PROTOCOL_LOCAL`] |

@@ -272,10 +272,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut proof = Proof::default();
     let completed = Cluster::start(lab, topology, binaries, &progress)
         .and_then(|cluster| prove(cluster, args, &progress, &mut proof));
-    if let Err(error) = completed {
-        let fact = "everything could be checked".to_owned();
-        proof.check(&progress, (THE_LAB, fact), Err(error));
-    }
+    proof.check_completed(&progress, THE_LAB, completed);
     if args.output == Output::Json {
         let (passed, total) = (proof.passed(), proof.checks.len());
         let elapsed_ms = progress.elapsed().as_millis();

@@ -75,6 +75,19 @@ impl Proof {
         self.checks.push(Check { group, name, failure });
     }
 
+    /// Notes why not everything could be checked, if that is so.
+    pub fn check_completed(
+        &mut self,
+        progress: &Progress,
+        group: &'static str,
+        completed: anyhow::Result<()>,
+    ) {
+        if completed.is_err() {
+            let fact = "everything could be checked".to_owned();
+            self.check(progress, (group, fact), completed);
+        }
+    }
+
     /// Checks the facts of a group in turn, each as it is proved. One that does not hold does not keep the others from being checked.
     ///
     /// # Errors

@@ -180,7 +180,7 @@ impl Model {
             Input::ReachTargets(targets) => {
                 self.hints.reach = targets;
                 Affected::Everything
-            } // Says nothing about what is wanted: the turn has the kernel read back.
+            }
         }
     }
 

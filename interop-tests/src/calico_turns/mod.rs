@@ -32,10 +32,7 @@ pub fn prove(
     let mut proof = Proof::default();
     let completed = Site::start(lab, (binaries, programs), seed, progress)
         .and_then(|mut site| proof.run_cases(progress, GROUP, CASES, &mut site));
-    if let Err(error) = completed {
-        let fact = "everything could be checked".to_owned();
-        proof.check(progress, (GROUP, fact), Err(error));
-    }
+    proof.check_completed(progress, GROUP, completed);
     if !proof.holds() {
         progress.line(lab.log_tails(LOG_LINES));
     }

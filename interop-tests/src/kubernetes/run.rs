@@ -24,10 +24,7 @@ pub fn prove(lab: &Lab, (binaries, programs): (&Binaries, &Programs), progress: 
         ));
         proof.run_cases(progress, GROUP, CASES, &mut kubernetes)
     });
-    if let Err(error) = completed {
-        let fact = "everything could be checked".to_owned();
-        proof.check(progress, (GROUP, fact), Err(error));
-    }
+    proof.check_completed(progress, GROUP, completed);
     if !proof.holds() {
         progress.line(lab.log_tails(LOG_LINES));
     }
