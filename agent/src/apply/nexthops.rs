@@ -12,6 +12,7 @@
 //!   with a gateway on a link that is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use tracing::info;
@@ -313,6 +314,8 @@ impl Assignment {
 struct Numbers {
     gateways: BTreeMap<Gateway, u32>,
     occupied: BTreeSet<u32>,
+    /// Those that were not looked at yet.
+    rest: RangeInclusive<u32>,
 }
 
 impl Numbers {
@@ -330,14 +333,14 @@ impl Numbers {
         Self {
             gateways,
             occupied: seen.ours.keys().chain(&seen.taken).copied().collect(),
+            rest: NEXTHOP_IDS,
         }
     }
 
-    /// The lowest number that nobody has.
+    /// The lowest number that nobody has and that was not given out here. All of them cost one walk of the range.
     fn fresh(&mut self) -> Option<u32> {
-        let id = NEXTHOP_IDS.into_iter().find(|id| !self.occupied.contains(id))?;
-        self.occupied.insert(id);
-        Some(id)
+        let occupied = &self.occupied;
+        self.rest.find(|id| !occupied.contains(id))
     }
 
     fn of_gateway(&mut self, gateway: &Gateway) -> Option<u32> {
