@@ -1,7 +1,7 @@
 //! Removing from this node what is ours, and only that: `calidris cleanup`.
 //!
 //! What is ours is said by `ours.rs`. The order is that of the agent, reversed: nftables, routes (the more specific one
-//! before the one that covers it), nexthop objects (groups before their members), links. Kernel parameters stay as they are, since others may rely on them by now; those of
+//! before the one that covers it), rules, nexthop objects (groups before their members), links. Kernel parameters stay as they are, since others may rely on them by now; those of
 //! a host end go with it. The datastore is not touched: addresses stay assigned until DEL or `calidris ipam`.
 //!
 //! Pods that still run lose their network, since their host ends go.
@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Change;
-use crate::desired::RouteKey;
+use crate::desired::{RouteKey, Rule};
 use crate::kernel::{Kernel, KernelError, Link, Nexthop, NftFamily, ObservedRoute, SeenNexthops};
 use crate::ours;
 
@@ -25,6 +25,8 @@ pub enum Removal {
     NftTable(NftFamily),
     /// A route.
     Route(RouteKey, ObservedRoute),
+    /// A rule of routing policy.
+    Rule(Rule),
     /// A nexthop object, by number.
     Nexthop(u32, Nexthop),
     /// The host end of a workload, by name.
@@ -65,12 +67,14 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
         Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => SeenNexthops::default(),
         result => result?,
     };
+    let rules = kernel.rules()?;
     let links = kernel.links()?;
     let tables = tables.into_iter().map(Removal::NftTable);
     let routes = routes
         .into_iter()
         .rev()
         .map(|(key, route)| Removal::Route(key, route));
+    let rules = rules.into_iter().rev().map(Removal::Rule);
     let (groups, gateways): (Vec<_>, Vec<_>) = nexthops
         .ours
         .into_iter()
@@ -84,7 +88,8 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
         let is_ours = link.is_ours(&name) || link.is_half_made(&name);
         is_ours.then_some(Removal::Link(name, link))
     });
-    Ok(tables.chain(routes).chain(nexthops).chain(links).collect())
+    let all = tables.chain(routes).chain(rules).chain(nexthops).chain(links);
+    Ok(all.collect())
 }
 
 /// Removes everything of ours, or says what would be. What fails does not stop the rest.
@@ -125,6 +130,10 @@ fn remove(kernel: &mut impl Kernel, removal: &Removal) -> Result<(), KernelError
             };
             kernel.change_routes(&[&change]).pop().unwrap_or(Ok(()))
         }
+        Removal::Rule(rule) => kernel.change_rule(&Change::Delete {
+            key: rule.clone(),
+            from: (),
+        }),
         Removal::Nexthop(id, nexthop) => {
             let change = Change::Delete {
                 key: *id,
@@ -150,6 +159,7 @@ impl fmt::Display for Removal {
         match self {
             Self::NftTable(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
             Self::Route(key, route) => write!(f, "route {key} {route}"),
+            Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Nexthop(id, nexthop) => write!(f, "nexthop {id} {nexthop}"),
             Self::Tunnel(name, _) => write!(f, "tunnel {name}"),
             Self::Link(name, link) => {
@@ -168,7 +178,7 @@ impl fmt::Display for CleanupReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{RouteOrigin, RoutePath};
+    use crate::desired::{RouteOrigin, RoutePath, RuleAction};
     use crate::kernel::NftTable;
     use crate::kernel::fake::{FakeKernel, Fault};
 
@@ -201,6 +211,15 @@ mod tests {
                 .routes
                 .insert(RouteKey::main(destination.parse().unwrap()), route);
         }
+        let lookup = |priority, table, without_default| Rule {
+            is_ipv6: false,
+            priority,
+            action: RuleAction::Lookup {
+                table,
+                without_default,
+            },
+        };
+        kernel.rules = [lookup(7, 254, true), lookup(8, 100, false)].into();
         let foreign = RouteKey::main("10.99.0.0/16".parse().unwrap());
         kernel.foreign.insert(foreign, "static".to_owned());
         let gateway = Nexthop::Gateway {
@@ -231,6 +250,8 @@ mod tests {
                 "nftables table inet calidris",
                 "route 10.65.0.2/32 metric 1024 dev cali1 (local)",
                 "route 10.65.0.0/26 metric 1024 blackhole (local)",
+                "rule inet priority 8 lookup 100",
+                "rule inet priority 7 lookup main suppress_prefixlength 0",
                 "nexthop 3390898177 group 3390898176",
                 "nexthop 3390898176 via 192.0.2.2 dev eth0",
                 "link cali1 calidris:n/c1/eth0",
@@ -250,14 +271,14 @@ mod tests {
 
     #[test]
     fn what_fails_is_said_and_does_not_stop_the_rest() {
-        // Four reads come first.
-        for call in 4..11 {
+        // Five reads come first.
+        for call in 5..14 {
             let mut kernel = FakeKernel {
                 fault: Some((call, Fault::Refused)),
                 ..kernel()
             };
             let report = clean(&mut kernel, Mode::Remove).unwrap();
-            assert_eq!((report.removed.len(), report.failed.len()), (6, 1), "{report:?}");
+            assert_eq!((report.removed.len(), report.failed.len()), (8, 1), "{report:?}");
             clean(&mut kernel, Mode::Remove).unwrap();
             assert_eq!(
                 inventory(&mut kernel).unwrap(),

@@ -3,6 +3,7 @@
 //! | kind | ours is what |
 //! |---|---|
 //! | routes | carries protocol [`ROUTE_PROTOCOL_LOCAL`], [`ROUTE_PROTOCOL_BGP`] or [`ROUTE_PROTOCOL_CLUSTER`], in any table |
+//! | rules | carries protocol [`ROUTE_PROTOCOL_LOCAL`] (Linux 4.17) |
 //! | nexthop objects | has a number of [`NEXTHOP_IDS`] *and* protocol [`ROUTE_PROTOCOL_BGP`] |
 //! | links | has a name that begins with [`LINK_PREFIX`] *and* an alias that begins with [`ALIAS_PREFIX`] |
 //! | a link group | is [`GROUP_ON_ITS_WAY_OUT`], which is deleted whole |

@@ -37,7 +37,10 @@ use crate::open_files;
 use crate::pod_link::Remover;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
 use crate::report::{DatastoreReport, NodeStatus, Parts, StatusReport};
-use crate::sources::{self, netlink::Monitor};
+use crate::sources::{
+    self,
+    netlink::{Monitor, Own},
+};
 use crate::status;
 use crate::tunnel_addresses;
 use crate::turn::{Node, Outputs};
@@ -118,7 +121,11 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         .context("cannot read the kernel's routes; is this root?")?
         .is_empty();
     let (foreign_changes, foreign_changed) = watch::channel(0);
-    spawn_monitor(monitor, kernel.port_id(), inbox.clone(), foreign_changes);
+    let own = Own {
+        port: kernel.port_id(),
+        remote_route_table: config.dataplane.remote_route_table,
+    };
+    spawn_monitor(monitor, own, inbox.clone(), foreign_changes);
     spawn_nftables_monitor(&kernel, inbox.clone());
     let model = first_model(&config, &mut kernel).await?;
     let router_id = router_id(&config, &model)?;
@@ -414,12 +421,12 @@ fn spawn_node(
 
 fn spawn_monitor(
     monitor: Monitor,
-    own_port: u32,
+    own: Own,
     inbox: mpsc::Sender<Message>,
     foreign_changes: watch::Sender<u64>,
 ) {
     tokio::spawn(async move {
-        if let Err(error) = monitor.run(own_port, inbox, foreign_changes).await {
+        if let Err(error) = monitor.run(own, inbox, foreign_changes).await {
             error!(%error, "the kernel's notifications have ended; changes are seen at the periodic read-back only");
         }
     });

@@ -6,18 +6,20 @@
 mod damage;
 mod eventually;
 mod namespaces;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use calidris_agent::apply::{ApplyReport, Dataplane};
 use calidris_agent::clock;
-use calidris_agent::desired::{Desired, compute};
+use calidris_agent::desired::{Desired, MAIN_TABLE, compute};
 use calidris_agent::inbox::Message;
 use calidris_agent::kernel::{KernelChange, KernelNews, Linux, node_interfaces};
 use calidris_agent::model::{
     Encapsulation, Endpoint, EndpointId, HostPort, InSync, Learned, Model, NextHop, Pool, Protocol,
 };
+use calidris_agent::sources::netlink::{self, Own};
 use namespaces::{Namespace, possible};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -125,16 +127,16 @@ fn model(node: &Namespace) -> Model {
     model
 }
 
-/// Hears every change of links, addresses, neighbours and routes in the namespace of the thread.
+/// Hears every change of links, addresses, routes and rules in the namespace of the thread.
 struct Monitor(Socket);
 
 impl Monitor {
     fn open() -> Self {
         let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
-        // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
-        socket
-            .bind(&SocketAddr::new(0, 0x1 | 0x10 | 0x40 | 0x100 | 0x400))
-            .unwrap();
+        // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE,
+        // RTNLGRP_IPV6_RULE
+        let groups = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
+        socket.bind(&SocketAddr::new(0, groups)).unwrap();
         socket.set_non_blocking(true).unwrap();
         Self(socket)
     }
@@ -410,12 +412,16 @@ fn notifications_that_were_lost_mean_that_everything_is_read_back() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let monitor = calidris_agent::sources::netlink::Monitor::open().unwrap();
+            let monitor = netlink::Monitor::open().unwrap();
             node.sh("seq 0 19999 | awk '{ printf \"route add 198.18.%d.%d via 192.0.2.9 proto 202\\n\", $1 / 256, $1 % 256 }' | ip -batch -");
             let (inbox, mut heard) = tokio::sync::mpsc::channel(8);
             let (foreign_changes, _) = tokio::sync::watch::channel(0);
+            let own = Own {
+                port: 0,
+                remote_route_table: MAIN_TABLE,
+            };
             tokio::select! {
-                result = monitor.run(0, inbox, foreign_changes) => panic!("the monitor ended: {result:?}"),
+                result = monitor.run(own, inbox, foreign_changes) => panic!("the monitor ended: {result:?}"),
                 first = tokio::time::timeout(PATIENCE, heard.recv()) => first.unwrap().unwrap(),
             }
         })

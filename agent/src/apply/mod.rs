@@ -1,16 +1,18 @@
 //! The hands: makes the kernel be as desired, and says what it did.
 //!
 //! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
-//! constant order (links, tunnels, sysctls, addresses, neighbours, nexthop objects, routes, then what is removed of nexthop objects,
-//! neighbours, addresses and tunnels, nftables; within routes creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//! constant order (links, tunnels, sysctls, addresses, neighbours, rules, nexthop objects, routes, then what is removed of nexthop
+//! objects, rules, neighbours, addresses and tunnels, nftables; within routes creations ascending, then deletions descending) and
+//! remembers the result, so that a turn in which nothing changed asks the kernel nothing.
 //! [`Dataplane::apply_part`] does the same for a few workloads without a look at the others.
 //!
 //! Invariants:
 //! - Only what `ours.rs` calls ours is changed or deleted. A foreign route in the way is a failure that names it.
 //! - While a source is not in sync, routes that follow from it are created only, never changed or deleted, and the
 //!   nftables table is left alone: a restarted agent does not touch what is right.
-//! - A failure never stops the rest. What failed is tried again after a delay that doubles from 100 ms to 30 s, at
-//!   once if what is desired or observed of it changed, or if a link that is not a workload's changed.
+//! - A failure never stops the rest, but for what depends on it: a rule, a nexthop group or a route goes when what takes its place is
+//!   there. What failed is tried again after a delay that doubles from 100 ms to 30 s, at once if what is desired or observed of it
+//!   changed, or if a link that is not a workload's changed.
 
 mod addresses;
 mod connections;
@@ -23,6 +25,7 @@ mod order;
 mod part;
 mod retry;
 mod routes;
+mod rules;
 mod sysctl;
 mod tunnels;
 
@@ -35,10 +38,10 @@ use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, RouteKey, RoutePath};
+use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, RouteKey, RoutePath, Rule};
 use crate::kernel::{
     AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NexthopChange,
-    NftChange, NftFamily, ObservedNeighbor, RouteChange, TunnelChange,
+    NftChange, NftFamily, ObservedNeighbor, RouteChange, RuleChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
@@ -60,6 +63,7 @@ pub struct Dataplane<K> {
     addresses: addresses::Addresses,
     neighbors: neighbors::Neighbors,
     routes: routes::Routes,
+    rules: rules::Rules,
     nft: nft::Nft,
     connections: connections::Connections,
     retry: retry::Retry,
@@ -86,6 +90,8 @@ pub enum Op {
     Nexthop(NexthopChange),
     /// A route is created, replaced or deleted.
     Route(RouteChange),
+    /// A rule of routing policy is made or deleted.
+    Rule(RuleChange),
     /// A table of nftables is replaced, or elements of its sets are changed.
     Nft(NftChange),
 }
@@ -107,6 +113,8 @@ pub enum Subject {
     Nexthop(u32),
     /// A route.
     Route(RouteKey),
+    /// A rule of routing policy.
+    Rule(Rule),
     /// Our nftables table of a family.
     Nft(NftFamily),
 }
@@ -144,6 +152,7 @@ impl<K: Kernel> Dataplane<K> {
             addresses: addresses::Addresses::default(),
             neighbors: neighbors::Neighbors::default(),
             routes: routes::Routes::default(),
+            rules: rules::Rules::default(),
             nft: nft::Nft::default(),
             connections: connections::Connections::default(),
             retry: retry::Retry::default(),
@@ -157,6 +166,7 @@ impl<K: Kernel> Dataplane<K> {
         match change {
             KernelChange::Links => self.links.mark_dirty(),
             KernelChange::Routes => self.routes.mark_dirty(),
+            KernelChange::Rules => self.rules.mark_dirty(),
             KernelChange::Addresses => self.addresses.mark_dirty(),
             KernelChange::Neighbors => self.neighbors.mark_dirty(),
             KernelChange::Sysctls => self.sysctls.mark_dirty(),
@@ -167,6 +177,7 @@ impl<K: Kernel> Dataplane<K> {
                 self.addresses.mark_dirty();
                 self.neighbors.mark_dirty();
                 self.routes.mark_dirty();
+                self.rules.mark_dirty();
                 self.nft.mark_dirty();
             }
         }
@@ -333,8 +344,9 @@ impl<K: Kernel> Dataplane<K> {
         );
         collect(
             "routes",
-            self.routes.difference(&mut self.kernel, &desired.routes, in_sync),
+            self.routes.difference(&mut self.kernel, desired, in_sync),
         );
+        collect("rules", self.rules.difference(&mut self.kernel, desired, in_sync));
         if in_sync.datastore {
             collect(
                 "nftables",
@@ -446,7 +458,8 @@ impl<K: Kernel> Dataplane<K> {
                 }
                 Op::Route(_) => {
                     let changes: Vec<&RouteChange> = stage.iter().filter_map(Op::as_route).collect();
-                    results.extend(self.routes.carry_out(&mut self.kernel, &changes));
+                    let is_looked_up = |is_ipv6, table| self.rules.lead_to(is_ipv6, table);
+                    results.extend(self.routes.carry_out(&mut self.kernel, &changes, is_looked_up));
                 }
                 Op::Nft(_) => {
                     let changes: Vec<NftChange> = stage.iter().filter_map(Op::as_nft).cloned().collect();
@@ -469,6 +482,10 @@ impl<K: Kernel> Dataplane<K> {
             Op::Tunnel(change) => Some(self.change_tunnel(change)),
             Op::Sysctl(change) => Some(self.sysctls.carry_out(&mut self.kernel, change)),
             Op::Address(change) => Some(self.change_address(change)),
+            Op::Rule(change) => {
+                let has_routes = |is_ipv6, table| self.routes.may_have_some_in(is_ipv6, table);
+                Some(self.rules.carry_out(&mut self.kernel, change, has_routes))
+            }
             Op::Neighbor(_) | Op::Nexthop(_) | Op::Route(_) | Op::Nft(_) => None,
         }
     }
@@ -512,6 +529,7 @@ impl<K: Kernel> Dataplane<K> {
             || self.addresses.is_dirty()
             || self.neighbors.is_dirty()
             || self.routes.is_dirty()
+            || self.rules.is_dirty()
             || (in_sync.datastore && self.nft.is_dirty())
     }
 
@@ -568,7 +586,7 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .any(|address| key.destination == IpNetwork::from(*address)),
         Subject::Neighbor(key) => key.interface == *interface,
         Subject::Address(address) => address.interface == *interface,
-        Subject::Tunnel(_) | Subject::Nexthop(_) => false,
+        Subject::Tunnel(_) | Subject::Nexthop(_) | Subject::Rule(_) => false,
         // Closed until it is known there.
         Subject::Nft(family) => *family == NftFamily::Inet,
     }
@@ -623,6 +641,7 @@ impl Op {
             Self::Neighbor(change) => Subject::Neighbor(change.key().clone()),
             Self::Nexthop(change) => Subject::Nexthop(*change.key()),
             Self::Route(change) => Subject::Route(change.key().clone()),
+            Self::Rule(change) => Subject::Rule(change.key().clone()),
             Self::Nft(change) => Subject::Nft(change.family),
         }
     }
@@ -650,6 +669,8 @@ impl fmt::Display for Op {
             Self::Sysctl(change) => write!(f, "sysctl: {change}"),
             Self::Nexthop(change) => write!(f, "nexthop: {change}"),
             Self::Route(change) => write!(f, "route: {change}"),
+            Self::Rule(Change::Delete { key, .. }) => write!(f, "rule: delete {key}"),
+            Self::Rule(change) => write!(f, "rule: create {}", change.key()),
             Self::Nft(change) => write!(f, "nft: {change}"),
         }
     }
@@ -665,6 +686,7 @@ impl fmt::Display for Subject {
             Self::Sysctl(path) => write!(f, "sysctl {path}"),
             Self::Nexthop(id) => write!(f, "nexthop {id}"),
             Self::Route(key) => write!(f, "route {key}"),
+            Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Nft(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
         }
     }
@@ -682,5 +704,7 @@ mod nexthop_tests;
 mod overlay_tests;
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

@@ -22,12 +22,14 @@ pub(super) enum Stage {
     Sysctls,
     Addresses,
     Neighbors,
+    Rules,
     Gateways,
     Nexthops,
     NexthopGroups,
     Routes,
     NexthopGroupsGo,
     NexthopsGo,
+    RulesGo,
     NeighborsGo,
     AddressesGo,
     TunnelsGo,
@@ -45,6 +47,8 @@ impl Stage {
             Op::Address(_) => Self::Addresses,
             Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
             Op::Neighbor(_) => Self::Neighbors,
+            Op::Rule(Change::Delete { .. }) => Self::RulesGo,
+            Op::Rule(_) => Self::Rules,
             Op::Nexthop(Change::Delete {
                 from: Nexthop::Group(_),
                 ..

@@ -11,7 +11,7 @@ use super::connections::host;
 use super::links::LinksChanged;
 use super::nexthops::{Assignment, Nexthops, in_groups};
 use crate::delta::{Change, delta};
-use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath};
+use crate::desired::{Desired, MAIN_TABLE, Route, RouteKey, RouteOrigin, RoutePath, Rule};
 use crate::kernel::{Kernel, KernelError, NexthopChange, ObservedRoute, RouteChange};
 use crate::model::InSync;
 
@@ -20,6 +20,9 @@ pub(super) struct Routes {
     nexthops: Nexthops,
     /// Of both: with an object go the routes that refer to it.
     dirty: bool,
+    /// What takes the place of routes that are to go: of the same destination, in another table or with another metric. Until it is
+    /// there they stay.
+    successors: BTreeMap<IpNetwork, RouteKey>,
 }
 
 impl Default for Routes {
@@ -28,6 +31,7 @@ impl Default for Routes {
             known: BTreeMap::new(),
             nexthops: Nexthops::default(),
             dirty: true,
+            successors: BTreeMap::new(),
         }
     }
 }
@@ -61,7 +65,7 @@ impl Routes {
     pub(super) fn difference(
         &mut self,
         kernel: &mut impl Kernel,
-        desired: &BTreeMap<RouteKey, Route>,
+        Desired { routes, rules, .. }: &Desired,
         in_sync: InSync,
     ) -> Result<Vec<Op>, KernelError> {
         if self.dirty {
@@ -69,8 +73,9 @@ impl Routes {
             self.known = kernel.routes()?;
             self.dirty = false;
         }
-        let assignment = self.nexthops.assign(desired, &self.known, in_sync);
-        let mut ops = changes(desired, &self.known, &assignment, in_sync);
+        let assignment = self.nexthops.assign(routes, &self.known, in_sync);
+        let mut ops = changes(routes, &self.known, &assignment, in_sync);
+        self.successors = successors(&ops, routes, rules);
         let staying = self.referred_without(&ops);
         ops.extend(self.nexthops.difference(&assignment, &staying, in_sync));
         Ok(ops)
@@ -120,33 +125,84 @@ impl Routes {
         results
     }
 
+    /// `is_looked_up` says of a family and a table whether the kernel looks there.
     pub(super) fn carry_out(
         &mut self,
         kernel: &mut impl Kernel,
         changes: &[&RouteChange],
+        is_looked_up: impl Fn(bool, u32) -> bool,
     ) -> Vec<Result<(), KernelError>> {
-        if changes.is_empty() {
+        let (makes, deletions) =
+            changes.split_at(changes.partition_point(|change| !matches!(change, Change::Delete { .. })));
+        let mut results = self.make(kernel, makes);
+        results.extend(self.delete(kernel, deletions, is_looked_up));
+        results
+    }
+
+    fn make(&mut self, kernel: &mut impl Kernel, makes: &[&RouteChange]) -> Vec<Result<(), KernelError>> {
+        if makes.is_empty() {
             return Vec::new();
         }
-        let mut results = kernel.change_routes(changes);
+        let results = kernel.change_routes(makes);
         let mut made = Vec::new();
-        for (change, result) in changes.iter().zip(&mut results) {
-            if let (Change::Delete { .. }, Err(error)) = (change, &*result)
-                && error.errno() == Some(libc::ESRCH)
-            {
-                // Gone already: somebody else, or the kernel with its link, was faster.
-                *result = Ok(());
-            }
-            match (change, &*result) {
+        for (change, result) in makes.iter().zip(&results) {
+            match (change, result) {
                 (Change::Create { key, value } | Change::Replace { key, to: value, .. }, Ok(())) => {
                     made.push((key.clone(), ObservedRoute::from(value)));
                 }
-                (Change::Delete { key, .. }, Ok(())) => self.forget(key),
                 (_, Err(error)) => self.dirty |= error.leaves_doubt(),
+                (Change::Delete { .. }, Ok(())) => {}
             }
         }
         self.remember(made);
         results
+    }
+
+    fn delete(
+        &mut self,
+        kernel: &mut impl Kernel,
+        deletions: &[&RouteChange],
+        is_looked_up: impl Fn(bool, u32) -> bool,
+    ) -> Vec<Result<(), KernelError>> {
+        let is_used = |key: &RouteKey| {
+            self.known.contains_key(key) && is_looked_up(key.destination.is_ipv6(), key.table)
+        };
+        let is_held = |change: &RouteChange| {
+            let successor = self.successors.get(&change.key().destination);
+            successor.is_some_and(|successor| !is_used(successor))
+        };
+        let held: Vec<bool> = deletions.iter().map(|change| is_held(change)).collect();
+        let sent: Vec<&RouteChange> = deletions
+            .iter()
+            .zip(&held)
+            .filter(|(_, is_held)| !**is_held)
+            .map(|(change, _)| *change)
+            .collect();
+        let mut answers = kernel.change_routes(&sent).into_iter();
+        let answer = |(change, is_held): (&&RouteChange, bool)| {
+            if is_held {
+                let reason = "the route that takes its place is not there yet".to_owned();
+                return Err(KernelError::Held { reason });
+            }
+            match answers.next() {
+                // Gone already: somebody else, or the kernel with its link, was faster.
+                Some(Err(error)) if error.errno() != Some(libc::ESRCH) => {
+                    self.dirty |= error.leaves_doubt();
+                    Err(error)
+                }
+                _ => {
+                    forget(&mut self.known, change.key());
+                    Ok(())
+                }
+            }
+        };
+        deletions.iter().zip(held).map(answer).collect()
+    }
+
+    /// Whether there are some of a family in a table, or may be.
+    pub(super) fn may_have_some_in(&self, is_ipv6: bool, table: u32) -> bool {
+        let mut keys = self.known.keys();
+        self.dirty || keys.any(|key| key.table == table && key.destination.is_ipv6() == is_ipv6)
     }
 
     /// They come in ascending order: of a full table the map is made at once.
@@ -157,14 +213,14 @@ impl Routes {
             self.known.extend(made);
         }
     }
+}
 
-    /// Routes go in descending order: of a full table each is the last one.
-    fn forget(&mut self, key: &RouteKey) {
-        if self.known.last_key_value().is_some_and(|(last, _)| last == key) {
-            self.known.pop_last();
-        } else {
-            self.known.remove(key);
-        }
+/// Routes go in descending order: of a full table each is the last one.
+fn forget(known: &mut BTreeMap<RouteKey, ObservedRoute>, key: &RouteKey) {
+    if known.last_key_value().is_some_and(|(last, _)| last == key) {
+        known.pop_last();
+    } else {
+        known.remove(key);
     }
 }
 
@@ -189,6 +245,31 @@ fn changes(
             Change::Delete { .. } => change,
         })
         .map(Op::Route)
+        .collect()
+}
+
+/// What takes the place of the routes that go.
+fn successors(
+    ops: &[Op],
+    routes: &BTreeMap<RouteKey, Route>,
+    rules: &BTreeSet<Rule>,
+) -> BTreeMap<IpNetwork, RouteKey> {
+    let tables: BTreeSet<u32> = rules.iter().filter_map(Rule::table).chain([MAIN_TABLE]).collect();
+    let deleted = ops.iter().filter_map(|op| match op {
+        Op::Route(Change::Delete { key, .. }) => Some(key.destination),
+        _ => None,
+    });
+    let successor = |destination: IpNetwork| {
+        let key = |table, priority| RouteKey {
+            table,
+            destination,
+            priority,
+        };
+        let mut tables = tables.iter();
+        tables.find_map(|table| routes.range(key(*table, 0)..=key(*table, u32::MAX)).next())
+    };
+    deleted
+        .filter_map(|destination| Some((destination, successor(destination)?.0.clone())))
         .collect()
 }
 

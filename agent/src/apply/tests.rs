@@ -127,7 +127,8 @@ fn stale(kernel: &mut FakeKernel) {
 /// Whether the kernel is as desired and has nothing of ours besides.
 pub(super) fn is_as_desired(kernel: &FakeKernel, desired: &Desired) -> bool {
     let routes = &kernel.routes;
-    routes.len() == desired.routes.len()
+    kernel.rules == desired.rules
+        && routes.len() == desired.routes.len()
         && desired.routes.iter().all(|(key, route)| {
             routes
                 .get(key)
@@ -223,11 +224,13 @@ fn operations_come_in_one_constant_order() {
         Op::Sysctl(_) => 2,
         Op::Address(_) => 3,
         Op::Neighbor(_) => 4,
-        Op::Nexthop(Change::Create { .. } | Change::Replace { .. }) => 5,
-        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 6,
-        Op::Route(Change::Delete { .. }) => 7,
-        Op::Nexthop(Change::Delete { .. }) => 8,
-        Op::Nft(_) => 9,
+        Op::Rule(Change::Create { .. } | Change::Replace { .. }) => 5,
+        Op::Nexthop(Change::Create { .. } | Change::Replace { .. }) => 6,
+        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 7,
+        Op::Route(Change::Delete { .. }) => 8,
+        Op::Nexthop(Change::Delete { .. }) => 9,
+        Op::Rule(Change::Delete { .. }) => 10,
+        Op::Nft(_) => 11,
     };
     assert!(ops.is_sorted_by_key(rank), "{ops:#?}");
 }

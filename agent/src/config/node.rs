@@ -7,10 +7,14 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{Config, duration};
+use super::{Config, duration, within};
 use crate::model::detection::{Method, Pattern};
 use crate::model::{NatExclusions, Settings, SourceSpoofing};
 
+/// Routing tables that the kernel fills, or looks up for purposes of its own: `unspec`, `default` and `local`.
+const RESERVED_TABLES: [u32; 3] = [0, 253, 255];
+/// The last priority before the kernel's rule for the main table that leaves room for two rules.
+const LAST_RULE_PRIORITY: u32 = 32764;
 /// Calico's names for the methods of address detection, of IPv4 and IPv6.
 const METHOD_VARIABLES: [&str; 2] = ["IP_AUTODETECTION_METHOD", "IP6_AUTODETECTION_METHOD"];
 /// The addresses that Kubernetes has for the node, separated by commas: from the downward API's `status.hostIPs`.
@@ -48,6 +52,12 @@ pub struct DataplaneConfig {
     pub nat_outgoing_exclusions: NatExclusions,
     /// Whether blocks of pools without encapsulation, on nodes of our own subnet, are routed from the datastore.
     pub direct_routes: bool,
+    /// Routing table of routes through other nodes and of learned ones.
+    #[serde(deserialize_with = "table")]
+    pub remote_route_table: u32,
+    /// Priority of the first of the two rules that lead to that table.
+    #[serde(deserialize_with = "rule_priority")]
+    pub rule_priority: u32,
     /// The uplinks, whose MTU counts.
     #[serde(deserialize_with = "pattern")]
     pub mtu_interfaces: Pattern,
@@ -58,6 +68,8 @@ impl Default for DataplaneConfig {
         let Settings {
             direct_routes,
             uplinks,
+            remote_route_table,
+            rule_priority,
             ..
         } = Settings::default();
         Self {
@@ -66,6 +78,8 @@ impl Default for DataplaneConfig {
             workload_source_spoofing: SourceSpoofing::Disabled,
             nat_outgoing_exclusions: NatExclusions::default(),
             direct_routes,
+            remote_route_table,
+            rule_priority,
             mtu_interfaces: uplinks,
         }
     }
@@ -101,6 +115,8 @@ impl From<&Config> for Settings {
             direct_routes: config.dataplane.direct_routes,
             pod_mtu: config.cni.mtu,
             uplinks: config.dataplane.mtu_interfaces.clone(),
+            remote_route_table: config.dataplane.remote_route_table,
+            rule_priority: config.dataplane.rule_priority,
             nat_exclusions: config.dataplane.nat_outgoing_exclusions,
         }
     }
@@ -122,4 +138,18 @@ fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Method>, 
 fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Error> {
     let text = String::deserialize(deserializer)?;
     Pattern::parse(&text).map_err(D::Error::custom)
+}
+
+fn table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let table = u32::deserialize(deserializer)?;
+    if RESERVED_TABLES.contains(&table) {
+        return Err(D::Error::custom(format!(
+            "{table} is a table of the kernel's own; expected 254 (main) or another"
+        )));
+    }
+    Ok(table)
+}
+
+fn rule_priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(u32::deserialize(deserializer)?, 1, LAST_RULE_PRIORITY).map_err(D::Error::custom)
 }

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 
 use crate::desired::tunnels::Tunnel;
-use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath, bgp};
+use crate::desired::{Route, RouteKey, RouteOrigin, RoutePath, bgp, routes};
 use crate::model::{Encapsulation, Model, NodeFacts, TunnelKind};
 
 pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
-    let mut routes = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for (block, state) in &model.cluster.blocks {
         let borrowed = state
             .borrowed
@@ -29,18 +29,22 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
                 .get(node)
                 .and_then(|node| path(model, tunnels, destination, node));
             if let Some(path) = path {
+                let key = RouteKey {
+                    table: routes::table_of_remote(model, destination),
+                    ..RouteKey::main(destination)
+                };
                 let origin = RouteOrigin::Cluster;
-                routes.insert(RouteKey::main(destination), Route { origin, path });
+                found.insert(key, Route { origin, path });
             }
         }
     }
-    routes.extend(vteps(model, tunnels));
-    routes
+    found.extend(vteps(model, tunnels));
+    found
 }
 
 /// Straight to the IPv6 VXLAN devices of others. The kernel refuses a gateway, even one that is said to be on the link, while
 /// the way to its address leads through another link (`ip6_route_check_nh_onlink`), as that to its block does while
-/// the mode changes.
+/// the mode changes. It looks at the main table only.
 fn vteps(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<RouteKey, Route> {
     let kind = TunnelKind::VxlanV6;
     if !tunnels.contains_key(kind.interface()) {

@@ -12,6 +12,7 @@ mod node;
 mod part;
 pub mod peering;
 mod routes;
+mod rules;
 pub(crate) mod sysctl;
 mod tunnels;
 mod workloads;
@@ -32,6 +33,7 @@ pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use part::{Part, Scope, part};
 pub use routes::default_prefix;
+pub use rules::{Rule, RuleAction, are_safe};
 pub use tunnels::{Transport, Tunnel, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
 pub use workloads::{HostPortKey, HostPortTarget, Workload};
 
@@ -52,6 +54,8 @@ pub struct Desired {
     pub links: BTreeMap<String, HostLink>,
     /// Routes of ours.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Rules that lead to tables of routes.
+    pub rules: BTreeSet<Rule>,
     /// Kernel parameters: path below `/proc/sys` to value.
     pub sysctls: BTreeMap<String, String>,
     /// Source ranges to be translated when the destination is outside `nat_exempt`. No range lies in another.
@@ -89,9 +93,11 @@ pub struct Desired {
 pub fn compute(model: &Model) -> Desired {
     let (nat_sources, nat_exempt) = nft::nat(model);
     let tunnels = tunnels::tunnels(model);
+    let routes = routes::routes(model, &tunnels);
     Desired {
         links: links::links(model, model.endpoints.values()),
-        routes: routes::routes(model, &tunnels),
+        rules: rules::rules(model, &routes),
+        routes,
         sysctls: sysctl::sysctls(model, &tunnels),
         nat_sources,
         nat_exempt,

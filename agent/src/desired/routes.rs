@@ -3,6 +3,9 @@
 //! Where two want the same destination, one wins: workload, then blackhole, then what the datastore says of another node's
 //! block, then the gateway to a BGP peer, then what BGP learned. (Felix has the same order; its blackholes come last, but never meet the others.) A priority that a policy
 //! gives to a learned route is its metric, and counts against routes of others only.
+//!
+//! Routes through other nodes and learned ones may have a table of their own (`rules.rs`). Black holes stay in the main one, so that they
+//! come before whatever leads there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +15,7 @@ use ipnetwork::IpNetwork;
 use crate::desired::next_hops::NextHops;
 use crate::desired::tunnels::Tunnel;
 use crate::desired::{
-    Gateway, MIGRATION_PRIORITY, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster,
+    Gateway, MAIN_TABLE, MIGRATION_PRIORITY, ROUTE_PRIORITY, Route, RouteKey, RouteOrigin, RoutePath, cluster,
 };
 use crate::model::{Endpoint, MigrationPhase, Model, TunnelKind};
 
@@ -50,14 +53,29 @@ pub(super) fn routes(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTree
             && let Some(path) = next_hops.path(learned)
         {
             let key = RouteKey {
+                table: match path {
+                    RoutePath::Blackhole => MAIN_TABLE,
+                    _ => table_of_remote(model, *destination),
+                },
+                destination: *destination,
                 priority: learned.priority.unwrap_or(ROUTE_PRIORITY),
-                ..RouteKey::main(*destination)
             };
             let origin = RouteOrigin::Bgp;
             routes.insert(key, Route { origin, path });
         }
     }
     routes
+}
+
+/// The table of a route that leads away from this node. What lies in a block of our own, whose blackhole is in the main table, is
+/// there too: the longest prefix counts within a table only.
+pub(super) fn table_of_remote(model: &Model, destination: IpNetwork) -> u32 {
+    let table = model.settings.remote_route_table;
+    if table == MAIN_TABLE || is_within(&model.own_blocks, destination) {
+        MAIN_TABLE
+    } else {
+        table
+    }
 }
 
 /// Those to workloads. To one that is to migrate here, packets go to the node that it runs on.
@@ -118,8 +136,11 @@ pub(super) fn is_host(prefix: IpNetwork) -> bool {
 /// Whether a route that a peer announced may be installed. Own blocks are ours: neither they nor parts of them are
 /// taken from a peer, with one exception: single addresses, which other nodes borrow from our blocks and announce.
 fn may_be_learned(destination: IpNetwork, own_blocks: &BTreeSet<IpNetwork>) -> bool {
-    let is_own_or_part_of_own = own_blocks.iter().any(|block| contains(*block, destination));
-    !is_own_or_part_of_own || (is_host(destination) && !own_blocks.contains(&destination))
+    !is_within(own_blocks, destination) || (is_host(destination) && !own_blocks.contains(&destination))
+}
+
+fn is_within(blocks: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
+    blocks.iter().any(|block| contains(*block, prefix))
 }
 
 /// Whether `inner` is `outer` or lies in it.

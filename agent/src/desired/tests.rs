@@ -70,6 +70,62 @@ fn route_lines(model: &Model) -> Vec<String> {
 }
 
 #[test]
+fn a_table_of_its_own_has_what_leads_elsewhere_and_rules_lead_to_it() {
+    let mut model = model(
+        &["10.65.0.0/26"],
+        &["cali1 10.65.0.2", "cali2 10.65.7.7"],
+        &[
+            "0.0.0.0/0 192.0.2.9",
+            "10.65.1.0/26 192.0.2.2",
+            "10.65.0.9/32 192.0.2.3",
+        ],
+    );
+    let blackhole = Learned {
+        path: LearnedPath::Blackhole,
+        priority: None,
+    };
+    model.learned.insert(prefix("10.65.1.7/32"), blackhole);
+    model
+        .peer_gateways
+        .insert("198.51.100.1".parse().unwrap(), "192.0.2.9".parse().unwrap());
+    assert!(compute(&model).rules.is_empty());
+    model.settings.remote_route_table = 100;
+    let in_table = |desired: &Desired, table| {
+        let keys = desired.routes.keys().filter(move |key| key.table == table);
+        keys.map(|key| key.destination.to_string()).collect::<Vec<_>>()
+    };
+    let lines = |desired: &Desired| desired.rules.iter().map(Rule::to_string).collect::<Vec<_>>();
+    let ipv4 = [
+        "inet priority 32000 lookup main suppress_prefixlength 0",
+        "inet priority 32001 lookup 100",
+    ];
+    let desired = compute(&model);
+    assert_eq!(in_table(&desired, 100), ["0.0.0.0/0", "10.65.1.0/26"]);
+    assert_eq!(
+        in_table(&desired, MAIN_TABLE),
+        [
+            "10.65.0.0/26",
+            "10.65.0.2/32",
+            "10.65.0.9/32",
+            "10.65.1.7/32",
+            "10.65.7.7/32",
+            "198.51.100.1/32"
+        ]
+    );
+    assert_eq!(lines(&desired), ipv4);
+    // IPv6 has rules where it is used.
+    model.pools.insert("v6".into(), pool("fd00::/48"));
+    model.settings.rule_priority = 7;
+    assert_eq!(
+        lines(&compute(&model))[2..],
+        [
+            "inet6 priority 7 lookup main suppress_prefixlength 0",
+            "inet6 priority 8 lookup 100"
+        ]
+    );
+}
+
+#[test]
 fn routes_follow_from_workloads_blocks_and_bgp() {
     let model = model(
         &["10.65.0.0/26", "10.65.9.9/32", "fd00::/122", "fd00:9::9/128"],

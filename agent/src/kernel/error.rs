@@ -61,6 +61,12 @@ pub enum KernelError {
         /// The object's number.
         id: u32,
     },
+    /// Something else depends on it as it is, for now.
+    #[error("not now: {reason}")]
+    Held {
+        /// What does.
+        reason: String,
+    },
     /// `nft` did not accept or deliver a ruleset.
     #[error("nft failed to {action}: {stderr}")]
     Nft {
@@ -83,6 +89,7 @@ impl KernelError {
             | Self::Malformed { .. }
             | Self::Interrupted { .. }
             | Self::StillReferredTo { .. }
+            | Self::Held { .. }
             | Self::Nft { .. } => None,
         }
     }
@@ -121,7 +128,7 @@ impl KernelError {
                 matches!(*errno, libc::EEXIST | libc::ESRCH | libc::ENOENT | libc::ENODEV)
             }
             Self::NoSuchLink { .. } | Self::Interrupted { .. } => true,
-            Self::StillReferredTo { .. } => false,
+            Self::StillReferredTo { .. } | Self::Held { .. } => false,
         }
     }
 }

@@ -11,10 +11,14 @@ use ipnetwork::IpNetwork;
 
 use super::{
     AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, SeenNexthops, TunnelChange,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, RuleChange, SeenNexthops,
+    TunnelChange,
 };
 use crate::delta::Change;
-use crate::desired::{HostLink, NeighborKey, NeighborSubject, RouteKey, RoutePath, Tunnel};
+use crate::desired::{
+    HostLink, MAIN_TABLE, NeighborKey, NeighborSubject, RouteKey, RoutePath, Rule, RuleAction, Tunnel,
+    are_safe,
+};
 use crate::ours::TUNNEL_ALIAS;
 
 /// What goes wrong at the call chosen.
@@ -33,9 +37,12 @@ pub(crate) enum Fault {
 pub(crate) struct FakeKernel {
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) routes: BTreeMap<RouteKey, ObservedRoute>,
+    pub(crate) rules: BTreeSet<Rule>,
     pub(crate) nexthops: SeenNexthops,
     /// Whether it is older than nexthop objects.
     pub(crate) is_without_nexthops: bool,
+    /// Destinations that must have a route at any time, in a table that is looked up.
+    pub(crate) never_without: BTreeSet<IpNetwork>,
     /// Routes of others, by key, described.
     pub(crate) foreign: BTreeMap<RouteKey, String>,
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -237,7 +244,9 @@ impl FakeKernel {
                 (key, to)
             }
             Change::Delete { key, .. } => {
-                return match self.routes.remove(key) {
+                let removed = self.routes.remove(key);
+                self.assert_never_without();
+                return match removed {
                     Some(_) => Ok(()),
                     None => Err(refused("delete", libc::ESRCH)),
                 };
@@ -257,6 +266,23 @@ impl FakeKernel {
         Ok(())
     }
 
+    fn assert_never_without(&self) {
+        let is_looked_up = |key: &RouteKey| {
+            let leads_there = |rule: &Rule| {
+                rule.is_ipv6 == key.destination.is_ipv6()
+                    && matches!(rule.action, RuleAction::Lookup { table, .. } if table == key.table)
+            };
+            key.table == MAIN_TABLE || self.rules.iter().any(leads_there)
+        };
+        for destination in &self.never_without {
+            let mut keys = self.routes.keys();
+            let is_there = keys.any(|key| key.destination == *destination && is_looked_up(key));
+            let keys: Vec<String> = self.routes.keys().map(ToString::to_string).collect();
+            let rules: Vec<String> = self.rules.iter().map(ToString::to_string).collect();
+            assert!(is_there, "{destination} has no route: {keys:#?} {rules:#?}");
+        }
+    }
+
     /// IPv6 only: the way to the gateway leads through another link than the route.
     fn is_behind_another_link(&self, path: &RoutePath) -> bool {
         let RoutePath::Onlink { gateway, interface } = path else {
@@ -265,7 +291,7 @@ impl FakeKernel {
         let covering = self
             .routes
             .iter()
-            .filter(|(key, _)| key.destination.contains(*gateway));
+            .filter(|(key, _)| key.table == MAIN_TABLE && key.destination.contains(*gateway));
         let best = covering.max_by_key(|(key, _)| key.destination.prefix());
         gateway.is_ipv6()
             && best.is_some_and(|(_, route)| {
@@ -364,6 +390,34 @@ impl Kernel for FakeKernel {
             .iter()
             .map(|change| self.write("change a route", |kernel| kernel.change_route(change)))
             .collect()
+    }
+
+    fn rules(&mut self) -> Result<BTreeSet<Rule>, KernelError> {
+        self.read("rules", |kernel| kernel.rules.clone())
+    }
+
+    fn change_rule(&mut self, change: &RuleChange) -> Result<(), KernelError> {
+        self.write("change a rule", |kernel| {
+            let was_safe = are_safe(kernel.rules.iter());
+            let (is_done, errno) = match change {
+                Change::Delete { key, .. } => (kernel.rules.remove(key), libc::ENOENT),
+                Change::Create { key, .. } | Change::Replace { key, .. } => {
+                    (kernel.rules.insert(key.clone()), libc::EEXIST)
+                }
+            };
+            kernel.assert_never_without();
+            assert!(
+                are_safe(kernel.rules.iter())
+                    || !was_safe
+                    || kernel.routes.keys().all(|key| key.table == MAIN_TABLE),
+                "a table is looked up before what is here: {change:?}"
+            );
+            if is_done {
+                Ok(())
+            } else {
+                Err(refused("change a rule", errno))
+            }
+        })
     }
 
     fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {

@@ -12,11 +12,13 @@ use rustix::net::netdevice;
 use super::netlink::{NetlinkSocket, Request};
 use super::{
     AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, SeenNexthops, TunnelChange,
-    conntrack, message, neighbors, nexthop, nft, overlay, proc,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, RuleChange, SeenNexthops,
+    TunnelChange, conntrack, message, neighbors, nexthop, nft, overlay, proc, rule,
 };
 use crate::delta::Change;
-use crate::desired::{Gateways, HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath};
+use crate::desired::{
+    Gateways, HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath, Rule,
+};
 use crate::ours::ROUTE_PROTOCOLS;
 
 /// The kernel of this machine, in the network namespace of the thread that opened it. To be used by that thread only:
@@ -208,6 +210,14 @@ impl Kernel for Linux {
                 None => answers.next().unwrap_or_else(|| Err(unanswered())),
             })
             .collect()
+    }
+
+    fn rules(&mut self) -> Result<BTreeSet<Rule>, KernelError> {
+        rule::list(&mut self.socket)
+    }
+
+    fn change_rule(&mut self, change: &RuleChange) -> Result<(), KernelError> {
+        rule::change(&mut self.socket, change)
     }
 
     fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {

@@ -18,6 +18,7 @@ pub(crate) mod nexthop;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
+pub(crate) mod rule;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +42,13 @@ pub use nft::{
 
 use crate::delta::Change;
 use crate::desired::{
-    HostLink, LinkAddress, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Tunnel,
+    HostLink, LinkAddress, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Rule, Tunnel,
 };
 
 /// A change of one route.
 pub type RouteChange = Change<RouteKey, Route, ObservedRoute>;
+/// A change of one rule, which is made or deleted: there is nothing about it to replace.
+pub type RuleChange = Change<Rule, ()>;
 /// A change of one nexthop object, by its number.
 pub type NexthopChange = Change<u32, Nexthop>;
 /// A change of one tunnel device. A replacement keeps the device if it can ([`Transport`](crate::desired::Transport) is the same).
@@ -126,6 +129,18 @@ pub trait Kernel {
     /// Carries out the changes in order, as far as the kernel lets: one result a change, in the same order.
     /// A creation never overwrites (`EEXIST`), a deletion removes a route of ours only.
     fn change_routes(&mut self, changes: &[&RouteChange]) -> Vec<Result<(), KernelError>>;
+
+    /// The rules of routing policy that carry our mark; none where the kernel has no policy routing.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn rules(&mut self) -> Result<BTreeSet<Rule>, KernelError>;
+
+    /// Makes or deletes a rule.
+    ///
+    /// # Errors
+    /// `EEXIST` when there is the same rule with our mark, `ENOENT` when there is none to delete. When the kernel refuses otherwise.
+    fn change_rule(&mut self, change: &RuleChange) -> Result<(), KernelError>;
 
     /// The nexthop objects of ours, and numbers of ours that others have.
     ///

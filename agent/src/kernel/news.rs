@@ -35,6 +35,8 @@ pub enum KernelChange {
     Links,
     /// Routes changed.
     Routes,
+    /// Rules of ours changed.
+    Rules,
     /// Addresses changed.
     Addresses,
     /// Neighbours on a tunnel changed.

@@ -24,6 +24,10 @@ pub struct Settings {
     pub pod_mtu: Option<u32>,
     /// Which interfaces are uplinks.
     pub uplinks: Pattern,
+    /// Routing table of routes through other nodes and of learned ones; 254 for main.
+    pub remote_route_table: u32,
+    /// Priority of the first of the two rules that lead to that table, unless it is main.
+    pub rule_priority: u32,
     /// Where pods' packets go untranslated.
     pub nat_exclusions: NatExclusions,
 }
@@ -55,6 +59,8 @@ impl Default for Settings {
             direct_routes: false,
             pod_mtu: None,
             uplinks: Pattern::parse(UPLINKS).expect("the constant is a regular expression"),
+            remote_route_table: 254,
+            rule_priority: 32000,
             nat_exclusions: NatExclusions::default(),
         }
     }

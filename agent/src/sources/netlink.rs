@@ -1,5 +1,5 @@
-//! The kernel's notifications (rtnetlink(7)): links, addresses, neighbours, nexthop objects of ours, and routes: ours, and those of others
-//! that BGP's next hops may lie behind.
+//! The kernel's notifications (rtnetlink(7)): links, addresses, neighbours, rules and nexthop objects of ours, and routes: ours, and those of
+//! others that BGP's next hops may lie behind.
 //!
 //! They only say *that* something changed; the dataplane reads back what. Of links with our prefix, which come and go all the
 //! time, and of neighbours on them they say what. When notifications were lost, everything is read back. Notifications of our own writes carry the
@@ -16,15 +16,18 @@ use tracing::debug;
 
 use crate::desired::{MAIN_TABLE, NeighborKey};
 use crate::inbox::Message;
-use crate::kernel::{KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors, nexthop};
+use crate::kernel::{
+    KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors, nexthop, rule,
+};
 use crate::ours::{LINK_PREFIX, NEXTHOP_IDS, ROUTE_PROTOCOLS, TUNNELS};
 use crate::sources::notifications::{Heard, Notifications};
 use crate::sources::{interface_name, underlay};
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`,
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV4_RULE`, `RTMGRP_IPV6_IFADDR`,
+/// `RTMGRP_IPV6_ROUTE`, `RTNLGRP_IPV6_RULE` (number 19),
 /// `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF` (numbers 24 and 25), and `RTNLGRP_NEXTHOP` (number 32, which a kernel
 /// without it passes over) of the kernel's `linux/rtnetlink.h`.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24 | 1 << 31;
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18 | 1 << 23 | 1 << 24 | 1 << 31;
 /// Room for notifications not read yet, in bytes. The kernel doubles it.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long notifications are gathered after the first one.
@@ -38,6 +41,8 @@ const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 const RTM_NEWNETCONF: u16 = 80;
@@ -52,6 +57,15 @@ const RTM_PROTOCOL: usize = 5;
 /// A socket that hears the notifications of the process's network namespace.
 pub struct Monitor {
     notifications: Notifications,
+}
+
+/// What is ours, as far as messages are told apart by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// The netlink port whose writes need not be told; 0: there is none.
+    pub port: u32,
+    /// The table that has routes of ours besides the main one.
+    pub remote_route_table: u32,
 }
 
 /// What changed, in a burst.
@@ -75,6 +89,7 @@ struct Changes {
     /// Routes of ours, or nexthop objects that they may refer to.
     routes: bool,
     foreign_routes: bool,
+    rules: bool,
     lost: bool,
 }
 
@@ -88,20 +103,19 @@ impl Monitor {
         Ok(Self { notifications })
     }
 
-    /// Tells the node until its thread is gone. `own_port` is the netlink port whose writes need not be told; changes of routes and
-    /// addresses of others are counted in `foreign_changes`.
+    /// Tells the node until its thread is gone. Changes of routes and addresses of others are counted in `foreign_changes`.
     ///
     /// # Errors
     /// When the socket fails for good.
     pub async fn run(
         mut self,
-        own_port: u32,
+        own: Own,
         inbox: mpsc::Sender<Message>,
         foreign_changes: watch::Sender<u64>,
     ) -> io::Result<()> {
         loop {
             let mut changes = Changes::default();
-            let take = |datagram: &[u8]| changes.read(datagram, own_port);
+            let take = |datagram: &[u8]| changes.read(datagram, own);
             let heard = self.notifications.burst(GATHERING, take).await?;
             changes.lost = heard == Heard::Part;
             if changes.foreign_routes || changes.concern_addresses_of_the_node() || changes.lost {
@@ -117,11 +131,17 @@ impl Monitor {
     }
 }
 
+impl Own {
+    fn has_routes_in(self, table: u32) -> bool {
+        table == MAIN_TABLE || table == self.remote_route_table
+    }
+}
+
 impl Changes {
-    fn read(&mut self, datagram: &[u8], own_port: u32) {
+    fn read(&mut self, datagram: &[u8], own: Own) {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            let is_own = message.port_number() == own_port && own_port != 0;
+            let is_own = message.port_number() == own.port && own.port != 0;
             match message.message_type() {
                 kind @ (RTM_NEWLINK | RTM_DELLINK) if !is_own => self.take_link(kind, message.payload()),
                 kind @ (RTM_NEWADDR | RTM_DELADDR) if !is_own => {
@@ -137,8 +157,11 @@ impl Changes {
                     if ROUTE_PROTOCOLS.contains(&protocol) {
                         self.routes = true;
                     } else {
-                        self.read_foreign_route(message.flags(), message.payload());
+                        self.read_foreign_route(message.flags(), message.payload(), own);
                     }
+                }
+                RTM_NEWRULE | RTM_DELRULE if !is_own => {
+                    self.rules |= matches!(rule::parse(message.payload()), Ok(Some(_)));
                 }
                 RTM_NEWNEXTHOP | RTM_DELNEXTHOP if !is_own => {
                     self.routes |= nexthop::parse(message.payload(), &mut |_| String::new())
@@ -156,13 +179,13 @@ impl Changes {
         }
     }
 
-    fn read_foreign_route(&mut self, flags: u16, payload: &[u8]) {
+    fn read_foreign_route(&mut self, flags: u16, payload: &[u8], own: Own) {
         let Ok(Some(route)) = message::parse_route(payload, &mut |_| String::new()) else {
             return;
         };
         self.foreign_routes |= underlay::concerns(&route.key, route.protocol);
         // It may have taken the place of one of ours: the kernel does not say that the replaced one is gone.
-        self.routes |= flags & NLM_F_REPLACE != 0 && route.key.table == MAIN_TABLE;
+        self.routes |= flags & NLM_F_REPLACE != 0 && own.has_routes_in(route.key.table);
     }
 
     /// Of neighbours on tunnels it says that there was something, of those of workloads what; of the many others nothing.
@@ -225,6 +248,7 @@ impl Changes {
             (self.concern_addresses_of_the_node(), KernelChange::Addresses),
             (self.neighbors, KernelChange::Neighbors),
             (self.routes, KernelChange::Routes),
+            (self.rules, KernelChange::Rules),
         ];
         let of_kinds = kinds
             .into_iter()
@@ -277,6 +301,11 @@ mod tests {
     use super::*;
     use crate::ours::{ROUTE_PROTOCOL_BGP, ROUTE_PROTOCOL_LOCAL};
 
+    const OWN: Own = Own {
+        port: 77,
+        remote_route_table: 100,
+    };
+
     /// A message of `kind` from `port`: header, `struct rtmsg` with `protocol`.
     fn message(kind: u16, port: u32, protocol: u8) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -318,7 +347,7 @@ mod tests {
 
     fn changes(messages: &[Vec<u8>]) -> Changes {
         let mut changes = Changes::default();
-        changes.read(&messages.concat(), 77);
+        changes.read(&messages.concat(), OWN);
         changes
     }
 
@@ -495,8 +524,26 @@ mod tests {
             bytes
         };
         assert!(changes(&[replacing(254, NLM_F_REPLACE)]).routes);
+        assert!(changes(&[replacing(100, NLM_F_REPLACE)]).routes);
         assert!(!changes(&[replacing(255, NLM_F_REPLACE)]).routes);
         assert!(!changes(&[replacing(254, 0)]).routes);
+    }
+
+    #[test]
+    fn a_rule_of_ours_is_told() {
+        // Header, `struct fib_rule_hdr`, FRA_PROTOCOL.
+        let rule = |kind: u16, port: u32, protocol: u8| {
+            let mut bytes = message(kind, port, 0);
+            bytes.splice(16.., [2, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0]);
+            bytes.extend([5, 0, 21, 0, protocol, 0, 0, 0]);
+            bytes[..4].copy_from_slice(&36_u32.to_ne_bytes());
+            bytes
+        };
+        let ours = ROUTE_PROTOCOL_LOCAL;
+        assert!(changes(&[rule(RTM_DELRULE, 0, ours)]).rules);
+        assert!(changes(&[rule(RTM_NEWRULE, 5, ours)]).rules);
+        assert!(!changes(&[rule(RTM_DELRULE, 77, ours)]).rules);
+        assert!(!changes(&[rule(RTM_DELRULE, 0, 4)]).rules);
     }
 
     #[test]

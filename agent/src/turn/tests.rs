@@ -8,11 +8,12 @@ use std::rc::Rc;
 use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
-use crate::desired::{HostLink, NeighborKey, RouteKey};
+use crate::desired::{HostLink, NeighborKey, RouteKey, Rule};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
     AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, SeenNexthops, TunnelChange,
+    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, RuleChange, SeenNexthops,
+    TunnelChange,
 };
 use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
@@ -91,6 +92,14 @@ impl Kernel for Shared {
                 .push((format!("{verb} {destination}"), is_announced));
         }
         self.kernel.borrow_mut().change_routes(changes)
+    }
+
+    fn rules(&mut self) -> Result<BTreeSet<Rule>, KernelError> {
+        self.kernel.borrow_mut().rules()
+    }
+
+    fn change_rule(&mut self, change: &RuleChange) -> Result<(), KernelError> {
+        self.kernel.borrow_mut().change_rule(change)
     }
 
     fn nexthops(&mut self) -> Result<SeenNexthops, KernelError> {

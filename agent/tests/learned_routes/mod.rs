@@ -164,6 +164,60 @@ fn what_routers_announce_is_in_the_kernel_while_there_is_a_way_to_it() {
     kernel_has(&cluster, "10.99.0.0/24", &["via 10.0.1.2", "via 10.0.2.2"]);
 }
 
+/// The routes that BGP made in a table, and the rules of ours.
+fn table_and_rules(cluster: &Cluster, table: &str) -> (String, String) {
+    let routes = format!("ip -o route show table {table} proto 203 | sed 's/  *$//'");
+    (
+        cluster.node.sh(&routes),
+        cluster.node.sh("ip rule | grep 'proto 202' || true"),
+    )
+}
+
+#[test]
+fn a_restart_moves_what_was_learned_to_another_table_and_back_and_then_writes_nothing() {
+    if !possible("a_restart_moves_what_was_learned") || !has_etcd("a_restart_moves_what_was_learned") {
+        return;
+    }
+    let cluster = Cluster::new(super::POOL);
+    let routes = [route("10.99.0.0/24", ""), route("0.0.0.0/0", "")].concat();
+    let _left = Router::new(&cluster, 1, "left", &routes);
+    let _right = Router::new(&cluster, 2, "right", "");
+    let with_table = |table: u32| format!("{}[dataplane]\nremote_route_table = {table}\n", node_config());
+    let is_at = |table: &str, rules: usize| {
+        eventually(&format!("two routes in table {table}"), || {
+            let (routes, ours) = table_and_rules(&cluster, table);
+            (routes.lines().count() == 2 && ours.lines().count() == rules).then_some(())
+        });
+    };
+    let agent = cluster.start_agent_with(&node_config());
+    is_at("main", 0);
+    let pod = Pod::new("web-1", "c0ffee01");
+    let address = super::address(&agent.add(&pod).unwrap());
+    agent.kill();
+
+    for (table, name, other, rules) in [(100, "100", "main", 2), (254, "main", "100", 0)] {
+        let agent = cluster.start_agent_with(&with_table(table));
+        is_at(name, rules);
+        eventually("none is left", || {
+            table_and_rules(&cluster, other).0.is_empty().then_some(())
+        });
+        // What a peer announces covers everything, and the pod is still here.
+        cluster.node.sh(&format!("ping -c1 -W5 {address}"));
+        for damage in ["ip rule flush proto 202", "ip route del 10.99.0.0/24 table 100"] {
+            if table == 100 {
+                cluster.node.sh(damage);
+                is_at(name, rules);
+            }
+        }
+        agent.kill();
+        let mut agent = cluster.start_agent_with(&with_table(table));
+        agent.wait_for("\"bgp\":true");
+        is_at(name, rules);
+        assert_eq!(agent.status().dataplane.operations, 0, "a second start writes");
+        agent.kill();
+    }
+}
+
 fn peer(cluster: &Cluster, name: &str) -> Option<serde_json::Value> {
     serde_json::from_str(&bgp(cluster, &format!("peer {name} -o json"))).ok()
 }
