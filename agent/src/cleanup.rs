@@ -1,18 +1,19 @@
 //! Removing from this node what is ours, and only that: `calidris cleanup`.
 //!
-//! What is ours is said by `ours.rs`. The order is that of the agent, reversed: nftables, routes (the more specific one
+//! What is ours is said by `ours.rs`. The order is that of the agent, reversed: nftables, proxy neighbours, routes (the more specific one
 //! before the one that covers it), rules, nexthop objects (groups before their members), links. Kernel parameters stay as they are, since others may rely on them by now; those of
 //! a host end go with it. The datastore is not touched: addresses stay assigned until DEL or `calidris ipam`.
 //!
 //! Pods that still run lose their network, since their host ends go.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::delta::Change;
-use crate::desired::{RouteKey, Rule};
-use crate::kernel::{Kernel, KernelError, Link, Nexthop, NftFamily, ObservedRoute, SeenNexthops};
+use crate::desired::{ProxyNeighbor, RouteKey, Rule, sysctl};
+use crate::kernel::{Kernel, KernelError, Link, Maker, Nexthop, NftFamily, ObservedRoute, SeenNexthops};
 use crate::ours;
 
 /// Parameters of the whole node that the agent sets and that nobody takes back.
@@ -23,6 +24,8 @@ const STAYING_SYSCTLS: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/fo
 pub enum Removal {
     /// A table of nftables, by family.
     NftTable(NftFamily),
+    /// An address that the node answers for on a link.
+    ProxyNeighbor(ProxyNeighbor),
     /// A route.
     Route(RouteKey, ObservedRoute),
     /// A rule of routing policy.
@@ -61,6 +64,7 @@ pub enum Mode {
 /// When the kernel cannot be asked.
 pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> {
     let tables = kernel.our_nft_tables()?;
+    let proxies = kernel.proxy_neighbors()?;
     let routes = kernel.routes()?;
     let nexthops = match kernel.nexthops() {
         // A kernel that has no such objects has none of ours.
@@ -70,6 +74,8 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
     let rules = kernel.rules()?;
     let links = kernel.links()?;
     let tables = tables.into_iter().map(Removal::NftTable);
+    let proxies = proxies.into_iter().filter(|(_, maker)| *maker == Maker::Us);
+    let proxies = proxies.map(|(proxy, _)| Removal::ProxyNeighbor(proxy));
     let routes = routes
         .into_iter()
         .rev()
@@ -88,8 +94,8 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
         let is_ours = link.is_ours(&name) || link.is_half_made(&name);
         is_ours.then_some(Removal::Link(name, link))
     });
-    let all = tables.chain(routes).chain(rules).chain(nexthops).chain(links);
-    Ok(all.collect())
+    let before_links = tables.chain(proxies).chain(routes).chain(rules).chain(nexthops);
+    Ok(before_links.chain(links).collect())
 }
 
 /// Removes everything of ours, or says what would be. What fails does not stop the rest.
@@ -98,7 +104,14 @@ pub fn inventory(kernel: &mut impl Kernel) -> Result<Vec<Removal>, KernelError> 
 /// When the kernel cannot be asked what there is.
 pub fn clean(kernel: &mut impl Kernel, mode: Mode) -> Result<CleanupReport, KernelError> {
     let mut report = CleanupReport::default();
+    let mut staying: BTreeSet<String> = STAYING_SYSCTLS.map(str::to_owned).into();
     for removal in inventory(kernel)? {
+        if let Removal::ProxyNeighbor(proxy) = &removal
+            && proxy.address.is_ipv6()
+        {
+            staying.insert(sysctl::proxy_ndp(&proxy.interface));
+        }
+
         let result = match mode {
             Mode::DryRun => Ok(()),
             Mode::Remove => remove(kernel, &removal),
@@ -108,8 +121,8 @@ pub fn clean(kernel: &mut impl Kernel, mode: Mode) -> Result<CleanupReport, Kern
             Err(error) => report.failed.push(format!("{removal}: {error}")),
         }
     }
-    for path in STAYING_SYSCTLS {
-        if let Ok(Some(value)) = kernel.sysctl(path)
+    for path in staying {
+        if let Ok(Some(value)) = kernel.sysctl(&path)
             && value != "0"
         {
             report
@@ -123,6 +136,13 @@ pub fn clean(kernel: &mut impl Kernel, mode: Mode) -> Result<CleanupReport, Kern
 fn remove(kernel: &mut impl Kernel, removal: &Removal) -> Result<(), KernelError> {
     let result = match removal {
         Removal::NftTable(family) => kernel.delete_nft_table(*family),
+        Removal::ProxyNeighbor(proxy) => {
+            let change = Change::Delete {
+                key: proxy.clone(),
+                from: Maker::Us,
+            };
+            kernel.change_proxy_neighbors(&[change]).pop().unwrap_or(Ok(()))
+        }
         Removal::Route(key, route) => {
             let change = Change::Delete {
                 key: key.clone(),
@@ -158,6 +178,7 @@ impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NftTable(family) => write!(f, "nftables table {family} {}", ours::NFT_TABLE),
+            Self::ProxyNeighbor(proxy) => write!(f, "proxy neighbor {proxy}"),
             Self::Route(key, route) => write!(f, "route {key} {route}"),
             Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Nexthop(id, nexthop) => write!(f, "nexthop {id} {nexthop}"),
@@ -219,6 +240,15 @@ mod tests {
                 without_default,
             },
         };
+        let proxy = |address: &str| ProxyNeighbor {
+            address: address.parse().unwrap(),
+            interface: "eth0".to_owned(),
+        };
+        kernel.proxy_neighbors = [
+            (proxy("2001:db8::2"), Maker::Us),
+            (proxy("192.0.2.9"), Maker::Another),
+        ]
+        .into();
         kernel.rules = [lookup(7, 254, true), lookup(8, 100, false)].into();
         let foreign = RouteKey::main("10.99.0.0/16".parse().unwrap());
         kernel.foreign.insert(foreign, "static".to_owned());
@@ -248,6 +278,7 @@ mod tests {
             report.removed,
             [
                 "nftables table inet calidris",
+                "proxy neighbor 2001:db8::2 dev eth0",
                 "route 10.65.0.2/32 metric 1024 dev cali1 (local)",
                 "route 10.65.0.0/26 metric 1024 blackhole (local)",
                 "rule inet priority 8 lookup 100",
@@ -258,7 +289,7 @@ mod tests {
                 "link cali2 half made",
             ]
         );
-        assert_eq!(report.left.len(), 1, "{:?}", report.left);
+        assert_eq!(report.left.len(), 2, "{:?}", report.left);
         assert_eq!(
             kernel.links.keys().collect::<Vec<_>>(),
             ["cali3", "eth0"],
@@ -266,19 +297,20 @@ mod tests {
         );
         assert_eq!(kernel.foreign, before.foreign);
         assert_eq!(kernel.nexthops.taken, before.nexthops.taken);
+        assert_eq!(kernel.proxy_neighbors.len(), 1);
         assert_eq!(clean(&mut kernel, Mode::Remove).unwrap().removed, [""; 0]);
     }
 
     #[test]
     fn what_fails_is_said_and_does_not_stop_the_rest() {
-        // Five reads come first.
-        for call in 5..14 {
+        // Six reads come first.
+        for call in 6..16 {
             let mut kernel = FakeKernel {
                 fault: Some((call, Fault::Refused)),
                 ..kernel()
             };
             let report = clean(&mut kernel, Mode::Remove).unwrap();
-            assert_eq!((report.removed.len(), report.failed.len()), (8, 1), "{report:?}");
+            assert_eq!((report.removed.len(), report.failed.len()), (9, 1), "{report:?}");
             clean(&mut kernel, Mode::Remove).unwrap();
             assert_eq!(
                 inventory(&mut kernel).unwrap(),

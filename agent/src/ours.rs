@@ -10,6 +10,7 @@
 //! | tunnels | has one of the [`TUNNELS`]' names and is of the kind; removed only with the alias [`TUNNEL_ALIAS`] |
 //! | addresses | is a global one on a tunnel of ours that we keep up, or on a link of ours |
 //! | neighbours | is a permanent one on a tunnel of ours that we keep up, or on a link with our prefix and carries protocol [`ROUTE_PROTOCOL_LOCAL`] |
+//! | proxy neighbours | carries protocol [`ROUTE_PROTOCOL_LOCAL`] (Linux 5.0) |
 //! | nftables | is the table `inet calidris` or `arp calidris` ([`NFT_TABLE`]) |
 //! | sysctls | is listed in `desired/sysctl.rs`; they are set, never reset |
 //!
@@ -18,7 +19,8 @@
 //! A foreign route with the key of one of ours (destination, metric, table) is in the way: ours is then not made
 //! and that is reported. The kernel refuses the creation (`NLM_F_EXCL`), so there is no race. What `ip route append`
 //! adds *behind* one of ours is not noticed until ours is replaced. A foreign route that refers to a nexthop group of ours goes with it:
-//! the kernel has it so.
+//! the kernel has it so. A proxy neighbour of somebody else does what one of ours would: none is made. One that comes between the look and the
+//! creation becomes ours, since the kernel creates over it.
 
 use std::ops::RangeInclusive;
 

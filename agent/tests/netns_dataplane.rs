@@ -6,6 +6,7 @@
 mod damage;
 mod eventually;
 mod namespaces;
+mod proxy_neighbors;
 mod rules;
 
 use std::collections::BTreeSet;

@@ -131,6 +131,33 @@ fn a_deleted_route_comes_back() {
 }
 
 #[test]
+fn the_node_answers_for_a_pod_in_its_own_subnet_from_add_to_del() {
+    require!("the_node_answers_for_a_pod");
+    let cluster = Cluster::new(r#"{"cidr":"192.0.2.128/25","blockSize":26}"#);
+    let proxies = || cluster.node.sh("ip neigh show proxy");
+    let with_proxies = "\n[dataplane]\nproxy_neighbors = true\n";
+    let agent = cluster.start_agent_with(with_proxies);
+    let pod = Pod::new("web-1", "c0ffee01");
+    let address = address(&agent.add(&pod).unwrap());
+    let expected = format!("{address} dev up0 proxy proto 202 \n");
+    assert_eq!(proxies(), expected);
+    // The kernel takes it with the link.
+    cluster.node.sh("ip link set up0 down; ip link set up0 up");
+    eventually("it answers again", || (proxies() == expected).then_some(()));
+    cluster
+        .node
+        .sh("ip addr flush dev up0; ip addr add 192.0.2.11/24 dev up0");
+    eventually("it answers again", || (proxies() == expected).then_some(()));
+    agent.kill();
+
+    let mut agent = cluster.start_agent_with(with_proxies);
+    agent.wait_for("\"bgp\":true");
+    assert_eq!(agent.status().dataplane.operations, 0, "a second start writes");
+    agent.del(&pod).unwrap();
+    assert_eq!(proxies(), "");
+}
+
+#[test]
 fn an_add_that_fails_leaves_nothing() {
     require!("an_add_that_fails");
     let cluster = Cluster::new(POOL);

@@ -1,9 +1,9 @@
 //! The hands: makes the kernel be as desired, and says what it did.
 //!
 //! [`Dataplane::apply`] reads back the kinds of objects marked dirty, computes the difference, carries it out in one
-//! constant order (links, tunnels, sysctls, addresses, neighbours, rules, nexthop objects, routes, then what is removed of nexthop
-//! objects, rules, neighbours, addresses and tunnels, nftables; within routes creations ascending, then deletions descending) and
-//! remembers the result, so that a turn in which nothing changed asks the kernel nothing.
+//! constant order (links, tunnels, sysctls, addresses, neighbours, rules, proxy neighbours that go, nexthop objects, routes, proxy
+//! neighbours that come, then what is removed of nexthop objects, rules, neighbours, addresses and tunnels, nftables; within routes
+//! creations ascending, then deletions descending) and remembers the result, so that a turn in which nothing changed asks the kernel nothing.
 //! [`Dataplane::apply_part`] does the same for a few workloads without a look at the others.
 //!
 //! Invariants:
@@ -23,6 +23,7 @@ mod nft;
 mod nft_tables;
 mod order;
 mod part;
+mod proxy_neighbors;
 mod retry;
 mod routes;
 mod rules;
@@ -38,10 +39,10 @@ use ipnetwork::IpNetwork;
 use tracing::debug;
 
 use crate::delta::Change;
-use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, RouteKey, RoutePath, Rule};
+use crate::desired::{Desired, HostLink, LinkAddress, NeighborKey, ProxyNeighbor, RouteKey, RoutePath, Rule};
 use crate::kernel::{
     AddressChange, Kernel, KernelChange, KernelError, Link, LinkNews, NeighborChange, NexthopChange,
-    NftChange, NftFamily, ObservedNeighbor, RouteChange, RuleChange, TunnelChange,
+    NftChange, NftFamily, ObservedNeighbor, ProxyNeighborChange, RouteChange, RuleChange, TunnelChange,
 };
 use crate::model::{Endpoint, InSync};
 use crate::ours;
@@ -62,6 +63,7 @@ pub struct Dataplane<K> {
     sysctls: sysctl::Sysctls,
     addresses: addresses::Addresses,
     neighbors: neighbors::Neighbors,
+    proxy_neighbors: proxy_neighbors::ProxyNeighbors,
     routes: routes::Routes,
     rules: rules::Rules,
     nft: nft::Nft,
@@ -86,6 +88,8 @@ pub enum Op {
     Address(AddressChange),
     /// A neighbour is made, replaced or removed; or one that the kernel learnt is kept for good.
     Neighbor(NeighborChange),
+    /// The node begins or ceases to answer for an address on a link.
+    ProxyNeighbor(ProxyNeighborChange),
     /// A nexthop object is created, replaced or deleted.
     Nexthop(NexthopChange),
     /// A route is created, replaced or deleted.
@@ -109,6 +113,8 @@ pub enum Subject {
     Address(LinkAddress),
     /// A neighbour on a tunnel device or a host end.
     Neighbor(NeighborKey),
+    /// An address that the node answers for.
+    ProxyNeighbor(ProxyNeighbor),
     /// A nexthop object, by number.
     Nexthop(u32),
     /// A route.
@@ -151,6 +157,7 @@ impl<K: Kernel> Dataplane<K> {
             sysctls: sysctl::Sysctls::default(),
             addresses: addresses::Addresses::default(),
             neighbors: neighbors::Neighbors::default(),
+            proxy_neighbors: proxy_neighbors::ProxyNeighbors::default(),
             routes: routes::Routes::default(),
             rules: rules::Rules::default(),
             nft: nft::Nft::default(),
@@ -167,7 +174,11 @@ impl<K: Kernel> Dataplane<K> {
             KernelChange::Links => self.links.mark_dirty(),
             KernelChange::Routes => self.routes.mark_dirty(),
             KernelChange::Rules => self.rules.mark_dirty(),
-            KernelChange::Addresses => self.addresses.mark_dirty(),
+            KernelChange::Addresses => {
+                self.addresses.mark_dirty();
+                // They go with a link's last address.
+                self.proxy_neighbors.mark_dirty();
+            }
             KernelChange::Neighbors => self.neighbors.mark_dirty(),
             KernelChange::Sysctls => self.sysctls.mark_dirty(),
             KernelChange::Nft => self.nft.mark_dirty(),
@@ -176,6 +187,7 @@ impl<K: Kernel> Dataplane<K> {
                 self.sysctls.mark_dirty();
                 self.addresses.mark_dirty();
                 self.neighbors.mark_dirty();
+                self.proxy_neighbors.mark_dirty();
                 self.routes.mark_dirty();
                 self.rules.mark_dirty();
                 self.nft.mark_dirty();
@@ -273,6 +285,7 @@ impl<K: Kernel> Dataplane<K> {
         self.sysctls.links_changed(changed);
         self.addresses.links_changed(changed);
         self.neighbors.links_changed(changed);
+        self.proxy_neighbors.links_changed(changed);
         let gone = self.routes.links_changed(changed);
         self.connections.gone(gone);
         if changed.uplinks {
@@ -345,6 +358,11 @@ impl<K: Kernel> Dataplane<K> {
         collect(
             "routes",
             self.routes.difference(&mut self.kernel, desired, in_sync),
+        );
+        let wanted = &desired.proxy_neighbors;
+        collect(
+            "proxy neighbors",
+            self.proxy_neighbors.difference(&mut self.kernel, wanted, in_sync),
         );
         collect("rules", self.rules.difference(&mut self.kernel, desired, in_sync));
         if in_sync.datastore {
@@ -451,6 +469,11 @@ impl<K: Kernel> Dataplane<K> {
                         stage.iter().filter_map(Op::as_neighbor).cloned().collect();
                     results.extend(self.neighbors.carry_out(&mut self.kernel, &changes));
                 }
+                Op::ProxyNeighbor(_) => {
+                    let changes: Vec<ProxyNeighborChange> =
+                        stage.iter().filter_map(Op::as_proxy_neighbor).cloned().collect();
+                    results.extend(self.proxy_neighbors.carry_out(&mut self.kernel, &changes));
+                }
                 Op::Nexthop(_) => {
                     let changes: Vec<NexthopChange> =
                         stage.iter().filter_map(Op::as_nexthop).cloned().collect();
@@ -486,7 +509,7 @@ impl<K: Kernel> Dataplane<K> {
                 let has_routes = |is_ipv6, table| self.routes.may_have_some_in(is_ipv6, table);
                 Some(self.rules.carry_out(&mut self.kernel, change, has_routes))
             }
-            Op::Neighbor(_) | Op::Nexthop(_) | Op::Route(_) | Op::Nft(_) => None,
+            Op::Neighbor(_) | Op::ProxyNeighbor(_) | Op::Nexthop(_) | Op::Route(_) | Op::Nft(_) => None,
         }
     }
 
@@ -528,6 +551,7 @@ impl<K: Kernel> Dataplane<K> {
         self.links.is_dirty()
             || self.addresses.is_dirty()
             || self.neighbors.is_dirty()
+            || self.proxy_neighbors.is_dirty()
             || self.routes.is_dirty()
             || self.rules.is_dirty()
             || (in_sync.datastore && self.nft.is_dirty())
@@ -586,6 +610,7 @@ fn is_about(endpoint: &Endpoint, subject: &Subject) -> bool {
             .any(|address| key.destination == IpNetwork::from(*address)),
         Subject::Neighbor(key) => key.interface == *interface,
         Subject::Address(address) => address.interface == *interface,
+        Subject::ProxyNeighbor(proxy) => endpoint.addresses.contains(&proxy.address),
         Subject::Tunnel(_) | Subject::Nexthop(_) | Subject::Rule(_) => false,
         // Closed until it is known there.
         Subject::Nft(family) => *family == NftFamily::Inet,
@@ -639,6 +664,7 @@ impl Op {
             Self::Sysctl(change) => Subject::Sysctl(change.key().clone()),
             Self::Address(change) => Subject::Address(change.key().clone()),
             Self::Neighbor(change) => Subject::Neighbor(change.key().clone()),
+            Self::ProxyNeighbor(change) => Subject::ProxyNeighbor(change.key().clone()),
             Self::Nexthop(change) => Subject::Nexthop(*change.key()),
             Self::Route(change) => Subject::Route(change.key().clone()),
             Self::Rule(change) => Subject::Rule(change.key().clone()),
@@ -666,6 +692,8 @@ impl fmt::Display for Op {
             Self::Address(Change::Delete { key, .. }) => write!(f, "address: delete {key}"),
             Self::Address(change) => write!(f, "address: create {}", change.key()),
             Self::Neighbor(change) => write!(f, "neighbor: {change}"),
+            Self::ProxyNeighbor(Change::Delete { key, .. }) => write!(f, "proxy neighbor: delete {key}"),
+            Self::ProxyNeighbor(change) => write!(f, "proxy neighbor: create {}", change.key()),
             Self::Sysctl(change) => write!(f, "sysctl: {change}"),
             Self::Nexthop(change) => write!(f, "nexthop: {change}"),
             Self::Route(change) => write!(f, "route: {change}"),
@@ -683,6 +711,7 @@ impl fmt::Display for Subject {
             Self::Tunnel(name) => write!(f, "tunnel {name}"),
             Self::Address(address) => write!(f, "address {address}"),
             Self::Neighbor(key) => write!(f, "neighbor {key}"),
+            Self::ProxyNeighbor(key) => write!(f, "proxy neighbor {key}"),
             Self::Sysctl(path) => write!(f, "sysctl {path}"),
             Self::Nexthop(id) => write!(f, "nexthop {id}"),
             Self::Route(key) => write!(f, "route {key}"),
@@ -704,6 +733,8 @@ mod nexthop_tests;
 mod overlay_tests;
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod proxy_neighbor_tests;
 #[cfg(test)]
 mod rule_tests;
 #[cfg(test)]

@@ -396,7 +396,7 @@ fn a_group_that_somebody_made_something_else_of_stays_while_a_route_could_not_le
     start.nexthops.ours.insert(GROUP, Nexthop::Other);
     let mut dataplane = Dataplane::new(start);
     // The new group is refused, and with it the routes.
-    let reads = 7;
+    let reads = 8;
     dataplane.kernel.fault = Some((dataplane.kernel.calls + reads, Fault::Refused));
     let report = dataplane.apply(&desired, IN_SYNC, crate::clock::now());
     assert!(!report.failures.is_empty());

@@ -5,7 +5,7 @@
 use super::Op;
 use crate::delta::Change;
 use crate::desired::{Route, RoutePath};
-use crate::kernel::{NeighborChange, Nexthop, NexthopChange, NftChange, RouteChange};
+use crate::kernel::{NeighborChange, Nexthop, NexthopChange, NftChange, ProxyNeighborChange, RouteChange};
 use crate::ours;
 
 /// Brings operations into the order in which they are carried out; those of a stage keep theirs.
@@ -23,10 +23,12 @@ pub(super) enum Stage {
     Addresses,
     Neighbors,
     Rules,
+    ProxyNeighborsGo,
     Gateways,
     Nexthops,
     NexthopGroups,
     Routes,
+    ProxyNeighbors,
     NexthopGroupsGo,
     NexthopsGo,
     RulesGo,
@@ -47,6 +49,8 @@ impl Stage {
             Op::Address(_) => Self::Addresses,
             Op::Neighbor(Change::Delete { .. }) => Self::NeighborsGo,
             Op::Neighbor(_) => Self::Neighbors,
+            Op::ProxyNeighbor(Change::Delete { .. }) => Self::ProxyNeighborsGo,
+            Op::ProxyNeighbor(_) => Self::ProxyNeighbors,
             Op::Rule(Change::Delete { .. }) => Self::RulesGo,
             Op::Rule(_) => Self::Rules,
             Op::Nexthop(Change::Delete {
@@ -82,6 +86,13 @@ impl Op {
     pub(super) fn as_neighbor(&self) -> Option<&NeighborChange> {
         match self {
             Self::Neighbor(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_proxy_neighbor(&self) -> Option<&ProxyNeighborChange> {
+        match self {
+            Self::ProxyNeighbor(change) => Some(change),
             _ => None,
         }
     }

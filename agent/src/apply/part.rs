@@ -34,6 +34,10 @@ impl<K: Kernel> Dataplane<K> {
             self.routes
                 .difference_to(&part.scope.addresses, &part.routes, in_sync),
         );
+        ops.extend(
+            self.proxy_neighbors
+                .difference_to(&part.scope.addresses, &part.proxy_neighbors, in_sync),
+        );
         ops.extend(self.nft.difference_of(part));
         let mut report = ApplyReport::default();
         let failed = self.perform(order::in_order(ops), &mut report);

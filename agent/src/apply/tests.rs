@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock;
 use crate::desired::{Gateway, Route, RouteOrigin, RoutePath, compute};
-use crate::kernel::ObservedRoute;
 use crate::kernel::fake::{FakeKernel, Fault};
+use crate::kernel::{Maker, ObservedRoute};
 use crate::model::{Encapsulation, EndpointId, Learned, Model, NextHop, Pool};
 use crate::pod_link::HostEnd;
 
@@ -127,7 +127,15 @@ fn stale(kernel: &mut FakeKernel) {
 /// Whether the kernel is as desired and has nothing of ours besides.
 pub(super) fn is_as_desired(kernel: &FakeKernel, desired: &Desired) -> bool {
     let routes = &kernel.routes;
+    let proxies = &kernel.proxy_neighbors;
+    let is_wanted = |proxy| desired.proxy_neighbors.contains(proxy);
+    let ours = proxies.iter().filter(|(_, maker)| **maker == Maker::Us);
     kernel.rules == desired.rules
+        && desired
+            .proxy_neighbors
+            .iter()
+            .all(|proxy| proxies.contains_key(proxy))
+        && ours.map(|(proxy, _)| proxy).all(is_wanted)
         && routes.len() == desired.routes.len()
         && desired.routes.iter().all(|(key, route)| {
             routes
@@ -225,12 +233,14 @@ fn operations_come_in_one_constant_order() {
         Op::Address(_) => 3,
         Op::Neighbor(_) => 4,
         Op::Rule(Change::Create { .. } | Change::Replace { .. }) => 5,
-        Op::Nexthop(Change::Create { .. } | Change::Replace { .. }) => 6,
-        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 7,
-        Op::Route(Change::Delete { .. }) => 8,
-        Op::Nexthop(Change::Delete { .. }) => 9,
-        Op::Rule(Change::Delete { .. }) => 10,
-        Op::Nft(_) => 11,
+        Op::ProxyNeighbor(Change::Delete { .. }) => 6,
+        Op::Nexthop(Change::Create { .. } | Change::Replace { .. }) => 7,
+        Op::Route(Change::Create { .. } | Change::Replace { .. }) => 8,
+        Op::Route(Change::Delete { .. }) => 9,
+        Op::ProxyNeighbor(Change::Create { .. } | Change::Replace { .. }) => 10,
+        Op::Nexthop(Change::Delete { .. }) => 11,
+        Op::Rule(Change::Delete { .. }) => 12,
+        Op::Nft(_) => 13,
     };
     assert!(ops.is_sorted_by_key(rank), "{ops:#?}");
 }

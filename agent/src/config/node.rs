@@ -58,6 +58,8 @@ pub struct DataplaneConfig {
     /// Priority of the first of the two rules that lead to that table.
     #[serde(deserialize_with = "rule_priority")]
     pub rule_priority: u32,
+    /// Whether the node answers on its uplinks for addresses of workloads that lie in their subnets.
+    pub proxy_neighbors: bool,
     /// The uplinks, whose MTU counts.
     #[serde(deserialize_with = "pattern")]
     pub mtu_interfaces: Pattern,
@@ -70,6 +72,7 @@ impl Default for DataplaneConfig {
             uplinks,
             remote_route_table,
             rule_priority,
+            proxy_neighbors,
             ..
         } = Settings::default();
         Self {
@@ -80,6 +83,7 @@ impl Default for DataplaneConfig {
             direct_routes,
             remote_route_table,
             rule_priority,
+            proxy_neighbors,
             mtu_interfaces: uplinks,
         }
     }
@@ -117,6 +121,7 @@ impl From<&Config> for Settings {
             uplinks: config.dataplane.mtu_interfaces.clone(),
             remote_route_table: config.dataplane.remote_route_table,
             rule_priority: config.dataplane.rule_priority,
+            proxy_neighbors: config.dataplane.proxy_neighbors,
             nat_exclusions: config.dataplane.nat_outgoing_exclusions,
         }
     }

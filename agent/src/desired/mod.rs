@@ -11,6 +11,7 @@ mod nft;
 mod node;
 mod part;
 pub mod peering;
+mod proxy_neighbors;
 mod routes;
 mod rules;
 pub(crate) mod sysctl;
@@ -32,6 +33,7 @@ pub use mtu::DEFAULT_MTU;
 pub use neighbors::{NeighborKey, NeighborSubject, NeighborTarget};
 pub use node::Published;
 pub use part::{Part, Scope, part};
+pub use proxy_neighbors::ProxyNeighbor;
 pub use routes::default_prefix;
 pub use rules::{Rule, RuleAction, are_safe};
 pub use tunnels::{Transport, Tunnel, TunnelPeers, TunnelPools, VXLAN_PORT, VXLAN_VNI, vxlan_mac};
@@ -78,6 +80,8 @@ pub struct Desired {
     pub addresses: BTreeSet<LinkAddress>,
     /// Neighbours on the tunnel devices, which are permanent; and of the workloads, which become so once the kernel has learnt them.
     pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
+    /// Addresses that the node answers for on its uplinks.
+    pub proxy_neighbors: BTreeSet<ProxyNeighbor>,
     /// Tunnel devices of which it is not known yet whether they are wanted: they stay as they are.
     pub undecided_tunnels: BTreeSet<String>,
     /// What this node says of itself, once the tunnels are as they should be.
@@ -94,11 +98,13 @@ pub fn compute(model: &Model) -> Desired {
     let (nat_sources, nat_exempt) = nft::nat(model);
     let tunnels = tunnels::tunnels(model);
     let routes = routes::routes(model, &tunnels);
+    let proxy_neighbors = proxy_neighbors::of_workloads(model, model.endpoints.values());
     Desired {
         links: links::links(model, model.endpoints.values()),
         rules: rules::rules(model, &routes),
         routes,
-        sysctls: sysctl::sysctls(model, &tunnels),
+        sysctls: sysctl::sysctls(model, &tunnels, &proxy_neighbors),
+        proxy_neighbors,
         nat_sources,
         nat_exempt,
         nat_exempt_nodes: nft::exempt_nodes(model),

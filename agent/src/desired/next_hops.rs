@@ -73,6 +73,14 @@ fn gateways(next_hops: &BTreeSet<NextHop>, interfaces: &BTreeMap<String, Interfa
     (!gateways.is_empty()).then(|| Arc::new(gateways))
 }
 
+/// The link whose subnet an address is in, the narrowest one; `None` also where two have the same.
+pub(super) fn link_around(address: IpAddr, interfaces: &BTreeMap<String, Interface>) -> Option<String> {
+    match place(address, interfaces) {
+        Place::On(name) => Some(name),
+        Place::Nowhere | Place::Unclear => None,
+    }
+}
+
 /// Where a next hop lies, by the subnets of the interfaces.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {

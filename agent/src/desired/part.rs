@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{
-    HostLink, NeighborKey, NeighborTarget, Route, RouteKey, Workload, links, neighbors, routes, sysctl,
-    workloads,
+    HostLink, NeighborKey, NeighborTarget, ProxyNeighbor, Route, RouteKey, Workload, links, neighbors,
+    proxy_neighbors, routes, sysctl, workloads,
 };
 use crate::model::{Endpoint, Model};
 
@@ -24,6 +24,8 @@ pub struct Part {
     pub neighbors: BTreeMap<NeighborKey, NeighborTarget>,
     /// Routes to the addresses.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Addresses that the node answers for on its uplinks.
+    pub proxy_neighbors: BTreeSet<ProxyNeighbor>,
     /// Kernel parameters: path below `/proc/sys` to value.
     pub sysctls: BTreeMap<String, String>,
     /// What they may send, by host interface.
@@ -79,7 +81,9 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         addresses,
     };
     let there = || there.iter().copied();
+    let proxy_neighbors = proxy_neighbors::of_workloads(model, there());
     let mut sysctls = sysctl::of_workloads(model, there());
+    sysctls.extend(sysctl::of_proxy_neighbors(&proxy_neighbors));
     if there().any(|endpoint| endpoint.addresses.iter().any(IpAddr::is_ipv6)) {
         sysctls.insert(sysctl::FORWARDING_IPV6.to_owned(), "1".to_owned());
     }
@@ -87,6 +91,7 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         links: links::links(model, there()),
         neighbors: neighbors::of_workloads(model, there()).collect(),
         routes: routes::of_workloads(model, there()).collect(),
+        proxy_neighbors,
         sysctls,
         workloads: workloads::workloads(model, there()),
         scope,

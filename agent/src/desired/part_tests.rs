@@ -5,8 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Affected, Endpoint, EndpointId, HostPort, Input, Learned, LearnedPath, NextHop, Protocol,
+    Affected, Endpoint, EndpointId, HostPort, Input, Interface, Learned, LearnedPath, NextHop, Protocol,
 };
+
+/// Parameters that follow from all workloads together.
+const OF_ALL: [&str; 2] = ["net/ipv6/conf/all/forwarding", "net/ipv6/conf/up0/proxy_ndp"];
 
 fn id(number: u8) -> EndpointId {
     EndpointId {
@@ -80,6 +83,17 @@ fn model() -> impl Strategy<Value = Model> {
                 .collect();
             model.links = links.into_iter().map(|number| format!("cali{number}")).collect();
             model.own_blocks = ["10.65.0.0/26".parse().unwrap()].into();
+            model.settings.proxy_neighbors = true;
+            let uplink = Interface {
+                index: 2,
+                up: true,
+                running: true,
+                mtu: 1500,
+                addresses: ["10.65.0.254/31", "10.65.0.1/30", "fd00::1:1/64"]
+                    .map(|address| address.parse().unwrap())
+                    .into(),
+            };
+            model.interfaces.insert("up0".into(), uplink);
             let hop = NextHop {
                 address: "192.0.2.2".parse().unwrap(),
                 interface: None,
@@ -97,9 +111,8 @@ fn model() -> impl Strategy<Value = Model> {
 
 /// What the whole says within the scope, and whether it says the same as before outside of it.
 fn restricted(whole: &Desired, scope: &Scope) -> Part {
-    let is_in_scope = |path: &str| {
-        path == "net/ipv6/conf/all/forwarding" || path.split('/').any(|part| scope.interfaces.contains(part))
-    };
+    let is_in_scope =
+        |path: &str| OF_ALL.contains(&path) || path.split('/').any(|part| scope.interfaces.contains(part));
     let is_to_address = |key: &RouteKey| {
         let mut addresses = scope.addresses.iter();
         addresses.any(|address| *key == RouteKey::main(IpNetwork::from(*address)))
@@ -111,12 +124,16 @@ fn restricted(whole: &Desired, scope: &Scope) -> Part {
     whole
         .neighbors
         .retain(|key, _| scope.interfaces.contains(&key.interface));
+    whole
+        .proxy_neighbors
+        .retain(|proxy| scope.addresses.contains(&proxy.address));
     whole.sysctls.retain(|path, _| is_in_scope(path));
     Part {
         scope: scope.clone(),
         links: whole.links,
         neighbors: whole.neighbors,
         routes: whole.routes,
+        proxy_neighbors: whole.proxy_neighbors,
         sysctls: whole.sysctls,
         workloads: whole.workloads,
     }
@@ -131,6 +148,9 @@ fn rest(mut whole: Desired, scope: &Scope) -> Desired {
         .retain(|name, _| !part.workloads.contains_key(name));
     whole.routes.retain(|key, _| !part.routes.contains_key(key));
     whole.neighbors.retain(|key, _| !part.neighbors.contains_key(key));
+    whole
+        .proxy_neighbors
+        .retain(|proxy| !part.proxy_neighbors.contains(proxy));
     whole.sysctls.retain(|path, _| !part.sysctls.contains_key(path));
     whole
 }
@@ -154,15 +174,16 @@ proptest! {
                     let scope = part.scope.clone();
                     let mut expected = restricted(&after, &scope);
                     // Wanted as soon as any workload has IPv6; the part says so only if one of its own has.
-                    let forwarding = "net/ipv6/conf/all/forwarding";
-                    if part.sysctls.remove(forwarding).is_some() {
-                        prop_assert!(expected.sysctls.contains_key(forwarding));
+                    for of_all in OF_ALL {
+                        if part.sysctls.remove(of_all).is_some() {
+                            prop_assert!(after.sysctls.contains_key(of_all));
+                        }
+                        expected.sysctls.remove(of_all);
                     }
-                    expected.sysctls.remove(forwarding);
                     prop_assert_eq!(part, expected);
                     let (mut before, mut after) = (rest(before, &scope), rest(after, &scope));
                     for whole in [&mut before, &mut after] {
-                        whole.sysctls.remove(forwarding);
+                        whole.sysctls.retain(|path, _| !OF_ALL.contains(&path.as_str()));
                         whole.announcements.clear();
                     }
                     prop_assert_eq!(before, after);

@@ -3,16 +3,21 @@
 //!
 //! IPv6 parameters are wanted only where IPv6 is used: a kernel without IPv6 does not have the files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::desired::ProxyNeighbor;
 use crate::desired::tunnels::Tunnel;
 use crate::model::{Endpoint, Model};
 
 /// Wanted where a pool or a workload has IPv6.
 pub(super) const FORWARDING_IPV6: &str = "net/ipv6/conf/all/forwarding";
 
-pub(super) fn sysctls(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTreeMap<String, String> {
+pub(super) fn sysctls(
+    model: &Model,
+    tunnels: &BTreeMap<String, Tunnel>,
+    proxy_neighbors: &BTreeSet<ProxyNeighbor>,
+) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
     let addresses = || model.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
     if model.pools.values().any(|pool| pool.cidr.is_ipv6()) || addresses().any(IpAddr::is_ipv6) {
@@ -22,8 +27,22 @@ pub(super) fn sysctls(model: &Model, tunnels: &BTreeMap<String, Tunnel>) -> BTre
         // While a pool changes its mode, packets may come through a tunnel and the answers go another way.
         sysctls.insert(format!("net/ipv4/conf/{interface}/rp_filter"), "2".to_owned());
     }
+    sysctls.extend(of_proxy_neighbors(proxy_neighbors));
     sysctls.extend(of_workloads(model, model.endpoints.values()));
     sysctls
+}
+
+/// IPv6 wants to be told that a link has proxy neighbours.
+pub(super) fn of_proxy_neighbors(
+    proxy_neighbors: &BTreeSet<ProxyNeighbor>,
+) -> impl Iterator<Item = (String, String)> {
+    let of_ipv6 = proxy_neighbors.iter().filter(|proxy| proxy.address.is_ipv6());
+    of_ipv6.map(|proxy| (proxy_ndp(&proxy.interface), "1".to_owned()))
+}
+
+/// The parameter of a link that lets it answer for IPv6 addresses of others.
+pub(crate) fn proxy_ndp(interface: &str) -> String {
+    format!("net/ipv6/conf/{interface}/proxy_ndp")
 }
 
 /// Those of the workloads' host ends, as far as these are there.

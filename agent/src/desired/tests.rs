@@ -126,6 +126,51 @@ fn a_table_of_its_own_has_what_leads_elsewhere_and_rules_lead_to_it() {
 }
 
 #[test]
+fn the_node_answers_for_addresses_in_the_subnets_of_its_links_if_it_is_to() {
+    let mut model = model(
+        &[],
+        &[
+            "cali1 192.0.2.129 2001:db8::2",
+            "cali2 10.65.0.2 198.51.100.9",
+            "cali3 203.0.113.5 127.0.0.9",
+            "gone1 192.0.2.3",
+            "cali4 192.0.2.4",
+        ],
+        &[],
+    );
+    let interface = |up, addresses: &[&str]| Interface {
+        index: 2,
+        up,
+        running: up,
+        mtu: 1500,
+        addresses: addresses.iter().map(|address| prefix(address)).collect(),
+    };
+    model.interfaces = [
+        ("lo", interface(true, &["127.0.0.1/8"])),
+        ("eth0", interface(true, &["192.0.2.1/24", "2001:db8::1/64"])),
+        ("eth1", interface(true, &["192.0.2.130/25"])),
+        ("eth2", interface(true, &["198.51.100.1/24"])),
+        ("eth3", interface(true, &["198.51.100.2/24"])),
+        ("eth4", interface(false, &["203.0.113.1/24"])),
+    ]
+    .map(|(name, interface)| (name.to_owned(), interface))
+    .into();
+    let to_come = BTreeMap::from([("cali4".to_owned(), MigrationRole::Target)]);
+    model.absorb(Input::MigrationRoles(to_come));
+    assert!(compute(&model).proxy_neighbors.is_empty());
+    model.settings.proxy_neighbors = true;
+    let desired = compute(&model);
+    let lines: Vec<String> = desired.proxy_neighbors.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["192.0.2.129 dev eth1", "2001:db8::2 dev eth0"]);
+    let parameters: Vec<&String> = desired
+        .sysctls
+        .keys()
+        .filter(|path| path.ends_with("proxy_ndp") && !path.contains("cali"))
+        .collect();
+    assert_eq!(parameters, ["net/ipv6/conf/eth0/proxy_ndp"]);
+}
+
+#[test]
 fn routes_follow_from_workloads_blocks_and_bgp() {
     let model = model(
         &["10.65.0.0/26", "10.65.9.9/32", "fd00::/122", "fd00:9::9/128"],

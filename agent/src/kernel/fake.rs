@@ -10,14 +10,14 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, RuleChange, SeenNexthops,
-    TunnelChange,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, Maker, NeighborChange, NexthopChange,
+    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange, RouteChange,
+    RuleChange, SeenNexthops, TunnelChange,
 };
 use crate::delta::Change;
 use crate::desired::{
-    HostLink, MAIN_TABLE, NeighborKey, NeighborSubject, RouteKey, RoutePath, Rule, RuleAction, Tunnel,
-    are_safe,
+    HostLink, MAIN_TABLE, NeighborKey, NeighborSubject, ProxyNeighbor, RouteKey, RoutePath, Rule, RuleAction,
+    Tunnel, are_safe,
 };
 use crate::ours::TUNNEL_ALIAS;
 
@@ -51,6 +51,7 @@ pub(crate) struct FakeKernel {
     pub(crate) forgotten: Vec<ConnectionFilter>,
     pub(crate) addresses: BTreeMap<String, Vec<IpNetwork>>,
     pub(crate) neighbors: BTreeMap<NeighborKey, ObservedNeighbor>,
+    pub(crate) proxy_neighbors: BTreeMap<ProxyNeighbor, Maker>,
     /// Calls so far; each route change is one.
     pub(crate) calls: usize,
     /// Writes that had an effect, so far.
@@ -98,6 +99,7 @@ impl FakeKernel {
         self.links.remove(name);
         self.addresses.remove(name);
         self.neighbors.retain(|key, _| key.interface != name);
+        self.proxy_neighbors.retain(|key, _| key.interface != name);
         self.remove_routes_through(name);
         self.remove_nexthops_through(name);
         self.sysctls
@@ -197,6 +199,28 @@ impl FakeKernel {
                 Some(_) => Ok(()),
                 None => Err(refused("delete", libc::ENOENT)),
             },
+        }
+    }
+
+    fn change_proxy_neighbor(&mut self, change: &ProxyNeighborChange) -> Result<(), KernelError> {
+        let key = change.key();
+        if !self.links.contains_key(&key.interface) {
+            return Err(no_link(&key.interface));
+        }
+        assert_ne!(
+            self.proxy_neighbors.get(key),
+            Some(&Maker::Another),
+            "would touch the foreign proxy neighbour {key}"
+        );
+        match change {
+            Change::Delete { .. } => match self.proxy_neighbors.remove(key) {
+                Some(_) => Ok(()),
+                None => Err(refused("delete a proxy neighbour", libc::ENOENT)),
+            },
+            Change::Create { .. } | Change::Replace { .. } => {
+                self.proxy_neighbors.insert(key.clone(), Maker::Us);
+                Ok(())
+            }
         }
     }
 
@@ -345,6 +369,18 @@ impl Kernel for FakeKernel {
         changes
             .iter()
             .map(|change| self.write("change a neighbor", |kernel| kernel.apply_neighbor(change)))
+            .collect()
+    }
+
+    fn proxy_neighbors(&mut self) -> Result<BTreeMap<ProxyNeighbor, Maker>, KernelError> {
+        self.read("proxy neighbors", |kernel| kernel.proxy_neighbors.clone())
+    }
+
+    fn change_proxy_neighbors(&mut self, changes: &[ProxyNeighborChange]) -> Vec<Result<(), KernelError>> {
+        let change = |kernel: &mut Self, change| kernel.change_proxy_neighbor(change);
+        changes
+            .iter()
+            .map(|one| self.write("change a proxy neighbour", |kernel| change(kernel, one)))
             .collect()
     }
 

@@ -11,13 +11,15 @@ use rustix::net::netdevice;
 
 use super::netlink::{NetlinkSocket, Request};
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, RouteChange, RuleChange, SeenNexthops,
-    TunnelChange, conntrack, message, neighbors, nexthop, nft, overlay, proc, rule,
+    AddressChange, ConnectionFilter, Kernel, KernelError, Link, Maker, NeighborChange, NexthopChange,
+    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, ProxyNeighborChange,
+    RouteChange, RuleChange, SeenNexthops, TunnelChange, conntrack, message, neighbors, nexthop, nft,
+    overlay, proc, proxy_neighbors, rule,
 };
 use crate::delta::Change;
 use crate::desired::{
-    Gateways, HostLink, NeighborKey, NeighborSubject, NeighborTarget, RouteKey, RoutePath, Rule,
+    Gateways, HostLink, NeighborKey, NeighborSubject, NeighborTarget, ProxyNeighbor, RouteKey, RoutePath,
+    Rule,
 };
 use crate::ours::ROUTE_PROTOCOLS;
 
@@ -105,6 +107,14 @@ impl Kernel for Linux {
 
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
         neighbors::change(&mut self.socket, changes)
+    }
+
+    fn proxy_neighbors(&mut self) -> Result<BTreeMap<ProxyNeighbor, Maker>, KernelError> {
+        proxy_neighbors::list(&mut self.socket, namer()?)
+    }
+
+    fn change_proxy_neighbors(&mut self, changes: &[ProxyNeighborChange]) -> Vec<Result<(), KernelError>> {
+        proxy_neighbors::change(&mut self.socket, changes)
     }
 
     fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {

@@ -18,6 +18,7 @@ pub(crate) mod nexthop;
 mod nft;
 mod overlay;
 pub(crate) mod proc;
+mod proxy_neighbors;
 pub(crate) mod rule;
 pub(crate) mod wire;
 
@@ -42,7 +43,8 @@ pub use nft::{
 
 use crate::delta::Change;
 use crate::desired::{
-    HostLink, LinkAddress, NeighborKey, NeighborTarget, Route, RouteKey, RouteOrigin, RoutePath, Rule, Tunnel,
+    HostLink, LinkAddress, NeighborKey, NeighborTarget, ProxyNeighbor, Route, RouteKey, RouteOrigin,
+    RoutePath, Rule, Tunnel,
 };
 
 /// A change of one route.
@@ -57,6 +59,8 @@ pub type TunnelChange = Change<String, Tunnel, Link>;
 pub type AddressChange = Change<LinkAddress, ()>;
 /// A change of one neighbour, which is a permanent one.
 pub type NeighborChange = Change<NeighborKey, NeighborTarget, ObservedNeighbor>;
+/// A change of one proxy neighbour, which is made or deleted.
+pub type ProxyNeighborChange = Change<ProxyNeighbor, (), Maker>;
 
 /// What the agent asks of a kernel.
 pub trait Kernel {
@@ -98,6 +102,16 @@ pub trait Kernel {
 
     /// Carries out the changes in order: one result a change, in the same order.
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>>;
+
+    /// The proxy neighbours of all links, and who made them.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked or its answer does not parse.
+    fn proxy_neighbors(&mut self) -> Result<BTreeMap<ProxyNeighbor, Maker>, KernelError>;
+
+    /// Carries out the changes in order: one result a change, in the same order. A creation takes over what is there: only what was
+    /// not there when they were read is to be made.
+    fn change_proxy_neighbors(&mut self, changes: &[ProxyNeighborChange]) -> Vec<Result<(), KernelError>>;
 
     /// The address that packets to `destination` would leave with, as the routing tables are now.
     ///
@@ -232,6 +246,15 @@ impl From<&Route> for ObservedRoute {
             path: Some(route.path.clone()),
         }
     }
+}
+
+/// Who made an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// It carries our mark.
+    Us,
+    /// Somebody else.
+    Another,
 }
 
 /// A neighbour as the kernel has it.

@@ -28,6 +28,8 @@ pub struct Settings {
     pub remote_route_table: u32,
     /// Priority of the first of the two rules that lead to that table, unless it is main.
     pub rule_priority: u32,
+    /// Whether the node answers on its uplinks for addresses of workloads that lie in their subnets.
+    pub proxy_neighbors: bool,
     /// Where pods' packets go untranslated.
     pub nat_exclusions: NatExclusions,
 }
@@ -61,6 +63,7 @@ impl Default for Settings {
             uplinks: Pattern::parse(UPLINKS).expect("the constant is a regular expression"),
             remote_route_table: 254,
             rule_priority: 32000,
+            proxy_neighbors: false,
             nat_exclusions: NatExclusions::default(),
         }
     }

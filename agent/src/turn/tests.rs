@@ -8,12 +8,12 @@ use std::rc::Rc;
 use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
-use crate::desired::{HostLink, NeighborKey, RouteKey, Rule};
+use crate::desired::{HostLink, NeighborKey, ProxyNeighbor, RouteKey, Rule};
 use crate::kernel::fake::{FakeKernel, Fault};
 use crate::kernel::{
-    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, NeighborChange, NexthopChange, NftChange,
-    NftFamily, NftTables, ObservedNeighbor, ObservedRoute, RouteChange, RuleChange, SeenNexthops,
-    TunnelChange,
+    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, Maker, NeighborChange, NexthopChange,
+    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange, RouteChange,
+    RuleChange, SeenNexthops, TunnelChange,
 };
 use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
 
@@ -55,6 +55,14 @@ impl Kernel for Shared {
 
     fn change_neighbors(&mut self, changes: &[NeighborChange]) -> Vec<Result<(), KernelError>> {
         self.kernel.borrow_mut().change_neighbors(changes)
+    }
+
+    fn proxy_neighbors(&mut self) -> Result<BTreeMap<ProxyNeighbor, Maker>, KernelError> {
+        self.kernel.borrow_mut().proxy_neighbors()
+    }
+
+    fn change_proxy_neighbors(&mut self, changes: &[ProxyNeighborChange]) -> Vec<Result<(), KernelError>> {
+        self.kernel.borrow_mut().change_proxy_neighbors(changes)
     }
 
     fn source_towards(&mut self, destination: IpAddr) -> Result<Option<IpAddr>, KernelError> {

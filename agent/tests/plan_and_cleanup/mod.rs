@@ -17,6 +17,8 @@ ip route add blackhole 10.98.0.0/16 proto bird metric 1024
 ip route add 10.97.0.0/16 via 192.0.2.77 table 77
 ip rule add from 10.65.0.0/16 lookup 77 priority 1077
 ip neigh add 10.65.8.9 lladdr 02:00:00:00:00:09 dev calibration0
+ip neigh add proxy 10.65.8.10 dev calibration0 proto static
+ip rule add lookup main suppress_prefixlength 0 priority 32000 proto static
 nft add table inet other
 nft add chain inet other calidris '{ type nat hook postrouting priority 100; }'
 nft add rule inet other calidris ip saddr 10.65.0.0/16 counter accept
@@ -35,7 +37,7 @@ fn run(cluster: &Cluster, command: &str) -> (Option<i32>, String, String) {
 /// Everything in the namespace but what the kernel is still making up its mind about (IPv6 link-local addresses).
 fn picture(cluster: &Cluster) -> String {
     cluster.node.sh(
-        "ip -o link; ip -o -4 addr; ip -4 route show table all; ip -6 route show table all | grep -Ev 'fe80|ff00'; ip rule; ip -6 rule; ip neigh show nud permanent; nft -s list ruleset",
+        "ip -o link; ip -o -4 addr; ip -4 route show table all; ip -6 route show table all | grep -Ev 'fe80|ff00'; ip rule; ip -6 rule; ip neigh show nud permanent; ip neigh show proxy; nft -s list ruleset",
     )
 }
 
