@@ -30,11 +30,14 @@ impl AssignRequest {
 }
 
 impl<S: Store> Ipam<S> {
-    /// The address of a tunnel device of `node`: the one it has, or a new one if it has none or its pool may no longer be
-    /// used for that. Nothing is written if all is right.
+    /// The address of a tunnel device of `node`: the one it has, or a new one if it has none, or if there are other pools to be
+    /// used for that than its own. Nothing is written if all is right.
+    ///
+    /// Where no pool uses such tunnels any more, the address stays: other nodes may send to it still, and when to give it back
+    /// is for the caller to say.
     ///
     /// # Errors
-    /// As [`Ipam::assign`]; refused with [`crate::AssignRefusal::Exhausted`] if no pool uses such tunnels.
+    /// As [`Ipam::assign`]; refused with [`crate::AssignRefusal::Exhausted`] if it has none and no pool uses such tunnels.
     pub async fn tunnel_address(
         &self,
         tunnel: Tunnel,
@@ -50,7 +53,8 @@ impl<S: Store> Ipam<S> {
             let mut view = View::default();
             view.absorb(&ranges, self.store().read(&ranges).await?);
             let pools = tunnel_pools(&view, &request, tunnel.family())?;
-            Ok::<bool, AssignError>(pools.iter().any(|pool| pool.contains(assigned.address)))
+            let is_of_one = pools.iter().any(|pool| pool.contains(assigned.address));
+            Ok::<bool, AssignError>(is_of_one || pools.is_empty())
         };
         let first = self.one(&request, now).await?;
         if is_good(&first).await? {

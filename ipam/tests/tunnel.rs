@@ -87,6 +87,22 @@ fn an_address_whose_pool_is_disabled_is_replaced() {
     assert_eq!(allocated(&ipam), [] as [IpAddr; 0]);
 }
 
+#[test]
+fn an_address_stays_when_no_pool_uses_the_tunnel_until_it_is_given_back() {
+    let ipam = cluster(&[("pool", json!({"cidr": "10.1.0.0/24", "vxlanMode": "Always"}))]);
+    let first = now_or_never(ipam.tunnel_address(Tunnel::Vxlan, "node-a", at(1))).unwrap();
+    let mut kvs = ipam.store().dump();
+    kvs.extend([pool(
+        "pool",
+        &json!({"cidr": "10.1.0.0/24", "vxlanMode": "Never"}),
+    )]);
+    let ipam = Ipam::new(MemoryStore::with(kvs));
+    let second = now_or_never(ipam.tunnel_address(Tunnel::Vxlan, "node-a", at(2))).unwrap();
+    assert_eq!(second.address, first.address);
+    now_or_never(ipam.release_tunnel_address(Tunnel::Vxlan, "node-a", at(3))).unwrap();
+    assert_eq!(allocated(&ipam), [] as [IpAddr; 0]);
+}
+
 fn allocated(ipam: &Ipam<MemoryStore>) -> Vec<IpAddr> {
     let stored = ipam.store().dump();
     let blocks = stored
