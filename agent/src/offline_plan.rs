@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use crate::apply::Dataplane;
 use crate::config::{Config, Environment};
 use crate::datastore::store::AnyStore;
-use crate::desired;
 use crate::inbox::{INBOX, Message};
 use crate::kernel::Linux;
 use crate::model::{Cluster, Input};
@@ -66,9 +65,8 @@ pub async fn without_agent(config: &Config) -> anyhow::Result<PlanReport> {
     }
     // Without a speaker nobody ever learns a route: those that are there are stale.
     model.in_sync.bgp = config.bgp.is_none();
-    if desired::compute(&model).tunnel_pools.is_empty() && !config.dataplane.direct_routes {
-        // Nothing of the other nodes is needed.
-        model.absorb(Input::Cluster(Cluster::default()));
+    if !model.needs_cluster() {
+        model.absorb(Input::Cluster(Some(Cluster::default())));
     }
     let mut dataplane = Dataplane::new(kernel);
     Ok(PlanReport::of(&mut dataplane, &mut model, AnsweredBy::Datastore))

@@ -36,6 +36,8 @@ pub struct Outputs {
     pub published: watch::Sender<Option<Published>>,
     /// The pools that need a tunnel of each kind; `None` until the datastore is known.
     pub tunnel_pools: watch::Sender<Option<TunnelPools>>,
+    /// Whether the other nodes must be known; `None` until the datastore is known.
+    pub cluster_needed: watch::Sender<Option<bool>>,
     /// MTU of pods' interfaces in bytes.
     pub pod_mtu: watch::Sender<u32>,
     /// How far the migrations of workloads to this node are, by host interface.
@@ -383,7 +385,12 @@ impl<K: Kernel> Node<K> {
         self.outputs
             .tunnel_pools
             .send_if_modified(|current| replaced(current, pools));
-        if !report.has_tunnel_failure() {
+        let cluster_needed = Some(self.model.needs_cluster());
+        self.outputs
+            .cluster_needed
+            .send_if_modified(|current| replaced(current, cluster_needed));
+        // Others may use a tunnel as soon as they hear of it; until they are known, nothing that they send is let in.
+        if self.model.in_sync.cluster && !report.has_tunnel_failure() {
             let published = Some(desired.published.clone());
             self.outputs
                 .published

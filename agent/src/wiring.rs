@@ -24,7 +24,7 @@ use crate::control::{self, Controlled};
 use crate::datastore::node::{Creation, NodeRecord, register};
 use crate::datastore::store::AnyStore;
 use crate::datastore::{pool, remote};
-use crate::desired::{DEFAULT_MTU, MIGRATION_PRIORITY, Published, RouteOrigin, TunnelPools};
+use crate::desired::{DEFAULT_MTU, MIGRATION_PRIORITY, Published, RouteOrigin};
 use crate::inbox::{INBOX, Message};
 use crate::ipam_collector;
 use crate::kernel::{Kernel, Linux, node_interfaces};
@@ -32,7 +32,7 @@ use crate::listen::listen;
 use crate::metrics::{self, Exposition};
 use crate::model::detection::Method;
 use crate::model::peering::{PeeringWorkloads, WorkloadPeers};
-use crate::model::{Input, Migrations, Model, NatExclusions, Settings};
+use crate::model::{Input, Migrations, Model, Settings};
 use crate::open_files;
 use crate::pod_link::Remover;
 use crate::reload::{FromDatastore, Reloader, UNTIL_PEERS_ARE_KNOWN};
@@ -104,6 +104,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
     let (announcements, to_announce) = watch::channel(None);
     let (published, to_publish) = watch::channel(None);
     let (tunnel_pools, tunnels_needed) = watch::channel(None);
+    let (cluster_needed, is_cluster_needed) = watch::channel(None);
     let (migrations, migrating) = watch::channel(BTreeMap::new());
     let (pod_mtu, mtu_of_pods) = watch::channel(config.cni.mtu.unwrap_or(DEFAULT_MTU));
     let wanted_announcements = to_announce.clone();
@@ -134,6 +135,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         announcements,
         published,
         tunnel_pools,
+        cluster_needed,
         pod_mtu,
         migrations,
         interfaces,
@@ -159,11 +161,11 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         inbox.clone(),
         datastore_state,
     ));
-    let (need, is_needed) = watch::channel(None);
-    let always = config.dataplane.direct_routes
-        || config.dataplane.nat_outgoing_exclusions == NatExclusions::IpPoolsAndHostIps;
-    tokio::spawn(need_cluster(tunnels_needed.clone(), always, need));
-    tokio::spawn(sources::cluster::run(Arc::clone(&ipam), is_needed, inbox.clone()));
+    tokio::spawn(sources::cluster::run(
+        Arc::clone(&ipam),
+        is_cluster_needed,
+        inbox.clone(),
+    ));
     tokio::spawn(tunnel_addresses::run(
         node_name.clone(),
         Arc::clone(&ipam),
@@ -471,24 +473,6 @@ async fn start_bgp(
     .await?;
     let source = tokio::spawn(sources::bgp::run(speaker.clone(), announcements, inbox));
     Ok(Some(Bgp { speaker, source }))
-}
-
-/// Says whether the other nodes must be known: for tunnels, or whatever the pools say.
-async fn need_cluster(
-    mut tunnels: watch::Receiver<Option<TunnelPools>>,
-    always: bool,
-    need: watch::Sender<Option<bool>>,
-) {
-    loop {
-        let is_needed = tunnels
-            .borrow_and_update()
-            .as_ref()
-            .map(|pools| always || !pools.is_empty());
-        need.send_if_modified(|current| std::mem::replace(current, is_needed) != is_needed);
-        if tunnels.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Keeps the Node resource as it should be: writes it when what it says changes, and looks every `interval` whether it

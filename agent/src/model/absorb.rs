@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::IpNetwork;
 
 use super::{Endpoint, EndpointId, Learned, Model};
-use crate::model::{DatastoreSnapshot, Input};
+use crate::model::{DatastoreSnapshot, Input, TunnelKind};
 
 /// Writes of this agent that the datastore's watch has not repeated yet. Bounded by the writes of one watch delay,
 /// and by failed deletions, which the runtime repeats.
@@ -80,14 +80,17 @@ impl Model {
         match input {
             Input::DatastoreSnapshot(snapshot) => {
                 self.absorb_snapshot(snapshot);
+                self.judge_cluster();
                 Affected::Everything
             }
-            Input::Pool(name, Some(pool)) => {
-                let is_known = self.pools.get(&name) == Some(&pool);
-                self.pools.insert(name, pool);
-                Affected::everything_if(!is_known)
+            Input::Pool(name, pool) => {
+                let before = match &pool {
+                    Some(pool) => self.pools.insert(name, pool.clone()),
+                    None => self.pools.remove(&name),
+                };
+                self.judge_cluster();
+                Affected::everything_if(before != pool)
             }
-            Input::Pool(name, None) => Affected::everything_if(self.pools.remove(&name).is_some()),
             Input::OwnBlockConfirmed(block) => {
                 self.unechoed.blocks.remove(&block);
                 Affected::everything_if(self.own_blocks.insert(block))
@@ -153,8 +156,9 @@ impl Model {
                 Affected::everything_if(before != self.workload_peering)
             }
             Input::Cluster(cluster) => {
-                self.cluster = cluster;
-                self.in_sync.cluster = true;
+                self.is_cluster_known = cluster.is_some();
+                self.cluster = cluster.unwrap_or_default();
+                self.judge_cluster();
                 Affected::Everything
             }
             Input::ClusterNode(name, Some(node)) => {
@@ -175,6 +179,7 @@ impl Model {
             }
             Input::TunnelAddress(kind, address) => {
                 self.tunnel_addresses.insert(kind, address);
+                self.judge_cluster();
                 Affected::Everything
             }
             Input::ReachTargets(targets) => {
@@ -182,6 +187,15 @@ impl Model {
                 Affected::Everything
             }
         }
+    }
+
+    /// From the turn on in which the other nodes are needed they are not known, until their source says so.
+    fn judge_cluster(&mut self) {
+        let is_decided = self.in_sync.datastore
+            && TunnelKind::ALL
+                .iter()
+                .all(|kind| self.tunnel_addresses.contains_key(kind));
+        self.in_sync.cluster = self.is_cluster_known || (is_decided && !self.needs_cluster());
     }
 
     fn absorb_snapshot(&mut self, snapshot: DatastoreSnapshot) {

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::NodeFacts;
 
-/// Nodes and blocks of the cluster. Empty while no pool needs routes from the datastore.
+/// Nodes and blocks of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// Nodes by name, this one too.

@@ -44,8 +44,8 @@ pub enum Input {
     MigratedHere(String),
     /// The other nodes have had their time to hear of the migration of the workload with this host interface.
     MigrationSettled(String),
-    /// The other nodes and their blocks, whole: replaces what was known of them.
-    Cluster(Cluster),
+    /// The other nodes and their blocks, whole: replaces what was known of them. `None`: they are not followed any more.
+    Cluster(Option<Cluster>),
     /// A node's resource was written, or deleted (`None`).
     ClusterNode(String, Option<NodeFacts>),
     /// A block changed hands, or was deleted (`None`).

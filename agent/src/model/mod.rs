@@ -61,8 +61,10 @@ pub struct Model {
     pub hints: detection::Hints,
     /// The node's own addresses as last found: IPv4, IPv6. They stay when a link goes down.
     pub detected: [Option<IpNetwork>; 2],
-    /// The other nodes and their blocks.
+    /// The other nodes and their blocks. Empty while they are not needed.
     pub cluster: Cluster,
+    /// Whether these are all of them.
+    pub is_cluster_known: bool,
     /// Addresses of this node's tunnels. A kind that is missing is not decided yet; `None`: there is to be no such tunnel.
     pub tunnel_addresses: BTreeMap<TunnelKind, Option<IpAddr>>,
     /// Which sources have delivered a first complete picture.
@@ -152,6 +154,7 @@ impl Model {
             hints: detection::Hints::default(),
             detected: [None; 2],
             cluster: Cluster::default(),
+            is_cluster_known: false,
             tunnel_addresses: BTreeMap::new(),
             in_sync: InSync::default(),
             unechoed: Unechoed::default(),
@@ -178,6 +181,19 @@ impl Model {
             .iter()
             .find(|(_, interface)| interface.addresses.iter().any(|found| found.ip() == address))
             .map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the other nodes and their blocks must be known: for routes that the datastore says, for a tunnel, also one that
+    /// stands only for those that have not heard that no pool uses it any more, or for what is not translated.
+    #[must_use]
+    pub fn needs_cluster(&self) -> bool {
+        self.settings.direct_routes
+            || self.settings.nat_exclusions == NatExclusions::IpPoolsAndHostIps
+            || self.tunnel_addresses.values().any(Option::is_some)
+            || self
+                .pools
+                .values()
+                .any(|pool| pool.encapsulation != Encapsulation::None)
     }
 
     /// Every node but this one.

@@ -1,7 +1,7 @@
-//! The other nodes and their blocks, watched while a pool needs routes from the datastore: a tunnel, or direct routes.
+//! The other nodes and their blocks, watched while they are needed ([`Model::needs_cluster`](crate::model::Model::needs_cluster)).
 //!
 //! Invariants: as of `datastore.rs`. A block's change is passed on only when an address changes hands: of what goes on inside a
-//! node the others hear nothing. Without need nothing is watched, and the cluster is empty and in sync.
+//! node the others hear nothing. Without need nothing is watched.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -36,8 +36,7 @@ pub async fn run(
                 }
             }
             Some(false) => {
-                let empty = Input::Cluster(Cluster::default());
-                if inbox.send(Message::Input(empty)).await.is_err() {
+                if inbox.send(Message::Input(Input::Cluster(None))).await.is_err() {
                     return;
                 }
                 is_needed.changed().await
@@ -66,7 +65,7 @@ async fn follow(ipam: &Ipam<AnyStore>, inbox: &mpsc::Sender<Message>) {
                     blocks = cluster.blocks.len(),
                     "the other nodes are known"
                 );
-                vec![Input::Cluster(cluster)]
+                vec![Input::Cluster(Some(cluster))]
             }
             WatchEvent::Changes(changes) => changes.iter().filter_map(|change| view.change(change)).collect(),
             // `datastore.rs` says it.

@@ -15,7 +15,9 @@ use crate::kernel::{
     NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange, RouteChange,
     RuleChange, SeenNexthops, TunnelChange,
 };
-use crate::model::{DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol};
+use crate::model::{
+    Cluster, DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol, TunnelKind,
+};
 
 type Announced = Option<BTreeMap<IpNetwork, Announcement>>;
 
@@ -185,6 +187,7 @@ impl World {
             announcements,
             published: watch::channel(None).0,
             tunnel_pools: watch::channel(None).0,
+            cluster_needed: watch::channel(None).0,
             pod_mtu: watch::channel(0).0,
             migrations: watch::channel(BTreeMap::new()).0,
             interfaces: watch::channel(BTreeMap::new()).0,
@@ -614,4 +617,41 @@ fn connections_of_an_address_that_goes_are_forgotten_later_but_before_anybody_ge
     world.now = world.node.deadline();
     world.tell([]);
     assert_eq!(forgotten(&world), [2, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_tunnel_is_published_when_it_lets_the_others_in_and_lets_them_in_until_it_goes() {
+    let mut world = World::settled();
+    world.tell(TunnelKind::ALL.map(|kind| Input::TunnelAddress(kind, None)));
+    let outputs = |world: &World| {
+        let published = world.node.outputs.published.borrow().clone();
+        let tunnels = published.unwrap_or_default().facts.tunnels.len();
+        (*world.node.outputs.cluster_needed.borrow(), tunnels)
+    };
+    assert_eq!(outputs(&world), (Some(false), 0));
+
+    let pool = |encapsulation| {
+        let pool = Pool {
+            cidr: "10.0.0.0/8".parse().unwrap(),
+            nat_outgoing: true,
+            encapsulation,
+            disable_bgp_export: false,
+        };
+        Input::Pool("p".into(), Some(pool))
+    };
+    let kind = TunnelKind::VxlanV4;
+    let address = Input::TunnelAddress(kind, Some("10.0.0.9".parse().unwrap()));
+    world.node.model.settings.ipv4_address = Some("192.0.2.11/24".parse().unwrap());
+    world.tell([pool(Encapsulation::VxlanAlways), address]);
+    assert!(world.shared.kernel.borrow().links.contains_key(kind.interface()));
+    assert_eq!(outputs(&world), (Some(true), 0), "the others are not known");
+    world.tell([Input::Cluster(Some(Cluster::default()))]);
+    assert_eq!(outputs(&world), (Some(true), 1));
+
+    world.tell([pool(Encapsulation::None)]);
+    assert_eq!(outputs(&world), (Some(true), 1), "not all have heard");
+    world.tell([Input::TunnelAddress(kind, None)]);
+    assert_eq!(outputs(&world), (Some(false), 0));
+    world.tell([Input::Cluster(None), pool(Encapsulation::VxlanAlways)]);
+    assert!(!world.node.model.in_sync.cluster, "needed again, and not known");
 }
