@@ -16,7 +16,7 @@ use calidris_interop::cluster::{Cluster, LOG_LINES};
 use calidris_interop::conformance::Another;
 use calidris_interop::interop::command as interop;
 use calidris_interop::lab::{self, Lab};
-use calidris_interop::overlay::{self, Mode};
+use calidris_interop::overlay::{self, Tour};
 use calidris_interop::programs::Programs;
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::proof::{self, Proof};
@@ -84,9 +84,8 @@ Examples:
     /// Prove the overlays: three nodes in two subnets, taken through the modes of their pools
     #[command(hide = true)]
     Overlay {
-        /// The modes, in turn
-        #[arg(long, value_enum, value_delimiter = ',', required = true)]
-        modes: Vec<Mode>,
+        #[command(flatten)]
+        tour: Tour,
         /// Milliseconds between two datagrams of the floods
         #[arg(long, default_value_t = 10)]
         pace_millis: u64,
@@ -218,16 +217,16 @@ fn main() -> ExitCode {
         Command::Kubernetes(args) => prove_kubernetes(&args),
         Command::Calico(args) => prove_calico(&args),
         Command::Overlay {
-            modes,
+            tour,
             pace_millis,
             virtual_machine: false,
         } => overlay::prove(
-            &modes,
+            &tour,
             Duration::from_millis(pace_millis),
             &Progress::start(Stream::Output),
         )
         .map(|()| ExitCode::SUCCESS),
-        Command::Overlay { modes, .. } => vm::prove(&modes).map(|said| {
+        Command::Overlay { tour, .. } => vm::prove(&tour).map(|said| {
             println!("{said}");
             ExitCode::SUCCESS
         }),

@@ -5,18 +5,19 @@
 //!                rack1 ------ router ------ rack2
 //! ```
 //!
-//! The router knows the nodes' subnets and no pod. There is no BGP: what reaches another node goes by the mode, or not at
-//! all. In every mode the same is looked at ([`look`]), with a capture on each node's uplink; a change of mode happens under
-//! a flood. The same code runs in namespaces of this machine and of a virtual one ([`crate::vm`]).
+//! The router knows the nodes' subnets, and pods only where there is BGP ([`Routing`]). In every mode the same is looked at ([`look`]),
+//! with a capture on each node's uplink; a change of mode happens under a flood ([`switch`]). The same code runs in namespaces of this
+//! machine and of a virtual one ([`crate::vm`]).
 
 mod capture;
 mod look;
+mod mode;
+mod router;
+mod switch;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use clap::ValueEnum;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
@@ -29,92 +30,18 @@ use crate::fabric::{self, Fabric};
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::node::NETWORK;
-use crate::pinger::{Pinger, Pings};
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::topology::PoolSpec;
+pub use mode::{Carriage, Mode, Routing, Tour, Way};
 
 /// Time between two datagrams of a flood on a real machine.
-pub const PACE: Duration = Duration::from_millis(10);
+pub const PACE: Duration = Duration::from_millis(1);
 /// How long a change may take to be everywhere.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Datagrams of one stream that may be under way when its route changes.
-const IN_FLIGHT: usize = 2;
 /// The pools.
 pub const POOLS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/64"];
-
-/// How packets travel between nodes: the mode of both pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// Straight to nodes of the same subnet, as the datastore says; nowhere else.
-    Direct,
-    /// VXLAN to every node.
-    VxlanAlways,
-    /// VXLAN to nodes of other subnets.
-    VxlanCrossSubnet,
-    /// IPIP to every node. IPv6 as in [`Mode::Direct`].
-    IpipAlways,
-    /// IPIP to nodes of other subnets. IPv6 as in [`Mode::Direct`].
-    IpipCrossSubnet,
-}
-
-/// What is to be seen on the wire between two nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Carriage {
-    /// Pods' packets as they are.
-    Plain,
-    /// In VXLAN.
-    Vxlan,
-    /// In IPIP.
-    Ipip,
-    /// Nothing: there is no way.
-    Nothing,
-}
-
-impl Mode {
-    /// What carries packets of a family between two nodes.
-    #[must_use]
-    pub fn carriage(self, is_ipv6: bool, same_subnet: bool) -> Carriage {
-        match (self, same_subnet) {
-            (Self::VxlanAlways, _) | (Self::VxlanCrossSubnet, false) => Carriage::Vxlan,
-            (Self::IpipAlways, _) | (Self::IpipCrossSubnet, false) if !is_ipv6 => Carriage::Ipip,
-            (_, true) => Carriage::Plain,
-            (_, false) => Carriage::Nothing,
-        }
-    }
-
-    /// What the mode leaves of the uplinks' 1500 bytes for a pod.
-    #[must_use]
-    pub fn pod_mtu(self) -> u32 {
-        match self {
-            Self::Direct => 1500,
-            Self::IpipAlways | Self::IpipCrossSubnet => 1480,
-            // The pool of IPv6 decides: a pod has addresses of both.
-            Self::VxlanAlways | Self::VxlanCrossSubnet => 1430,
-        }
-    }
-
-    /// Its tunnel devices.
-    fn tunnels(self) -> &'static [&'static str] {
-        match self {
-            Self::Direct => &[],
-            Self::VxlanAlways | Self::VxlanCrossSubnet => &["vxlan.calico", "vxlan-v6.calico"],
-            Self::IpipAlways | Self::IpipCrossSubnet => &["tunl0"],
-        }
-    }
-
-    /// `ipipMode` and `vxlanMode` of the pool of a family.
-    fn of_pool(self, is_ipv6: bool) -> (&'static str, &'static str) {
-        match self {
-            Self::VxlanAlways => ("Never", "Always"),
-            Self::VxlanCrossSubnet => ("Never", "CrossSubnet"),
-            Self::IpipAlways if !is_ipv6 => ("Always", "Never"),
-            Self::IpipCrossSubnet if !is_ipv6 => ("CrossSubnet", "Never"),
-            Self::Direct | Self::IpipAlways | Self::IpipCrossSubnet => ("Never", "Never"),
-        }
-    }
-}
 
 /// A node of this lab.
 #[derive(Debug)]
@@ -142,6 +69,10 @@ pub struct Overlay {
     pub pods: Vec<Pod>,
     etcd: Etcd,
     binaries: Binaries,
+    routing: Routing,
+    /// What the pools have, and how often that has changed.
+    mode: Mode,
+    switches: usize,
 }
 
 const NODES: [(&str, &str, [&str; 2], &str); 3] = [
@@ -176,12 +107,12 @@ const ETCD: &str = "172.31.0.1/24";
 ///
 /// # Errors
 /// The first thing that is not; the ends of all logs are shown before.
-pub fn prove(modes: &[Mode], pace: Duration, progress: &Progress) -> anyhow::Result<()> {
-    let first = *modes.first().context("no mode to show")?;
+pub fn prove(tour: &Tour, pace: Duration, progress: &Progress) -> anyhow::Result<()> {
+    let first = *tour.modes.first().context("no mode to show")?;
     let binaries = Binaries::find()?;
     let lab = Lab::create(&format!("overlay-{}", std::process::id()))?;
-    let mut overlay = Overlay::start(lab, binaries, first)?;
-    let result = overlay.go_through(modes, pace, progress);
+    let mut overlay = Overlay::start(lab, binaries, tour.routing, first)?;
+    let result = overlay.go_through(tour, pace, progress);
     if result.is_err() {
         progress.line(overlay.lab.log_tails(crate::cluster::LOG_LINES));
         for node in &overlay.nodes {
@@ -203,7 +134,7 @@ impl Overlay {
     ///
     /// # Errors
     /// The first step that failed; the lab is taken down.
-    pub fn start(lab: Lab, binaries: Binaries, mode: Mode) -> anyhow::Result<Self> {
+    pub fn start(lab: Lab, binaries: Binaries, routing: Routing, mode: Mode) -> anyhow::Result<Self> {
         let fabric = Fabric::create(&lab)?;
         for subnet in ["rack1", "rack2", MANAGEMENT] {
             fabric.add_subnet(subnet)?;
@@ -221,16 +152,22 @@ impl Overlay {
             fabric.plug(("router", &router), subnet, v4.parse()?)?;
             router.ip(&format!("addr add {v6} dev {subnet} nodad"))?;
         }
+        if routing == Routing::Bgp {
+            router::start(&lab, &router)?;
+        }
         let mut overlay = Self {
             lab,
             nodes: Vec::new(),
             pods: Vec::new(),
             etcd,
             binaries,
+            routing,
+            mode,
+            switches: 0,
         };
         overlay.put_pools(mode)?;
-        for plan in NODES {
-            overlay.start_node(&fabric, plan)?;
+        for number in 0..NODES.len() {
+            overlay.start_node(&fabric, number)?;
         }
         for node in &overlay.nodes {
             overlay.wait_for_mtu(node, mode)?;
@@ -243,21 +180,14 @@ impl Overlay {
         Ok(overlay)
     }
 
-    fn start_node(
-        &mut self,
-        fabric: &Fabric,
-        (name, subnet, addresses, management): (&'static str, &'static str, [&str; 2], &str),
-    ) -> anyhow::Result<()> {
+    fn start_node(&mut self, fabric: &Fabric, number: usize) -> anyhow::Result<()> {
+        let (name, subnet, addresses, management) = NODES[number];
         let namespace = self.lab.namespace(name)?;
         let [v4, v6]: [IpNetwork; 2] = [addresses[0].parse()?, addresses[1].parse()?];
         fabric.plug((name, &namespace), subnet, v4)?;
         namespace.ip(&format!("addr add {v6} dev {subnet} nodad"))?;
         fabric.plug((name, &namespace), MANAGEMENT, management.parse()?)?;
-        let router = ROUTER
-            .iter()
-            .find(|(of, _)| *of == subnet)
-            .context("each subnet has a router")?;
-        for address in router.1 {
+        for address in router::addresses(subnet)? {
             fabric::default_route(&namespace, address.parse::<IpNetwork>()?.ip())?;
         }
         let folder = self.lab.folder(name)?;
@@ -266,15 +196,20 @@ impl Overlay {
             "ipam": { "assign_ipv4": true, "assign_ipv6": true } });
         let configurations = folder.join("net.d");
         cni::write_configuration(&configurations, NETWORK, &plugin)?;
+        let bgp = match self.routing {
+            Routing::Direct => String::new(),
+            Routing::Bgp => router::peers(number)?,
+        };
         let config = format!(
             "node_name = \"{name}\"\n\
              [datastore]\nendpoints = [\"{endpoint}\"]\n\
              [node]\nipv4_detection = \"interface=rack.*\"\nipv6_detection = \"cidr=2001:db8::/32\"\n\
-             [dataplane]\ndirect_routes = true\nmtu_interfaces = \"^rack\"\n\
+             [dataplane]\ndirect_routes = {direct}\nmtu_interfaces = \"^rack\"\n\
              [cni]\nsocket = \"{folder}/cni.sock\"\n\
              [status]\nsocket = \"{folder}/status.sock\"\n\
              [control]\nsocket = \"{folder}/control.sock\"\n\
-             [log]\nlevel = \"info,calidris_agent=debug\"\n",
+             [log]\nlevel = \"info,calidris_agent=debug\"\n{bgp}",
+            direct = self.routing == Routing::Direct,
             endpoint = self.etcd.endpoint(),
             folder = folder.display(),
         );
@@ -331,16 +266,17 @@ impl Overlay {
         })
     }
 
-    fn go_through(&mut self, modes: &[Mode], pace: Duration, progress: &Progress) -> anyhow::Result<()> {
-        for (position, mode) in modes.iter().enumerate() {
+    fn go_through(&mut self, tour: &Tour, pace: Duration, progress: &Progress) -> anyhow::Result<()> {
+        for (position, mode) in tour.modes.iter().enumerate() {
             if position > 0 {
-                self.switch(*mode, pace, progress)?;
+                switch::to(self, *mode, pace, progress)?;
             }
-            self.wait_for_routes(*mode)?;
+            self.wait_for_routes(*mode, &self.pairs())?;
             look::at(self, *mode).with_context(|| format!("in mode {mode:?}"))?;
             progress.step(format_args!("{mode:?} holds"));
         }
-        if let Some(last) = modes.last() {
+        // What a mode without tunnels makes of the uplinks' MTU is not to be seen before a pod has it.
+        if let Some(last) = tour.modes.last().filter(|mode| !mode.tunnels().is_empty()) {
             look::larger_packets_are_refused(self, *last)?;
             progress.step("pods with a larger MTU are told so, and TCP follows");
             look::tunnels_and_new_pods_follow_the_uplinks(self, *last)?;
@@ -348,67 +284,44 @@ impl Overlay {
                 "tunnels and new pods follow the MTU of the uplinks; pods that are there are told by ICMP",
             );
         }
+        for mode in &tour.changes {
+            switch::to(self, *mode, pace, progress)?;
+        }
         for node in &mut self.nodes {
             node.agent.check_alive()?;
         }
         Ok(())
     }
 
-    /// Changes the mode under a flood from the first pod to the others, and back, as far as they reach each other before and
-    /// after. (From all to all would be too much for a virtual machine without acceleration.)
-    fn switch(&self, mode: Mode, pace: Duration, progress: &Progress) -> anyhow::Result<()> {
-        let mut floods = Vec::new();
-        for (from, to) in self.pairs().into_iter().filter(|(from, _)| *from == 0) {
-            for address in look::addresses(&self.pods[to])? {
-                if mode.carriage(address.is_ipv6(), self.is_near(from, to)) != Carriage::Nothing
-                    && look::answers(&self.pods[from].namespace, address).is_ok()
-                {
-                    let flood = Pinger::start_every(pace, &self.pods[from].namespace, address)?;
-                    floods.push((address, flood));
-                }
-            }
-        }
-        self.put_pools(mode)?;
-        self.wait_for_routes(mode)?;
-        let mut lost = 0;
-        let count = floods.len();
-        for (address, flood) in floods {
-            let Pings { sent, lost: gone } = flood.stop()?;
-            lost += gone.len();
-            ensure!(sent > 0, "nothing was sent to {address}");
-            ensure!(
-                gone.len() <= IN_FLIGHT,
-                "to {address}: {} of {sent} lost while the mode became {mode:?}, sent at {gone:?}",
-                gone.len()
-            );
-        }
-        progress.step(format_args!(
-            "{mode:?} took over under {count} streams; {lost} datagrams lost"
-        ));
-        Ok(())
-    }
-
-    /// Waits until the nodes' routes to each other's blocks are those of the mode.
-    fn wait_for_routes(&self, mode: Mode) -> anyhow::Result<()> {
-        for (from, to) in self.pairs() {
+    /// Waits until the routes of these nodes to the blocks of those are those of the mode.
+    fn wait_for_routes(&self, mode: Mode, pairs: &[(usize, usize)]) -> anyhow::Result<()> {
+        for &(from, to) in pairs {
             for address in look::addresses(&self.pods[to])? {
                 let node = &self.nodes[from];
                 let what = format!("{} reaches {address} by {mode:?}", node.name);
-                let wanted = match mode.carriage(address.is_ipv6(), self.is_near(from, to)) {
-                    Carriage::Plain => format!("dev {} ", node.subnet),
-                    Carriage::Vxlan if address.is_ipv6() => "dev vxlan-v6.calico ".to_owned(),
-                    Carriage::Vxlan => "dev vxlan.calico ".to_owned(),
-                    Carriage::Ipip => "dev tunl0 ".to_owned(),
+                let way = self.way(mode, address.is_ipv6(), (from, to));
+                let link = match way.carriage {
+                    Carriage::Plain => node.subnet,
+                    Carriage::Vxlan if address.is_ipv6() => "vxlan-v6.calico",
+                    Carriage::Vxlan => "vxlan.calico",
+                    Carriage::Ipip => "tunl0",
                     Carriage::Nothing => continue,
                 };
+                let (link, protocol) = (format!("dev {link} "), format!("proto {} ", way.protocol));
                 eventually(&what, WITHIN, || {
                     let route = node.namespace.ip(&format!("route get fibmatch {address}"))?;
-                    ensure!(route.contains(&wanted) && route.contains("proto 204"), "{route}");
+                    ensure!(route.contains(&link) && route.contains(&protocol), "{route}");
                     Ok(())
                 })?;
             }
         }
         Ok(())
+    }
+
+    /// What leads from a node to the pods of another.
+    fn way(&self, mode: Mode, is_ipv6: bool, (from, to): (usize, usize)) -> Way {
+        let same_subnet = self.nodes[from].subnet == self.nodes[to].subnet;
+        mode.way(self.routing, is_ipv6, same_subnet)
     }
 
     /// Every ordered pair of nodes.
@@ -419,15 +332,4 @@ impl Overlay {
             .filter(|(from, to)| from != to)
             .collect()
     }
-
-    fn is_near(&self, from: usize, to: usize) -> bool {
-        self.nodes[from].subnet == self.nodes[to].subnet
-    }
-}
-
-/// The router's IPv4 address in a subnet.
-fn gateway(subnet: &str) -> anyhow::Result<IpAddr> {
-    let router = ROUTER.iter().find(|(of, _)| *of == subnet);
-    let (_, [v4, _]) = router.context("each subnet has a router")?;
-    Ok(v4.parse::<IpNetwork>()?.ip())
 }

@@ -113,6 +113,7 @@ pub const OVERLAY: &[Need] = &[
     Need::Etcd,
     Need::Nftables,
     Need::Tcpdump,
+    Need::Bird,
 ];
 
 /// Everything that a Calico in a lab needs, beside its own programs.

@@ -14,11 +14,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use clap::ValueEnum;
 
 use crate::binaries::Binaries;
 use crate::eventually::{Hopeless, eventually};
-use crate::overlay::Mode;
+use crate::overlay::Tour;
 
 /// How long the machine may take from power on to its end. It takes a minute or two by itself.
 const WITHIN: Duration = Duration::from_secs(480);
@@ -49,6 +48,8 @@ const PROGRAMS: &[&str] = &[
     "etcdctl",
     "ping",
     "tcpdump",
+    "bird",
+    "birdc",
     "conntrack",
     "date",
 ];
@@ -57,11 +58,11 @@ const PROGRAMS: &[&str] = &[
 ///
 /// # Errors
 /// When the machine cannot be made or does not end, or the proof does not hold; with the end of what the machine said.
-pub fn prove(modes: &[Mode]) -> anyhow::Result<String> {
+pub fn prove(tour: &Tour) -> anyhow::Result<String> {
     let folder = folder();
     let binaries = Binaries::find()?;
     let initramfs = folder.join(format!("initramfs-{}.cpio", std::process::id()));
-    image::write(&initramfs, &folder.join("root"), &binaries, &init(modes)?)?;
+    image::write(&initramfs, &folder.join("root"), &binaries, &init(tour))?;
     let log = folder.join("console.log");
     let result = boot(&kernel(&folder)?, &initramfs, &log);
     std::fs::remove_file(&initramfs)?;
@@ -110,14 +111,9 @@ fn kernel(folder: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The machine's first program.
-fn init(modes: &[Mode]) -> anyhow::Result<String> {
-    let mut names = Vec::new();
-    for mode in modes {
-        let value = mode.to_possible_value().context("every mode has a name")?;
-        names.push(value.get_name().to_owned());
-    }
-    let modes = names.join(",");
-    Ok(format!(
+fn init(tour: &Tour) -> String {
+    let options = tour.options().join(" ");
+    format!(
         "#!/bin/busybox sh\n\
          export PATH=/bin HOME=/tmp\n\
          busybox mkdir -p /proc /sys /dev /tmp /run\n\
@@ -129,10 +125,10 @@ fn init(modes: &[Mode]) -> anyhow::Result<String> {
          busybox mount -t cgroup2 cgroup /sys/fs/cgroup\n\
          for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done\n\
          ip link set lo up\n\
-         /bin/calidris-lab overlay --pace-millis 100 --modes {modes}\n\
+         /bin/calidris-lab overlay --pace-millis 40 {options}\n\
          echo {RESULT} $?\n\
          busybox poweroff -f\n"
-    ))
+    )
 }
 
 /// Boots, and waits for the end.

@@ -8,7 +8,7 @@ use calidris_interop::binaries::Binaries;
 use calidris_interop::eventually::eventually;
 use calidris_interop::lab;
 use calidris_interop::netns;
-use calidris_interop::overlay::{self, Mode};
+use calidris_interop::overlay::{self, Mode, Routing, Tour};
 use calidris_interop::progress::{Progress, Stream};
 use calidris_interop::require::{LAB, Need, OVERLAY};
 use calidris_interop::{require, vm};
@@ -147,21 +147,52 @@ fn an_interrupted_lab_takes_itself_down() -> anyhow::Result<()> {
 }
 
 #[test]
-fn every_mode_of_the_overlay_holds_and_takes_over_from_another() -> anyhow::Result<()> {
+fn every_mode_of_the_overlay_holds_and_takes_over_from_every_other() -> anyhow::Result<()> {
     require!(OVERLAY);
-    let modes = [
-        Mode::VxlanAlways,
-        Mode::VxlanCrossSubnet,
-        Mode::Direct,
-        Mode::VxlanAlways,
-    ];
-    overlay::prove(&modes, overlay::PACE, &Progress::start(Stream::Error))
+    let tour = Tour {
+        routing: Routing::Direct,
+        modes: vec![Mode::VxlanCrossSubnet, Mode::Unencapsulated, Mode::VxlanAlways],
+        changes: vec![
+            Mode::VxlanCrossSubnet,
+            Mode::VxlanAlways,
+            Mode::Unencapsulated,
+            Mode::VxlanCrossSubnet,
+        ],
+    };
+    overlay::prove(&tour, overlay::PACE, &Progress::start(Stream::Error))
 }
 
 #[test]
-fn ipip_holds_on_a_kernel_that_has_it() -> anyhow::Result<()> {
+fn overlays_and_bgp_take_over_from_each_other() -> anyhow::Result<()> {
+    require!(OVERLAY);
+    let tour = Tour {
+        routing: Routing::Bgp,
+        modes: vec![Mode::Unencapsulated],
+        changes: vec![
+            Mode::VxlanAlways,
+            Mode::Unencapsulated,
+            Mode::VxlanCrossSubnet,
+            Mode::Unencapsulated,
+        ],
+    };
+    overlay::prove(&tour, overlay::PACE, &Progress::start(Stream::Error))
+}
+
+#[test]
+fn ipip_holds_on_a_kernel_that_has_it_and_takes_over_from_bgp_and_vxlan() -> anyhow::Result<()> {
     require!(OVERLAY);
     require!(&[Need::VirtualMachine]);
-    let modes = [Mode::IpipAlways, Mode::IpipCrossSubnet];
-    vm::prove(&modes).map(drop)
+    let tour = Tour {
+        routing: Routing::Bgp,
+        modes: vec![Mode::IpipAlways, Mode::IpipCrossSubnet],
+        changes: vec![
+            Mode::VxlanAlways,
+            Mode::IpipAlways,
+            Mode::Unencapsulated,
+            Mode::IpipCrossSubnet,
+            Mode::VxlanCrossSubnet,
+            Mode::IpipCrossSubnet,
+        ],
+    };
+    vm::prove(&tour).map(drop)
 }

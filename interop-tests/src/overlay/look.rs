@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
 
 use super::capture::{Capture, Packet, Seen};
-use super::{Carriage, Mode, Overlay, OverlayNode, WITHIN, gateway};
+use super::{Carriage, Mode, Overlay, OverlayNode, WITHIN, router};
 use crate::eventually::eventually;
 use crate::http::{self, ECHO_PORT};
 use crate::netns::Namespace;
@@ -38,16 +38,14 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
             node.subnet,
         )?);
     }
+    let mut without_way = Vec::new();
     for (from, to) in overlay.pairs() {
         for address in addresses(&overlay.pods[to])? {
-            let carriage = mode.carriage(address.is_ipv6(), overlay.is_near(from, to));
+            let carriage = overlay.way(mode, address.is_ipv6(), (from, to)).carriage;
             let (pod, node) = (&overlay.pods[from], &overlay.nodes[from]);
             let what = format!("from {} to {} {address}", pod.name, overlay.pods[to].name);
             if carriage == Carriage::Nothing {
-                ensure!(
-                    answers(&pod.namespace, address).is_err(),
-                    "{what}: there should be no way"
-                );
+                without_way.push((what, &pod.namespace, address));
                 continue;
             }
             let own = source(pod, address)?;
@@ -56,9 +54,10 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
             answers(&node.namespace, address).with_context(|| format!("from {} to {address}", node.name))?;
         }
     }
+    there_is_no_way(&without_way)?;
     let mut seen = Vec::new();
     for (capture, node) in captures.into_iter().zip(&overlay.nodes) {
-        seen.push(capture.stop(gateway(node.subnet)?)?);
+        seen.push(capture.stop(router::addresses(node.subnet)?[0].parse::<IpNetwork>()?.ip())?);
     }
     for (number, seen) in seen.iter().enumerate() {
         on_the_wire(overlay, mode, number, seen)?;
@@ -67,6 +66,23 @@ pub(super) fn at(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
         .nodes
         .iter()
         .try_for_each(|node| is_settled(overlay, node))
+}
+
+/// None of these answers. All are asked at the same time, since each is waited for.
+fn there_is_no_way(all: &[(String, &Namespace, IpAddr)]) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = all
+            .iter()
+            .map(|(what, from, address)| (what, scope.spawn(|| answers(from, *address))))
+            .collect();
+        for (what, asked) in asked {
+            let Ok(answer) = asked.join() else {
+                bail!("{what}: asking panicked");
+            };
+            ensure!(answer.is_err(), "{what}: there should be no way");
+        }
+        Ok(())
+    })
 }
 
 /// There is nothing that the agent would change (`calidris plan` prints nothing).
@@ -243,7 +259,7 @@ pub(super) fn tunnels_and_new_pods_follow_the_uplinks(overlay: &Overlay, mode: M
         }
         let (from, to) = (&overlay.pods[0], &overlay.pods[2]);
         for address in addresses(to)? {
-            if mode.carriage(address.is_ipv6(), false) != Carriage::Nothing {
+            if overlay.way(mode, address.is_ipv6(), (0, 2)).carriage != Carriage::Nothing {
                 transfers(&from.namespace, source(from, address)?, &to.namespace, address)?;
             }
         }
@@ -265,7 +281,7 @@ pub(super) fn tunnels_and_new_pods_follow_the_uplinks(overlay: &Overlay, mode: M
 pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyhow::Result<()> {
     let (from, to) = (0, 2);
     for address in addresses(&overlay.pods[to])? {
-        let tunnel = match mode.carriage(address.is_ipv6(), false) {
+        let tunnel = match overlay.way(mode, address.is_ipv6(), (from, to)).carriage {
             Carriage::Vxlan => 1500 - if address.is_ipv6() { 70 } else { 50 },
             Carriage::Ipip => 1480,
             Carriage::Plain | Carriage::Nothing => continue,
@@ -284,8 +300,10 @@ pub(super) fn larger_packets_are_refused(overlay: &Overlay, mode: Mode) -> anyho
                 Ok(said) => bail!("the packet passed: {said}"),
                 Err(said) => format!("{said:#}"),
             };
+            // By the node, of either family, or by the pod's own kernel, which was told before.
+            let mut words = ["mtu=", "mtu = ", "mtu: "].into_iter();
             ensure!(
-                said.contains(&format!("mtu={tunnel}")) || said.contains(&format!("mtu = {tunnel}")),
+                words.any(|word| said.contains(&format!("{word}{tunnel}"))),
                 "{said}"
             );
             Ok(())
@@ -305,7 +323,7 @@ fn on_the_wire(overlay: &Overlay, mode: Mode, number: usize, seen: &Seen) -> any
         .filter(|(other, _)| *other != number)
     {
         for is_ipv6 in [false, true] {
-            let carriage = mode.carriage(is_ipv6, overlay.is_near(number, other));
+            let carriage = overlay.way(mode, is_ipv6, (number, other)).carriage;
             if matches!(carriage, Carriage::Vxlan | Carriage::Ipip) {
                 let at = usize::from(is_ipv6);
                 let packet = Packet {
@@ -349,7 +367,7 @@ fn is_allowed(overlay: &Overlay, mode: Mode, packet: &Packet) -> anyhow::Result<
     // Of pods without a way only the attempt is seen, on its way to the router: by their node's default route.
     Ok(match places.as_slice() {
         [Some(from), Some(to)] => {
-            let allowed = mode.carriage(packet.is_ipv6, overlay.is_near(*from, *to));
+            let allowed = overlay.way(mode, packet.is_ipv6, (*from, *to)).carriage;
             allowed == packet.carriage || (allowed == Carriage::Nothing && packet.carriage == Carriage::Plain)
         }
         _ => packet.carriage == Carriage::Plain,
