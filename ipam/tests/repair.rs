@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use calidris_ipam::{
     AddressRequest, AssignRequest, CommitOutcome, Decision, ErrorClass, Expect, Finding, Ipam, MemoryStore,
     OwnRecord, ReleaseRequest, RemovalStep, RepairError, RepairRefusal, RepairRequest, Repaired, Running,
-    Store as _, Txn, View, Write, audit, keys, plan_assign, plan_node_removal,
+    Store as _, Txn, View, Write, audit, keys, plan_assign, plan_node_removal, plan_release,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -76,6 +76,43 @@ fn planned(store: &MemoryStore, request: &AssignRequest) -> Txn {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Calico counts in the handle before it allocates in the block.
+#[test]
+fn a_handle_without_its_block_goes_only_if_the_block_is_still_not_there() {
+    let cluster = Cluster::with_nodes(&["node-a"]);
+    let store = cluster.ipam.store();
+    cluster.add("node-a", "x").unwrap();
+    let (block, value) = dump(store)
+        .into_iter()
+        .find(|(key, _)| keys::parse_block(key).is_some())
+        .unwrap();
+    let commit = |write: Write| {
+        let writes = vec![write];
+        let txn = Txn {
+            writes,
+            ..Txn::default()
+        };
+        now_or_never(store.commit(&txn)).unwrap()
+    };
+    commit(Write::Delete { key: block.clone() });
+    let request = ReleaseRequest {
+        handle_id: "net.x".to_owned(),
+        ..ReleaseRequest::default()
+    };
+    let mut view = View::default();
+    let release = loop {
+        match plan_release(&view, &request, at(1)) {
+            Decision::Read(ranges) => view.absorb(&ranges, now_or_never(store.read(&ranges)).unwrap()),
+            Decision::Commit { txn, .. } => break txn,
+            other => panic!("{other:?}"),
+        }
+    };
+    let value = value.into_bytes();
+    commit(Write::Put { key: block, value });
+    let outcome = now_or_never(store.commit(&release)).unwrap();
+    assert!(matches!(outcome, CommitOutcome::Conflict(_)));
 }
 
 #[test]

@@ -230,8 +230,12 @@ impl<'a> Release<'a> {
         for cidr in blocks {
             handle = match self.view.block(cidr)?? {
                 Some(block) => self.block(&block, handle, request)?,
-                // Calico counts before it allocates: a handle may name a block that was never made.
-                None => handle.with_count(cidr, 0),
+                // Calico counts before it allocates: a handle may name a block that was never made. What is known of a block
+                // may be outdated: that it is not there must be true when the handle goes.
+                None => {
+                    self.guards.insert(keys::block(cidr), 0);
+                    handle.with_count(cidr, 0)
+                }
             };
         }
         if handle.is_empty() {
