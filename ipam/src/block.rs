@@ -16,16 +16,22 @@
 //! Invariants, checked when a block is read: an ordinal is either allocated (to an entry that exists) or in the queue
 //! once, or neither (an address that rests, or is reserved by another program); never both.
 
+mod sequence_numbers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::pool::{address_at, ordinal_of};
 use crate::resource::{ResourceError, parse_json, print_json};
 use crate::timestamp::UnixNanos;
+
+use sequence_numbers::SequenceNumbers;
 
 /// The largest block Calico makes: /20 (IPv4), /116 (IPv6).
 const MAX_ADDRESSES: usize = 4096;
@@ -43,7 +49,7 @@ pub struct AllocationBlock {
     #[serde(deserialize_with = "null_as_empty")]
     unallocated: Vec<usize>,
     #[serde(deserialize_with = "null_as_empty")]
-    attributes: Vec<AllocationAttribute>,
+    attributes: Vec<Entry>,
     #[serde(rename = "sequenceNumber", default)]
     sequence_number: u64,
     #[serde(
@@ -51,12 +57,17 @@ pub struct AllocationBlock {
         default,
         deserialize_with = "null_as_empty"
     )]
-    sequence_number_for_allocation: BTreeMap<String, u64>,
+    sequence_number_for_allocation: SequenceNumbers,
     #[serde(default)]
     deleted: bool,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
+
+/// An entry of `attributes`. A block and what comes of it share those that stay as they are: nearly all of them, with every
+/// change.
+#[derive(Clone, Debug, PartialEq)]
+struct Entry(Arc<AllocationAttribute>);
 
 /// Who has addresses of a block, and what is noted about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,7 +134,7 @@ impl AllocationBlock {
             unallocated: (0..size).collect(),
             attributes: Vec::new(),
             sequence_number: u64::try_from(now.0).unwrap_or(0),
-            sequence_number_for_allocation: BTreeMap::new(),
+            sequence_number_for_allocation: SequenceNumbers::default(),
             deleted: false,
             extra: Map::new(),
         }
@@ -198,7 +209,7 @@ impl AllocationBlock {
     /// The attributes of every allocated address, one per address, ascending.
     pub fn allocated_attributes(&self) -> impl Iterator<Item = &AllocationAttribute> + '_ {
         let indexes = self.allocations.iter().flatten();
-        indexes.filter_map(|&index| self.attributes.get(index))
+        indexes.filter_map(|&index| Some(&**self.attributes.get(index)?))
     }
 
     /// The allocation of `address`, if it is of this block and allocated.
@@ -218,13 +229,10 @@ impl AllocationBlock {
     /// Gives `addresses` of this block to `attribute`: all of them, in one change, or none.
     pub fn assign(&self, addresses: &[IpAddr], attribute: &AllocationAttribute) -> Result<Self, BlockError> {
         let mut next = self.clone();
-        let index = match next.attributes.iter().position(|known| known == attribute) {
-            Some(index) => index,
-            None => {
-                next.attributes.push(attribute.clone());
-                next.attributes.len() - 1
-            }
-        };
+        let index = self.index_of(attribute);
+        if index == next.attributes.len() {
+            next.attributes.push(Entry::new(attribute));
+        }
         for &address in addresses {
             let ordinal = next.free_ordinal(address)?;
             next.unallocated.retain(|&free| free != ordinal);
@@ -232,7 +240,7 @@ impl AllocationBlock {
                 *allocation = Some(index);
             }
             next.sequence_number_for_allocation
-                .insert(ordinal.to_string(), self.sequence_number);
+                .insert(ordinal, self.sequence_number);
         }
         next.drop_unused_attributes();
         next.sequence_number = self.sequence_number.wrapping_add(1);
@@ -254,7 +262,7 @@ impl AllocationBlock {
             };
             if allocation.take().is_some() {
                 next.unallocated.push(ordinal);
-                next.sequence_number_for_allocation.remove(&ordinal.to_string());
+                next.sequence_number_for_allocation.remove(ordinal);
                 changed = true;
             }
         }
@@ -276,8 +284,7 @@ impl AllocationBlock {
     #[must_use]
     pub fn hand_over(&self, addresses: &[IpAddr], attribute: &AllocationAttribute) -> Self {
         let mut next = self.clone();
-        let index = next.attributes.iter().position(|known| known == attribute);
-        let index = index.unwrap_or(next.attributes.len());
+        let index = self.index_of(attribute);
         let mut changed = false;
         for ordinal in addresses
             .iter()
@@ -287,16 +294,16 @@ impl AllocationBlock {
                 *allocation = index;
                 let numbers = &mut next.sequence_number_for_allocation;
                 if attribute.is_resting() {
-                    numbers.remove(&ordinal.to_string());
+                    numbers.remove(ordinal);
                 } else {
-                    numbers.insert(ordinal.to_string(), self.sequence_number);
+                    numbers.insert(ordinal, self.sequence_number);
                 }
                 changed = true;
             }
         }
         if changed {
             if index == next.attributes.len() {
-                next.attributes.push(attribute.clone());
+                next.attributes.push(Entry::new(attribute));
             }
             next.drop_unused_attributes();
             next.sequence_number = self.sequence_number.wrapping_add(1);
@@ -346,13 +353,13 @@ impl AllocationBlock {
 
     /// Whether any address rests.
     pub(crate) fn has_resting(&self) -> bool {
-        self.attributes.iter().any(AllocationAttribute::is_resting)
+        self.attributes.iter().any(|entry| entry.is_resting())
     }
 
     /// The ordinals that are allocated, and to what.
     fn allocated(&self) -> impl Iterator<Item = (usize, &AllocationAttribute)> {
         let indexes = self.allocations.iter().enumerate();
-        indexes.filter_map(|(ordinal, index)| Some((ordinal, self.attributes.get((*index)?)?)))
+        indexes.filter_map(|(ordinal, index)| Some((ordinal, &**self.attributes.get((*index)?)?)))
     }
 
     fn allocation_at(&self, ordinal: usize, attribute: &AllocationAttribute) -> Allocation {
@@ -372,7 +379,7 @@ impl AllocationBlock {
         let ordinal = ordinal_of(self.cidr, address).ok_or(outside)?;
         if let Some(index) = self.allocations.get(ordinal).copied().flatten() {
             let attribute = self.attributes.get(index);
-            if attribute.is_some_and(AllocationAttribute::is_resting) {
+            if attribute.is_some_and(|entry| entry.is_resting()) {
                 return Ok(ordinal);
             }
             let owner = attribute.and_then(|attribute| attribute.handle_id.clone());
@@ -388,23 +395,39 @@ impl AllocationBlock {
     }
 
     fn allocation_sequence_number(&self, ordinal: usize) -> u64 {
-        self.sequence_number_for_allocation
-            .get(&ordinal.to_string())
-            .copied()
-            .unwrap_or(0)
+        self.sequence_number_for_allocation.of(ordinal).unwrap_or(0)
+    }
+
+    /// The index of the entry that is `attribute`, or of the one that it would be if it came to them.
+    fn index_of(&self, attribute: &AllocationAttribute) -> usize {
+        let known = self.attributes.iter().position(|entry| **entry == *attribute);
+        known.unwrap_or(self.attributes.len())
     }
 
     fn drop_unused_attributes(&mut self) {
-        let used: BTreeSet<usize> = self.allocations.iter().flatten().copied().collect();
-        let new_index: BTreeMap<usize, usize> =
-            used.iter().enumerate().map(|(new, &old)| (old, new)).collect();
-        let mut index = 0;
-        self.attributes.retain(|_| {
-            index += 1;
-            used.contains(&(index - 1))
-        });
+        let mut is_used = vec![false; self.attributes.len()];
+        for &index in self.allocations.iter().flatten() {
+            if let Some(is_used) = is_used.get_mut(index) {
+                *is_used = true;
+            }
+        }
+        if is_used.iter().all(|&is_used| is_used) {
+            return;
+        }
+        let mut unused_before = 0;
+        let new_index: Vec<usize> = is_used
+            .iter()
+            .enumerate()
+            .map(|(index, &is_used)| {
+                let new_index = index - unused_before;
+                unused_before += usize::from(!is_used);
+                new_index
+            })
+            .collect();
+        let mut is_used = is_used.into_iter();
+        self.attributes.retain(|_| is_used.next().unwrap_or(false));
         for allocation in self.allocations.iter_mut().flatten() {
-            *allocation = new_index.get(allocation).copied().unwrap_or(*allocation);
+            *allocation = new_index.get(*allocation).copied().unwrap_or(*allocation);
         }
     }
 
@@ -440,6 +463,32 @@ impl AllocationBlock {
             }
         }
         None
+    }
+}
+
+impl Entry {
+    fn new(attribute: &AllocationAttribute) -> Self {
+        Self(Arc::new(attribute.clone()))
+    }
+}
+
+impl Deref for Entry {
+    type Target = AllocationAttribute;
+
+    fn deref(&self) -> &AllocationAttribute {
+        &self.0
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        AllocationAttribute::deserialize(deserializer).map(|attribute| Self(Arc::new(attribute)))
     }
 }
 

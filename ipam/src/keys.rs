@@ -51,7 +51,8 @@ pub const FENCES: &str = "/calidris/ipam/v1/fence/";
 
 /// The key of a block.
 pub fn block(cidr: IpNetwork) -> String {
-    format!("{BLOCKS}ipv{}/block/{}", version(cidr.ip()), hyphenated(cidr))
+    let (version, address, prefix) = (version(cidr.ip()), cidr.ip(), cidr.prefix());
+    format!("{BLOCKS}ipv{version}/block/{address}-{prefix}")
 }
 
 /// The CIDR in a block's key, or `None` if this is no block's key.
@@ -72,11 +73,8 @@ pub fn possible_blocks(address: IpAddr) -> Vec<IpNetwork> {
 
 /// The key of a node's affinity to a block.
 pub fn affinity(node: &str, cidr: IpNetwork) -> String {
-    format!(
-        "{AFFINITIES}{node}/ipv{}/block/{}",
-        version(cidr.ip()),
-        hyphenated(cidr)
-    )
+    let (version, address, prefix) = (version(cidr.ip()), cidr.ip(), cidr.prefix());
+    format!("{AFFINITIES}{node}/ipv{version}/block/{address}-{prefix}")
 }
 
 /// Prefix of a node's affinities of one family; `address` is any address of that family.
@@ -120,10 +118,6 @@ pub fn is_key_part(name: &str) -> bool {
 
 fn version(address: IpAddr) -> u8 {
     if address.is_ipv4() { 4 } else { 6 }
-}
-
-fn hyphenated(cidr: IpNetwork) -> String {
-    format!("{}-{}", cidr.ip(), cidr.prefix())
 }
 
 fn parse_cidr(family: &str, hyphenated: &str) -> Option<IpNetwork> {

@@ -235,7 +235,7 @@ fn addresses_of_one_owner_share_an_entry_and_a_resting_address_is_not_given() {
         .unwrap()
         .assign(&[address(5)], &owner(1))
         .unwrap();
-    assert_eq!(block.attributes, [owner(1)]);
+    assert_eq!(block.attributes, [Entry::new(&owner(1))]);
     // Neither allocated nor free, as another program may leave it.
     let mut resting = block.release(&[address(5)]);
     resting.unallocated.retain(|&ordinal| ordinal != 5);
