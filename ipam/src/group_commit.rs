@@ -42,7 +42,7 @@ const MAX_UNKNOWN: u32 = 3;
 #[derive(Default)]
 pub(crate) struct GroupCommit {
     queue: Mutex<Queue>,
-    /// What was true when the last transaction committed.
+    /// What was true when the last transaction committed; empty while a group is led.
     known: Mutex<View>,
 }
 
@@ -213,6 +213,7 @@ impl<'a> Place<'a> {
             commits: self.commits,
             group: queue.take_group(),
             deferred: Vec::new(),
+            view: std::mem::take(&mut lock(&self.commits.known)),
             in_flight: false,
         }))
     }
@@ -234,6 +235,8 @@ struct Lead<'a> {
     group: Vec<Entry>,
     /// What did not fit.
     deferred: Vec<Entry>,
+    /// What is known.
+    view: View,
     /// Whether a transaction was sent whose answer has not come.
     in_flight: bool,
 }
@@ -250,11 +253,8 @@ enum Step {
 /// What a group wants to do next.
 enum GroupStep {
     Read(Vec<Range>),
-    Commit {
-        txn: Txn,
-        /// What will be known when it is committed.
-        then: View,
-    },
+    /// With the blocks as they are then.
+    Commit(Txn, Vec<Arc<AllocationBlock>>),
     /// There is nothing to write.
     Done,
 }
@@ -262,49 +262,48 @@ enum GroupStep {
 impl Lead<'_> {
     /// Works until all of the group have their answer or are to be tried again later.
     async fn carry_out(&mut self, store: &impl Store) {
-        let mut view = lock(&self.commits.known).clone();
-        // Whether all of it was read, or refused a transaction, since this group began.
-        let mut is_fresh = view.is_empty();
+        // Whether all that is known was read, or refused a transaction, since this group began.
+        let mut is_fresh = self.view.is_empty();
         if !is_fresh {
             let new_keys = self.group.iter().flat_map(|entry| &entry.new_keys);
-            new_keys.for_each(|key| view.presume_absent(key));
+            new_keys.for_each(|key| self.view.presume_absent(key));
         }
         loop {
             self.group.retain(|entry| !entry.request.is_abandoned());
             if self.group.is_empty() {
                 return;
             }
-            match self.plan(&view) {
+            match self.plan() {
                 GroupStep::Read(ranges) => match store.read(&ranges).await {
-                    Ok(snapshot) => view.absorb(&ranges, snapshot),
+                    Ok(snapshot) => self.view.absorb(&ranges, snapshot),
                     Err(error) => return self.failed(&error),
                 },
-                GroupStep::Commit { txn, then } if is_fresh || self.all_write() => {
+                GroupStep::Commit(txn, blocks) if is_fresh || self.all_write() => {
                     self.in_flight = true;
                     let outcome = store.commit(&txn).await;
                     self.in_flight = false;
                     match outcome {
                         Ok(CommitOutcome::Committed { revision }) => {
-                            *lock(&self.commits.known) = then.committed(revision);
+                            self.view.commit(txn, blocks, revision);
                             return self.settled();
                         }
                         Ok(CommitOutcome::Conflict(present)) => {
-                            view.absorb_conflict(&txn, present);
+                            self.view.absorb_conflict(&txn, present);
                             is_fresh = true;
                             self.overtaken();
                         }
                         Err(error @ StoreError::UnknownOutcome(_)) => {
-                            (view, is_fresh) = (View::default(), true);
+                            (self.view, is_fresh) = (View::default(), true);
                             self.lost(&error);
                         }
                         Err(error) => return self.failed(&error),
                     }
                 }
                 GroupStep::Done if is_fresh => return self.settled(),
-                GroupStep::Commit { .. } | GroupStep::Done => {
-                    let ranges = view.ranges();
+                GroupStep::Commit(..) | GroupStep::Done => {
+                    let ranges = self.view.ranges();
                     match store.read(&ranges).await {
-                        Ok(snapshot) => view.absorb(&ranges, snapshot),
+                        Ok(snapshot) => self.view.absorb(&ranges, snapshot),
                         Err(error) => return self.failed(&error),
                     }
                     is_fresh = true;
@@ -319,8 +318,8 @@ impl Lead<'_> {
     }
 
     /// Plans all of the group, each on what those before it leave.
-    fn plan(&mut self, view: &View) -> GroupStep {
-        let mut batch = Batch::new(view);
+    fn plan(&mut self) -> GroupStep {
+        let mut batch = Batch::new(&self.view);
         let mut missing: BTreeSet<Range> = BTreeSet::new();
         let mut fitting = self.group.len();
         for (index, entry) in self.group.iter_mut().enumerate() {
@@ -342,7 +341,7 @@ impl Lead<'_> {
         deferred.append(&mut self.deferred);
         self.deferred = deferred;
         match batch.into_txn() {
-            Some((txn, then)) => GroupStep::Commit { txn, then },
+            Some((txn, blocks)) => GroupStep::Commit(txn, blocks),
             None => GroupStep::Done,
         }
     }
@@ -402,6 +401,8 @@ impl Drop for Lead<'_> {
             let error = StoreError::UnknownOutcome("the call that committed was given up".to_owned());
             self.lost(&error);
         }
+        self.view.keep_what_lasts();
+        *lock(&self.commits.known) = std::mem::take(&mut self.view);
         let mut queue = lock(&self.commits.queue);
         for entry in self.group.drain(..).chain(self.deferred.drain(..)).rev() {
             queue.waiting.push_front(entry);

@@ -175,6 +175,16 @@ impl StoreError {
     }
 }
 
+impl Range {
+    /// The prefix, if it is one.
+    pub(crate) fn prefix(&self) -> Option<&str> {
+        match self {
+            Self::Key(_) => None,
+            Self::Prefix(prefix) => Some(prefix),
+        }
+    }
+}
+
 impl Txn {
     /// All that is guarded.
     pub fn guarded(&self) -> Vec<Range> {

@@ -4,11 +4,14 @@
 //! from the start. So plans are pure, and reading is exactly what turned out to be necessary. A view may be older than
 //! the store: the guards of the transaction are what makes that safe.
 //!
-//! Part of a view outlives its transaction ([`View::committed`]): what every assignment of a node looks at again. A
+//! Part of a view outlives its transaction ([`View::keep_what_lasts`]): what every assignment of a node looks at again. A
 //! transaction depends on that, so that one that commits proves it true at its own revision, and the next can be planned
 //! without reading. Blocks are the exception: who changes one depends on it, what is known of the others may be outdated.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
 use ipnetwork::IpNetwork;
@@ -31,26 +34,34 @@ pub struct View {
     kvs: BTreeMap<String, Arc<Stored>>,
 }
 
-/// What is under a key. A block is parsed once, however many plans look at it: a full one takes longer to parse than to
-/// fetch.
-#[derive(Debug)]
+/// What is under a key. It is parsed once, however many plans look at it: a full block takes longer to parse than to fetch.
 struct Stored {
     kv: KeyValue,
-    block: OnceLock<Result<Arc<AllocationBlock>, ResourceError>>,
+    /// A [`Parsed`] of whatever it was looked at as.
+    parsed: OnceLock<Box<dyn Any + Send + Sync>>,
 }
+
+/// A value that was read, or why it cannot be used.
+pub(crate) type Parsed<T> = Result<Arc<T>, ResourceError>;
 
 impl Stored {
     fn new(kv: KeyValue) -> Arc<Self> {
-        let block = OnceLock::new();
-        Arc::new(Self { kv, block })
+        let parsed = OnceLock::new();
+        Arc::new(Self { kv, parsed })
+    }
+
+    fn parsed<T: Any + Send + Sync>(&self, parse: fn(&str, &[u8]) -> Result<T, ResourceError>) -> Parsed<T> {
+        let parse = || parse(&self.kv.key, &self.kv.value).map(Arc::new);
+        let known = self.parsed.get_or_init(|| Box::new(parse()));
+        // A key is always looked at as the same thing.
+        known.downcast_ref::<Parsed<T>>().map_or_else(parse, Clone::clone)
     }
 }
 
-/// Part of a view.
-#[derive(Default)]
-struct Lasting<'a> {
-    read: Vec<(&'a Range, i64)>,
-    kvs: Vec<(&'a String, &'a Arc<Stored>)>,
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kv.fmt(f)
+    }
 }
 
 /// Ranges that must be read before the plan can go on.
@@ -100,119 +111,113 @@ impl View {
         }
     }
 
-    /// The part that every assignment of a node looks at again: pools, reservations, configuration, the node and its fence,
-    /// labels of namespaces, its affinities and their blocks. Nothing if that is too much for a transaction to depend on.
-    fn lasting(&self) -> Lasting<'_> {
-        let affinities = self.kvs.keys().filter_map(|key| keys::parse_affinity(key));
-        let affine: Vec<IpNetwork> = affinities.map(|(_, cidr)| cidr).collect();
-        let lasts = |range: &Range| match range {
+    /// Forgets all but the part that every assignment of a node looks at again: pools, reservations, configuration, the node
+    /// and its fence, its affinities and their blocks; and that as well if it is too much for a transaction to depend on.
+    pub(crate) fn keep_what_lasts(&mut self) {
+        let affine = self.affine_blocks();
+        self.read.retain(|range, _| match range {
             Range::Prefix(_) => true,
-            Range::Key(key) => {
-                [keys::CLUSTER_INFORMATION, keys::IPAM_CONFIG].contains(&key.as_str())
-                    || [keys::NODES, keys::FENCES]
-                        .iter()
-                        .any(|prefix| key.starts_with(prefix))
-                    || keys::parse_block(key).is_some_and(|cidr| affine.contains(&cidr))
-            }
-        };
-        let read: Vec<(&Range, i64)> = self
-            .read
-            .iter()
-            .filter(|(range, _)| lasts(range))
-            .map(|(range, &revision)| (range, revision))
-            .collect();
-        let is_read = |key: &str| {
-            read.iter().any(|(range, _)| match range {
-                Range::Key(read) => read == key,
-                Range::Prefix(prefix) => key.starts_with(prefix.as_str()),
-            })
-        };
-        let kvs: Vec<(&String, &Arc<Stored>)> = self.kvs.iter().filter(|(key, _)| is_read(key)).collect();
-        if read.len() + kvs.len() > MAX_LASTING {
-            return Lasting::default();
+            Range::Key(key) => lasts(key, &affine),
+        });
+        let prefixes = self.read.keys().filter_map(Range::prefix);
+        let prefixes: Vec<&str> = prefixes.collect();
+        self.kvs
+            .retain(|key, _| lasts(key, &affine) || prefixes.iter().any(|prefix| key.starts_with(prefix)));
+        if self.read.len() + self.kvs.len() > MAX_LASTING {
+            *self = Self::default();
         }
-        Lasting { read, kvs }
     }
 
-    /// What a transaction depends on so that what lasts is true when it commits. Of the node's blocks it depends on those only
-    /// that it changes, by itself: what is known of another may be outdated, until somebody wants to change it.
+    /// What a transaction depends on so that what lasts is true when it commits; nothing if that is too much. Of the node's
+    /// blocks it depends on those only that it changes, by itself: what is known of another may be outdated, until somebody
+    /// wants to change it.
     pub(crate) fn lasting_guards(&self) -> (Vec<Guard>, Vec<PrefixGuard>) {
-        let lasting = self.lasting();
+        let affine = self.affine_blocks();
+        let mut looked_at = 0;
         let mut guards: Vec<Guard> = Vec::new();
-        let mut prefix_guards = Vec::new();
-        let may_be_outdated = |key: &str| {
-            [keys::BLOCKS, keys::AFFINITIES]
-                .iter()
-                .any(|prefix| key.starts_with(prefix))
+        let mut prefix_guards: Vec<PrefixGuard> = Vec::new();
+        let mut guard = |key: &str, stored: Option<&Arc<Stored>>| {
+            if !key.starts_with(keys::BLOCKS) && !key.starts_with(keys::AFFINITIES) {
+                guards.push(Guard {
+                    key: key.to_owned(),
+                    mod_revision: stored.map_or(0, |stored| stored.kv.mod_revision),
+                });
+            }
         };
-        for (range, revision) in lasting.read {
+        for (range, &revision) in &self.read {
             match range {
-                Range::Key(key) if !self.kvs.contains_key(key) && !may_be_outdated(key) => {
-                    guards.push(Guard {
-                        key: key.clone(),
-                        mod_revision: 0,
-                    });
+                Range::Key(key) if lasts(key, &affine) => {
+                    let stored = self.kvs.get(key);
+                    looked_at += 1 + usize::from(stored.is_some());
+                    guard(key, stored);
                 }
                 Range::Key(_) => {}
-                Range::Prefix(prefix) => prefix_guards.push(PrefixGuard {
-                    prefix: prefix.clone(),
-                    revision,
-                }),
+                Range::Prefix(prefix) => {
+                    for (key, stored) in self.under(prefix) {
+                        looked_at += 1;
+                        guard(key, Some(stored));
+                    }
+                    looked_at += 1;
+                    let prefix = prefix.clone();
+                    prefix_guards.push(PrefixGuard { prefix, revision });
+                }
             }
         }
-        let kvs = lasting.kvs.iter().filter(|(key, _)| !may_be_outdated(key));
-        guards.extend(kvs.map(|(key, stored)| Guard {
-            key: (*key).clone(),
-            mod_revision: stored.kv.mod_revision,
-        }));
+        if looked_at > MAX_LASTING {
+            return (Vec::new(), Vec::new());
+        }
         (guards, prefix_guards)
     }
 
-    /// What lasts of it, after the transaction that depended on it and made what was assumed committed at `revision`.
-    pub(crate) fn committed(&self, revision: i64) -> Self {
-        let lasting = self.lasting();
-        let read = lasting.read.iter().map(|&(range, _)| (range.clone(), revision));
-        let kvs = lasting.kvs.iter().map(|&(key, stored)| {
-            let stored = if stored.kv.mod_revision == NOT_STORED {
-                let kv = KeyValue {
-                    mod_revision: revision,
-                    ..stored.kv.clone()
-                };
-                let block = stored.block.clone();
-                Arc::new(Stored { kv, block })
-            } else {
-                Arc::clone(stored)
-            };
-            (key.clone(), stored)
-        });
-        Self {
-            read: read.collect(),
-            kvs: kvs.collect(),
+    /// Makes it what is known now that `txn`, which was planned on it, has committed at `revision`; `blocks` are those of its
+    /// writes that their maker has at hand.
+    pub(crate) fn commit(&mut self, txn: Txn, blocks: Vec<Arc<AllocationBlock>>, revision: i64) {
+        if txn.prefix_guards.is_empty() {
+            // Too much to depend on: then nothing of it is known.
+            *self = Self::default();
+            return;
         }
+        for read in self.read.values_mut() {
+            *read = revision;
+        }
+        self.put(txn.writes, blocks, revision);
     }
 
     /// Makes it what it will be after `writes`, of which `blocks` are those that their maker has at hand.
-    pub(crate) fn assume(&mut self, writes: &[Write], blocks: Vec<Arc<AllocationBlock>>) {
+    pub(crate) fn assume(
+        &mut self,
+        writes: impl IntoIterator<Item = Write>,
+        blocks: Vec<Arc<AllocationBlock>>,
+    ) {
+        self.put(writes, blocks, NOT_STORED);
+    }
+
+    fn put(
+        &mut self,
+        writes: impl IntoIterator<Item = Write>,
+        blocks: Vec<Arc<AllocationBlock>>,
+        mod_revision: i64,
+    ) {
         for write in writes {
-            self.read.insert(Range::Key(write.key().to_owned()), NOT_STORED);
+            self.read.insert(Range::Key(write.key().to_owned()), mod_revision);
             match write {
                 Write::Put { key, value } => {
-                    let kv = KeyValue {
+                    let stored = Stored::new(KeyValue {
                         key: key.clone(),
-                        value: value.clone(),
-                        mod_revision: NOT_STORED,
-                    };
-                    self.kvs.insert(key.clone(), Stored::new(kv));
+                        value,
+                        mod_revision,
+                    });
+                    self.kvs.insert(key, stored);
                 }
                 Write::Delete { key } => {
-                    self.kvs.remove(key);
+                    self.kvs.remove(&key);
                 }
             }
         }
         for block in blocks {
             if let Some(stored) = self.kvs.get(&keys::block(block.cidr())) {
                 // Just stored, and not looked at yet.
-                let _ = stored.block.set(Ok(block));
+                let _ = stored.parsed.set(Box::new(Parsed::Ok(block)));
             }
         }
     }
@@ -235,13 +240,35 @@ impl View {
         }
     }
 
-    /// Everything under `prefix`, ascending.
-    pub(crate) fn prefix(&self, prefix: &str) -> Result<impl Iterator<Item = &KeyValue>, Need> {
+    /// The present value of `key` as `parse` reads it, `None` if it does not exist; the inner error is a value that cannot be
+    /// used. A key must always be read in the same way.
+    pub(crate) fn parsed<T: Any + Send + Sync>(
+        &self,
+        key: &str,
+        parse: fn(&str, &[u8]) -> Result<T, ResourceError>,
+    ) -> Result<Option<Parsed<T>>, Need> {
+        match self.kvs.get(key) {
+            Some(stored) => Ok(Some(stored.parsed(parse))),
+            None => self.require([Range::Key(key.to_owned())]).map(|()| None),
+        }
+    }
+
+    /// Everything under `prefix`, ascending, with its keys and as `parse` reads it.
+    pub(crate) fn parsed_under<T: Any + Send + Sync>(
+        &self,
+        prefix: &str,
+        parse: fn(&str, &[u8]) -> Result<T, ResourceError>,
+    ) -> Result<impl Iterator<Item = (&String, Parsed<T>)>, Need> {
         self.require([Range::Prefix(prefix.to_owned())])?;
-        let from = self.kvs.range(prefix.to_owned()..);
-        Ok(from
-            .map(|(_, stored)| &stored.kv)
-            .take_while(move |kv| kv.key.starts_with(prefix)))
+        Ok(self
+            .under(prefix)
+            .map(move |(key, stored)| (key, stored.parsed(parse))))
+    }
+
+    /// Every key under `prefix`, ascending.
+    pub(crate) fn keys_under(&self, prefix: &str) -> Result<impl Iterator<Item = &String>, Need> {
+        self.require([Range::Prefix(prefix.to_owned())])?;
+        Ok(self.under(prefix).map(|(key, _)| key))
     }
 
     /// The block `cidr`; the inner error is a value that cannot be used.
@@ -249,23 +276,20 @@ impl View {
         &self,
         cidr: IpNetwork,
     ) -> Result<Result<Option<Arc<AllocationBlock>>, ResourceError>, Need> {
-        let key = keys::block(cidr);
-        let Some(stored) = self.kvs.get(&key) else {
-            return self.require([Range::Key(key)]).map(|()| Ok(None));
-        };
-        let parsed = stored.block.get_or_init(|| {
-            let block = AllocationBlock::parse(&key, &stored.kv.value)?;
-            if block.cidr() == cidr {
-                return Ok(Arc::new(block));
-            }
-            let why = format!("cidr is {}", block.cidr());
-            Err(ResourceError {
-                key: key.clone(),
-                what: "allocation block",
-                why,
-            })
-        });
-        Ok(parsed.clone().map(Some))
+        self.parsed(&keys::block(cidr), block_at).map(Option::transpose)
+    }
+
+    fn under(&self, prefix: &str) -> impl Iterator<Item = (&String, &Arc<Stored>)> {
+        self.kvs
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// The blocks that the affinities read are to.
+    fn affine_blocks(&self) -> Vec<IpNetwork> {
+        let affinities = self.under(keys::AFFINITIES);
+        let parsed = affinities.filter_map(|(key, _)| keys::parse_affinity(key));
+        parsed.map(|(_, cidr)| cidr).collect()
     }
 
     fn knows(&self, range: &Range) -> bool {
@@ -281,4 +305,27 @@ impl View {
             .keys()
             .any(|range| matches!(range, Range::Prefix(prefix) if key.starts_with(prefix.as_str())))
     }
+}
+
+/// Whether every assignment of a node that has the blocks `affine` looks at `key` by itself.
+fn lasts(key: &str, affine: &[IpNetwork]) -> bool {
+    [keys::CLUSTER_INFORMATION, keys::IPAM_CONFIG].contains(&key)
+        || [keys::NODES, keys::FENCES]
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+        || keys::parse_block(key).is_some_and(|cidr| affine.contains(&cidr))
+}
+
+/// Reads a block, which must be the one that `key` names.
+fn block_at(key: &str, value: &[u8]) -> Result<AllocationBlock, ResourceError> {
+    let block = AllocationBlock::parse(key, value)?;
+    if keys::parse_block(key) == Some(block.cidr()) {
+        return Ok(block);
+    }
+    let why = format!("cidr is {}", block.cidr());
+    Err(ResourceError {
+        key: key.to_owned(),
+        what: "allocation block",
+        why,
+    })
 }

@@ -86,7 +86,10 @@ fn a_refusal_names_every_pool_and_the_reason_against_it() {
             "namespaceSelector \"team == 'a'\" does not select the namespace",
         ),
         ("e-tunnel", "allowedUses [\"Tunnel\"] does not have Workload"),
-        ("f-broken", "blockSize 8 is not between 24 and 32 for 10.6.0.0/24"),
+        (
+            "f-broken",
+            "not a valid IPPool: blockSize 8 is not between 24 and 32 for 10.6.0.0/24",
+        ),
         (
             "g-selector",
             "nodeSelector: selector \"rack =\": at byte 5: expected one of ==, !=, in, not in, contains, starts with, ends with",

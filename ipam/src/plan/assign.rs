@@ -244,7 +244,7 @@ fn place(request: &AssignRequest, address: IpAddr) -> (Family, usize, IpAddr) {
 /// One request on its way to a transaction.
 pub(super) struct Assignment<'a> {
     pub(super) request: &'a AssignRequest,
-    pub(super) config: IpamConfig,
+    pub(super) config: Arc<IpamConfig>,
     pub(super) reserved: Vec<IpNetwork>,
     pub(super) draft: Draft<'a>,
 }

@@ -19,7 +19,7 @@ use crate::store::Range;
 
 use super::Stop;
 use super::assign::{Assignment, Plan, refusal_of};
-use super::pools::{self, PoolChoice, UsablePool};
+use super::pools::{self, KnownPool, PoolChoice};
 use super::search::{ProbeSequence, require_ahead};
 
 /// Age at which an empty block may be taken from the node that claimed it. Younger ones may be about to be used.
@@ -82,8 +82,8 @@ impl Assignment<'_> {
         let view = self.draft.view;
         let prefix = keys::affinities_of(&self.request.node, wanted.family.unspecified());
         let blocks: Vec<IpNetwork> = view
-            .prefix(&prefix)?
-            .filter_map(|kv| Some(keys::parse_affinity(&kv.key)?.1))
+            .keys_under(&prefix)?
+            .filter_map(|key| Some(keys::parse_affinity(key)?.1))
             .filter(|&cidr| pool_of(choice, cidr).is_some())
             .collect();
         wanted.node_blocks = blocks.len();
@@ -108,7 +108,7 @@ impl Assignment<'_> {
     }
 
     /// Claims blocks of `pool` until nothing is wanted. Returns why the pool has no (more) new block to give.
-    fn use_new_blocks(&mut self, pool: &UsablePool, wanted: &mut Wanted) -> Plan<String> {
+    fn use_new_blocks(&mut self, pool: &KnownPool, wanted: &mut Wanted) -> Plan<String> {
         let limit = self.config.block_limit();
         if !self.config.auto_allocate_blocks {
             return Ok(
@@ -163,7 +163,7 @@ impl Assignment<'_> {
     }
 
     /// A block met in the search that exists already.
-    fn consider(&mut self, pool: &UsablePool, block: Arc<AllocationBlock>, wanted: &mut Wanted) -> Plan<()> {
+    fn consider(&mut self, pool: &KnownPool, block: Arc<AllocationBlock>, wanted: &mut Wanted) -> Plan<()> {
         if block.host() == Some(&self.request.node) {
             // Ours without affinity, or claimed by another request of this node since the affinities were read.
             let cidr = block.cidr();
@@ -224,7 +224,7 @@ impl Assignment<'_> {
     }
 
     /// Claims `cidr` if it has an address to give (its addresses may all be reserved).
-    fn claim_and_take(&mut self, pool: &UsablePool, cidr: IpNetwork, wanted: &mut Wanted) -> Plan<bool> {
+    fn claim_and_take(&mut self, pool: &KnownPool, cidr: IpNetwork, wanted: &mut Wanted) -> Plan<bool> {
         let block = AllocationBlock::claim(cidr, &self.request.node, self.draft.now);
         let taken = self.take_free_of(pool, &block, wanted)?;
         if taken {
@@ -241,12 +241,7 @@ impl Assignment<'_> {
     }
 
     /// Takes what is wanted from the front of the block's queue. False if there is nothing.
-    fn take_free_of(
-        &mut self,
-        pool: &UsablePool,
-        block: &AllocationBlock,
-        wanted: &mut Wanted,
-    ) -> Plan<bool> {
+    fn take_free_of(&mut self, pool: &KnownPool, block: &AllocationBlock, wanted: &mut Wanted) -> Plan<bool> {
         let is_reserved = |address: &IpAddr| self.reserved.iter().any(|cidr| cidr.contains(*address));
         let addresses: Vec<IpAddr> = block
             .free()
@@ -266,9 +261,10 @@ impl Assignment<'_> {
     }
 }
 
-fn pool_of(choice: &PoolChoice, cidr: IpNetwork) -> Option<&UsablePool> {
+fn pool_of(choice: &PoolChoice, cidr: IpNetwork) -> Option<&KnownPool> {
     choice
         .usable
         .iter()
+        .map(Arc::as_ref)
         .find(|pool| pool.geometry.contains_block(cidr))
 }

@@ -4,14 +4,16 @@
 //! on it is dropped. All other guards are on what is stored, and are kept; and what lasts of the view is guarded, so that
 //! it is known to be true after the transaction ([`View::lasting_guards`]).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::block::AllocationBlock;
+use crate::keys;
 use crate::store::{PrefixGuard, Txn, Write};
 use crate::view::View;
 
-use super::draft::txn;
+use super::draft::{txn, write};
 
 /// Guards, and writes, of one transaction: etcd takes 128 of each.
 const MAX_OPERATIONS: usize = 120;
@@ -19,21 +21,32 @@ const MAX_OPERATIONS: usize = 120;
 const MAX_BYTES: usize = 1 << 20;
 
 /// Plans put together so far.
-pub(crate) struct Batch {
-    view: View,
+pub(crate) struct Batch<'a> {
+    /// What is stored, and from the second plan on what those before it make of it.
+    view: Cow<'a, View>,
     guards: BTreeMap<String, i64>,
     prefix_guards: Vec<PrefixGuard>,
-    writes: BTreeMap<String, Option<Vec<u8>>>,
+    writes: BTreeMap<String, Planned>,
     bytes: usize,
 }
 
-impl Batch {
+/// A write that is planned.
+struct Planned {
+    /// `None` deletes.
+    value: Option<Vec<u8>>,
+    /// The value as a block, if the plan has it at hand.
+    block: Option<Arc<AllocationBlock>>,
+    /// Whether the view has it.
+    is_assumed: bool,
+}
+
+impl<'a> Batch<'a> {
     /// No plan yet, on what is stored.
-    pub(crate) fn new(view: &View) -> Self {
+    pub(crate) fn new(view: &'a View) -> Self {
         let (guards, prefix_guards) = view.lasting_guards();
         let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         Self {
-            view: view.clone(),
+            view: Cow::Borrowed(view),
             guards: guards.collect(),
             prefix_guards,
             writes: BTreeMap::new(),
@@ -42,7 +55,16 @@ impl Batch {
     }
 
     /// What the next plan is to be made on.
-    pub(crate) fn view(&self) -> &View {
+    pub(crate) fn view(&mut self) -> &View {
+        let new = || self.writes.iter().filter(|(_, planned)| !planned.is_assumed);
+        if new().next().is_some() {
+            let writes = new().map(|(key, planned)| write(key.clone(), planned.value.clone()));
+            let blocks = new().filter_map(|(_, planned)| planned.block.clone());
+            self.view.to_mut().assume(writes, blocks.collect());
+            for planned in self.writes.values_mut() {
+                planned.is_assumed = true;
+            }
+        }
         &self.view
     }
 
@@ -64,7 +86,7 @@ impl Batch {
             .filter_map(|write| self.writes.get_key_value(write.key()));
         let bytes = self.bytes
             - replaced
-                .map(|(key, value)| size(key, value.as_deref()))
+                .map(|(key, planned)| size(key, planned.value.as_deref()))
                 .sum::<usize>()
             + plan
                 .writes
@@ -78,35 +100,45 @@ impl Batch {
         if !fits && !self.writes.is_empty() {
             return false;
         }
-        self.view.assume(&plan.writes, blocks);
         self.bytes = bytes;
         let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         self.guards.extend(guards);
-        let writes = plan.writes.into_iter().map(|write| match write {
-            Write::Put { key, value } => (key, Some(value)),
-            Write::Delete { key } => (key, None),
-        });
-        self.writes.extend(writes);
+        for write in plan.writes {
+            let (key, value) = match write {
+                Write::Put { key, value } => (key, Some(value)),
+                Write::Delete { key } => (key, None),
+            };
+            let planned = Planned {
+                value,
+                block: None,
+                is_assumed: false,
+            };
+            self.writes.insert(key, planned);
+        }
+        for block in blocks {
+            if let Some(planned) = self.writes.get_mut(&keys::block(block.cidr())) {
+                planned.block = Some(block);
+            }
+        }
         true
     }
 
-    /// The transaction of all plans, and what will be known when it is committed; `None` if there is nothing to write.
-    pub(crate) fn into_txn(self) -> Option<(Txn, View)> {
+    /// The transaction of all plans, with the blocks that it writes as far as they are at hand; `None` if there is nothing to
+    /// write.
+    pub(crate) fn into_txn(self) -> Option<(Txn, Vec<Arc<AllocationBlock>>)> {
         if self.writes.is_empty() {
             return None;
         }
+        let mut blocks = Vec::new();
+        let writes = self.writes.into_iter().map(|(key, planned)| {
+            blocks.extend(planned.block);
+            (key, planned.value)
+        });
         let txn = Txn {
             prefix_guards: self.prefix_guards,
-            ..txn(self.guards, self.writes)
+            ..txn(self.guards, writes)
         };
-        // Too much to depend on: then nothing of it is known afterwards.
-        let depends_on_the_view = !txn.prefix_guards.is_empty();
-        let known = if depends_on_the_view {
-            self.view
-        } else {
-            View::default()
-        };
-        Some((txn, known))
+        Some((txn, blocks))
     }
 }
 

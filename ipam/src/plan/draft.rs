@@ -119,15 +119,15 @@ impl<'a> Draft<'a> {
     /// Makes the node's affinity to `cidr` confirmed, if it is not, and makes the transaction depend on it.
     pub(super) fn confirm_affinity(&mut self, cidr: IpNetwork) -> Result<(), Need> {
         let key = keys::affinity(self.node, cidr);
-        let stored = self.view.get(&key)?;
+        let stored = self.view.parsed(&key, Affinity::parse)?;
         // A value that cannot be read is replaced: the block says who owns it, and this transaction guards both.
-        let affinity = stored.and_then(|kv| Affinity::parse(&key, &kv.value).ok());
+        let affinity = stored.and_then(Result::ok);
         self.guard_stored(&key);
         if !affinity
             .as_ref()
             .is_some_and(|affinity| affinity.state.is_confirmed())
         {
-            let mut affinity = affinity.unwrap_or_else(Affinity::confirmed);
+            let mut affinity = affinity.map_or_else(Affinity::confirmed, Arc::unwrap_or_clone);
             affinity.state = AffinityState::Confirmed;
             self.writes.insert(key, Some(affinity.to_json()));
         }
@@ -199,15 +199,22 @@ impl<'a> Draft<'a> {
 }
 
 /// Assembles a transaction; `None` as a value deletes.
-pub(super) fn txn(guards: BTreeMap<String, i64>, writes: BTreeMap<String, Option<Vec<u8>>>) -> Txn {
+pub(super) fn txn(
+    guards: BTreeMap<String, i64>,
+    writes: impl IntoIterator<Item = (String, Option<Vec<u8>>)>,
+) -> Txn {
     let guard = |(key, mod_revision)| Guard { key, mod_revision };
-    let write = |(key, value)| match value {
-        Some(value) => Write::Put { key, value },
-        None => Write::Delete { key },
-    };
     Txn {
         guards: guards.into_iter().map(guard).collect(),
         prefix_guards: Vec::new(),
-        writes: writes.into_iter().map(write).collect(),
+        writes: writes.into_iter().map(|(key, value)| write(key, value)).collect(),
+    }
+}
+
+/// Writes `value` to `key`, or deletes it.
+pub(super) fn write(key: String, value: Option<Vec<u8>>) -> Write {
+    match value {
+        Some(value) => Write::Put { key, value },
+        None => Write::Delete { key },
     }
 }

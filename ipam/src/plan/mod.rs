@@ -294,32 +294,20 @@ impl<Outcome, Refusal> From<Stop<Refusal>> for Decision<Outcome, Refusal> {
 /// ClusterInformation is open.
 fn datastore_ready<Refusal: From<ResourceError>>(view: &View) -> Result<(bool, Guard), Stop<Refusal>> {
     let key = keys::CLUSTER_INFORMATION;
-    let Some(kv) = view.get(key)? else {
-        return Ok((
-            true,
-            Guard {
-                key: key.to_owned(),
-                mod_revision: 0,
-            },
-        ));
+    let parse = |key: &str, value: &[u8]| ClusterInformation::parse(key, "ClusterInformation", value);
+    let information = view.parsed(key, parse)?.transpose()?;
+    let ready = information.and_then(|information| information.spec.datastore_ready);
+    let guard = Guard {
+        key: key.to_owned(),
+        mod_revision: view.get(key)?.map_or(0, |kv| kv.mod_revision),
     };
-    let information = ClusterInformation::parse(key, "ClusterInformation", &kv.value)?;
-    let ready = information.spec.datastore_ready.unwrap_or(true);
-    Ok((
-        ready,
-        Guard {
-            key: key.to_owned(),
-            mod_revision: kv.mod_revision,
-        },
-    ))
+    Ok((ready.unwrap_or(true), guard))
 }
 
 /// The configuration, as stored or by default.
-fn ipam_config<Refusal: From<ResourceError>>(view: &View) -> Result<IpamConfig, Stop<Refusal>> {
-    match view.get(keys::IPAM_CONFIG)? {
-        Some(kv) => Ok(IpamConfig::parse(&kv.key, &kv.value)?),
-        None => Ok(IpamConfig::default()),
-    }
+fn ipam_config<Refusal: From<ResourceError>>(view: &View) -> Result<Arc<IpamConfig>, Stop<Refusal>> {
+    let stored = view.parsed(keys::IPAM_CONFIG, IpamConfig::parse)?.transpose()?;
+    Ok(stored.unwrap_or_default())
 }
 
 /// The revision to guard `key` with, `None` for no guard; `Err` if what is expected is not so.
