@@ -118,7 +118,7 @@ async fn alive(model: &Model) -> io::Result<Alive> {
         wall: Some(clock::wall()),
         ..Alive::default()
     };
-    for (id, endpoint) in &model.endpoints {
+    for (id, endpoint) in model.endpoints.iter() {
         let attached = format!("interface {}", endpoint.host_interface);
         alive.handles.insert(handle_id(id), attached.clone());
         let addresses = endpoint.addresses.iter();

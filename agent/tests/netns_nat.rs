@@ -126,7 +126,9 @@ fn pods_are_translated_to_the_outside_and_to_nobody_else() {
     }
     let (first, first_id, first_endpoint) = pod(&node, 2, ("10.65.0", "fd00:10:65"));
     let (second, second_id, second_endpoint) = pod(&node, 3, ("10.65.0", "fd00:10:65"));
-    model.endpoints = [(first_id, first_endpoint), (second_id, second_endpoint)].into();
+    model.endpoints = [(first_id, first_endpoint), (second_id, second_endpoint)]
+        .into_iter()
+        .collect();
     node.run(|| {
         let mut dataplane = Dataplane::new(Linux::open().unwrap());
         model.links = dataplane.links().unwrap().keys().cloned().collect();

@@ -341,7 +341,8 @@ fn a_foreign_route_in_the_way_stays_is_named_and_gives_way_when_gone() {
             "{failure}"
         );
         assert_eq!(failure.attempts, attempt);
-        let workload = &model().endpoints.into_values().next().unwrap();
+        let model = model();
+        let workload = model.endpoints.values().next().unwrap();
         assert_eq!(report.failure_of(workload), Some(failure));
         let at = report.retry_at.unwrap();
         assert!(
@@ -423,7 +424,8 @@ fn what_failed_for_want_of_a_link_is_tried_when_the_link_is_made() {
     // The pod is started again: its old link has gone, which nobody has heard of yet, and its new address is known before
     // there is a new link.
     dataplane.kernel.remove_link("cali2");
-    let (id, mut endpoint) = model.endpoints.pop_first().unwrap();
+    let id = model.endpoints.keys().next().unwrap().clone();
+    let mut endpoint = model.endpoints.remove(&id).unwrap();
     endpoint.addresses = ["10.65.0.4".parse().unwrap()].into();
     model.endpoints.insert(id, endpoint.clone());
     let now = clock::now();

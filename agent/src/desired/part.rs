@@ -11,7 +11,7 @@ use super::{
     HostLink, NeighborKey, NeighborTarget, ProxyNeighbor, Route, RouteKey, Workload, links, neighbors,
     proxy_neighbors, routes, sysctl, workloads,
 };
-use crate::model::{Endpoint, Model};
+use crate::model::{Endpoint, EndpointId, Model};
 
 /// What is desired of some workloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,18 +49,18 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         .iter()
         .map(|endpoint| endpoint.host_interface.clone())
         .collect();
-    let (there, others): (Vec<&Endpoint>, Vec<&Endpoint>) = model
-        .endpoints
-        .values()
-        .partition(|endpoint| interfaces.contains(&endpoint.host_interface));
-    let concerned = || touched.iter().chain(there.iter().copied());
+    let there: BTreeMap<&EndpointId, &Endpoint> = interfaces
+        .iter()
+        .flat_map(|interface| model.endpoints.on_interface(interface))
+        .collect();
+    let concerned = || touched.iter().chain(there.values().copied());
     let addresses: BTreeSet<IpAddr> = concerned()
         .flat_map(|endpoint| &endpoint.addresses)
         .copied()
         .collect();
-    let is_shared = |endpoint: &&Endpoint| {
-        let mut of_endpoint = endpoint.addresses.iter();
-        of_endpoint.any(|address| addresses.contains(address))
+    let is_shared = |address: &IpAddr| {
+        let mut with_address = model.endpoints.with_address(*address);
+        with_address.any(|(_, endpoint)| !interfaces.contains(&endpoint.host_interface))
     };
     let is_plain = |endpoint: &Endpoint| {
         endpoint.host_ports.is_empty()
@@ -69,7 +69,7 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
             && model.migrations.phase(&endpoint.host_interface).is_none()
     };
     if !concerned().all(is_plain)
-        || others.iter().any(is_shared)
+        || addresses.iter().any(is_shared)
         || addresses
             .iter()
             .any(|address| routes::may_lead_elsewhere(model, *address))
@@ -80,7 +80,8 @@ pub fn part(model: &Model, touched: &[Endpoint]) -> Option<Part> {
         interfaces,
         addresses,
     };
-    let there = || there.iter().copied();
+    // In the order of the whole: of two that claim the same the last one has it.
+    let there = || there.values().copied();
     let proxy_neighbors = proxy_neighbors::of_workloads(model, there());
     let mut sysctls = sysctl::of_workloads(model, there());
     sysctls.extend(sysctl::of_proxy_neighbors(&proxy_neighbors));

@@ -194,6 +194,25 @@ proptest! {
 }
 
 #[test]
+fn of_two_that_claim_an_address_the_same_one_has_it_in_the_part_and_in_the_whole() {
+    let mut model = Model::new("node-a".into());
+    // The order of the interfaces is not that of the identities.
+    for (number, interface) in [(1, "cali9"), (2, "cali0")] {
+        let endpoint = Endpoint {
+            host_interface: interface.into(),
+            addresses: [address(3)].into(),
+            ..Endpoint::default()
+        };
+        model.endpoints.insert(id(number), endpoint);
+        model.links.insert(interface.into());
+    }
+    let touched: Vec<Endpoint> = model.endpoints.values().cloned().collect();
+    let part = part(&model, &touched).unwrap();
+    assert_eq!(part.routes.len(), 1);
+    assert_eq!(part.routes, restricted(&compute(&model), &part.scope).routes);
+}
+
+#[test]
 fn what_somebody_else_claims_too_makes_everything_be_looked_at() {
     let plain = |interface: &str, number| Endpoint {
         host_interface: interface.into(),

@@ -116,9 +116,8 @@ pub(super) fn may_lead_elsewhere(model: &Model, address: IpAddr) -> bool {
     let host = IpNetwork::from(address);
     model.learned.contains_key(&host)
         || model.own_blocks.contains(&host)
-        || model.cluster.blocks.iter().any(|(block, state)| {
-            *block == host || (block.contains(address) && state.borrowed.contains_key(&address))
-        })
+        || (model.cluster.blocks_with(address))
+            .any(|(block, state)| block == host || state.borrowed.contains_key(&address))
         || model
             .other_nodes()
             .filter_map(|node| node.vxlan(TunnelKind::VxlanV6))

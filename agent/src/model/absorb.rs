@@ -231,7 +231,7 @@ impl Model {
                 Written::Put | Written::Deleted => {}
             }
         }
-        self.endpoints = endpoints;
+        self.endpoints = endpoints.into_iter().collect();
         self.take_roles(migrations);
         self.in_sync.datastore = true;
     }
@@ -289,11 +289,14 @@ impl Model {
         if self.endpoints.get(&id) == Some(&endpoint) {
             return Affected::Nothing;
         }
-        let is_replaced = |other: &EndpointId, known: &mut Endpoint| {
-            *other == id || known.host_interface == endpoint.host_interface
-        };
-        let replaced = self.endpoints.extract_if(.., is_replaced);
-        let mut affected: Vec<Endpoint> = replaced.map(|(_, endpoint)| endpoint).collect();
+        let on_same_interface = self.endpoints.on_interface(&endpoint.host_interface);
+        let replaced: Vec<EndpointId> = on_same_interface
+            .map(|(other, _)| other)
+            .chain([&id])
+            .cloned()
+            .collect();
+        let removed = replaced.iter().filter_map(|id| self.endpoints.remove(id));
+        let mut affected: Vec<Endpoint> = removed.collect();
         affected.push(endpoint.clone());
         self.endpoints.insert(id, endpoint);
         self.follow_roles();
@@ -302,12 +305,9 @@ impl Model {
 
     /// Whether a newer attachment, which the datastore has yet to repeat, has the host interface of this one.
     fn is_taken_over(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
-        self.unechoed
-            .endpoints
-            .iter()
-            .filter(|&(other, written)| other != id && *written == Written::Put)
-            .filter_map(|(other, _)| self.endpoints.get(other))
-            .any(|newer| newer.host_interface == endpoint.host_interface)
+        let mut on_same_interface = self.endpoints.on_interface(&endpoint.host_interface);
+        on_same_interface
+            .any(|(newer, _)| newer != id && matches!(self.unechoed.endpoints.get(newer), Some(Written::Put)))
     }
 
     fn learn(&mut self, changes: BTreeMap<IpNetwork, Option<Learned>>) {

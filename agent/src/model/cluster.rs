@@ -16,6 +16,23 @@ pub struct Cluster {
     pub blocks: BTreeMap<IpNetwork, ClusterBlock>,
 }
 
+impl Cluster {
+    /// The blocks that hold an address: one, unless pools overlap or a pool's block size has been changed.
+    pub fn blocks_with(&self, address: IpAddr) -> impl Iterator<Item = (IpNetwork, &ClusterBlock)> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefixes = if self.blocks.is_empty() {
+            0..=0
+        } else {
+            0..=longest
+        };
+        prefixes.filter_map(move |prefix| {
+            let network = IpNetwork::new(address, prefix).ok()?.network();
+            let block = IpNetwork::new(network, prefix).ok()?;
+            Some((block, self.blocks.get(&block)?))
+        })
+    }
+}
+
 /// Whose the addresses of a block are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterBlock {

@@ -6,6 +6,7 @@ mod absorb;
 mod cluster;
 pub mod detection;
 mod endpoint;
+mod endpoints;
 mod input;
 mod interface;
 mod migration;
@@ -24,6 +25,7 @@ use ipnetwork::IpNetwork;
 pub use absorb::{Affected, Unechoed};
 pub use cluster::{Cluster, ClusterBlock};
 pub use endpoint::{Endpoint, EndpointId, HostPort, Protocol};
+pub use endpoints::Endpoints;
 pub use input::{DatastoreSnapshot, Input};
 pub use interface::Interface;
 pub use migration::{MigrationPhase, MigrationRole, Migrations};
@@ -42,7 +44,7 @@ pub struct Model {
     /// announced (Calico's affinity protocol).
     pub own_blocks: BTreeSet<IpNetwork>,
     /// Workloads on this node.
-    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    pub endpoints: Endpoints,
     /// Workloads that are migrating to this node.
     pub migrations: Migrations,
     /// Best routes that BGP selected, to be installed.
@@ -143,7 +145,7 @@ impl Model {
             node_name,
             pools: BTreeMap::new(),
             own_blocks: BTreeSet::new(),
-            endpoints: BTreeMap::new(),
+            endpoints: Endpoints::default(),
             migrations: Migrations::default(),
             learned: BTreeMap::new(),
             peer_gateways: BTreeMap::new(),

@@ -38,7 +38,8 @@ impl Ground {
             (first_id.clone(), first_endpoint),
             (second_id.clone(), second_endpoint),
         ]
-        .into();
+        .into_iter()
+        .collect();
         Self {
             node,
             outside,
@@ -66,8 +67,10 @@ impl Ground {
     }
 
     fn map(&mut self, pod: usize, ports: &[HostPort]) {
-        let endpoint = self.model.endpoints.get_mut(&self.ids[pod]).unwrap();
+        let id = &self.ids[pod];
+        let mut endpoint = self.model.endpoints[id].clone();
         endpoint.host_ports = ports.iter().copied().collect();
+        self.model.endpoints.insert(id.clone(), endpoint);
     }
 
     /// Whom a server in `at` that listens on `listen` sees when somebody in `from` connects to `to`.
@@ -189,8 +192,10 @@ fn a_pod_sends_with_its_own_addresses_only() {
     }
     let mut ground = Ground::new();
     let allowed = "10.70.0.0/24".parse().unwrap();
-    let endpoint = ground.model.endpoints.get_mut(&ground.ids[1]).unwrap();
+    let id = ground.ids[1].clone();
+    let mut endpoint = ground.model.endpoints[&id].clone();
     endpoint.allowed_sources = [allowed].into();
+    ground.model.endpoints.insert(id, endpoint);
     ground.model.source_spoofing = SourceSpoofing::Any;
     ground.apply();
     let server = |address: &str| {
