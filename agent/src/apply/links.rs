@@ -10,10 +10,17 @@ use crate::ours::LINK_PREFIX;
 
 pub(super) struct Links {
     known: BTreeMap<String, Link>,
+    /// All are to be read back.
     dirty: bool,
+    /// Those that are to be read back one by one: what was said of them does not agree with what is known.
+    doubtful: BTreeSet<String>,
 }
 
+/// Links read back one by one, at most: all at once cost as much as some hundred of them.
+const MAX_DOUBTFUL: usize = 64;
+
 /// What a read back found different.
+#[derive(Default)]
 pub(super) struct LinksChanged {
     /// Links that appeared, vanished, went up or down, or are other links of the same name; and uplinks that got or lost their carrier.
     pub(super) names: BTreeSet<String>,
@@ -33,6 +40,23 @@ impl LinksChanged {
         }
     }
 
+    /// Notes what differs between what was known of a link and what there is.
+    fn compare(&mut self, name: &str, before: Option<&Link>, now: Option<&Link>) {
+        // Whether a pod takes its packets is the pod's matter.
+        let running = |link: &Link| link.running && is_uplink(name);
+        let essence = |link: &Link| (link.index, link.up, running(link));
+        let all = |link: &Link| Link {
+            running: running(link),
+            ..link.clone()
+        };
+        if before.map(essence) != now.map(essence) {
+            self.names.insert(name.to_owned());
+            self.uplinks |= is_uplink(name);
+        } else if before.map(all) != now.map(all) {
+            self.details.insert(name.to_owned());
+        }
+    }
+
     /// Whether one of them `concerns`, or is not a workload's.
     pub(super) fn matters(&self, concerns: impl Fn(&str) -> bool) -> bool {
         let mut all = self.names.iter().chain(&self.details);
@@ -45,6 +69,7 @@ impl Default for Links {
         Self {
             known: BTreeMap::new(),
             dirty: true,
+            doubtful: BTreeSet::new(),
         }
     }
 }
@@ -59,7 +84,7 @@ impl Links {
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty || !self.doubtful.is_empty()
     }
 
     /// Takes in a link that is known without reading it back. Returns what differs by it: nothing where there was no other link of
@@ -91,52 +116,56 @@ impl Links {
             // Whether a pod takes its packets is the pod's matter.
             (Some(known), LinkNews::Seen(link)) => {
                 let running = known.running;
-                self.dirty |= *known
-                    != Link {
-                        running,
-                        ..link.clone()
-                    };
+                let link = Link {
+                    running,
+                    ..link.clone()
+                };
+                if *known != link {
+                    self.doubt(name);
+                }
             }
+            (None, LinkNews::Seen(_)) if is_of_workload(name) => self.doubt(name),
             (None, LinkNews::Seen(link)) => {
-                let had_another_name = || self.known.values().any(|known| known.index == link.index);
-                self.dirty |= is_of_workload(name) || had_another_name();
+                self.dirty |= self.known.values().any(|known| known.index == link.index);
             }
         }
         None
     }
 
-    /// Reads back if dirty; `None` if not.
+    fn doubt(&mut self, name: &str) {
+        self.doubtful.insert(name.to_owned());
+        self.dirty |= self.doubtful.len() > MAX_DOUBTFUL;
+    }
+
+    /// Reads back if dirty, all or those in doubt; `None` if not.
     pub(super) fn read_back(
         &mut self,
         kernel: &mut impl Kernel,
     ) -> Result<Option<LinksChanged>, KernelError> {
-        if !self.dirty {
+        if !self.is_dirty() {
             return Ok(None);
         }
-        let found = kernel.links()?;
-        // Whether a pod takes its packets is the pod's matter.
-        let essence = |links: &BTreeMap<String, Link>, name: &str| {
-            let link = links.get(name)?;
-            Some((link.index, link.up, link.running && is_uplink(name)))
-        };
-        let all = self.known.keys().chain(found.keys());
-        let is_other = |name: &&String| essence(&self.known, name) != essence(&found, name);
-        let mut changed = LinksChanged::of(all.filter(is_other).cloned().collect());
-        let of_pod = |link: &Link, name: &str| Link {
-            running: link.running && is_uplink(name),
-            ..link.clone()
-        };
-        let known = self.known.iter();
-        changed.details = known
-            .filter(|(name, _)| !changed.names.contains(*name))
-            .filter(|(name, link)| {
-                let now = found.get(*name);
-                now.is_some_and(|now| of_pod(now, name) != of_pod(link, name))
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.known = found;
+        let mut changed = LinksChanged::default();
+        if self.dirty {
+            let found = kernel.links()?;
+            let names: BTreeSet<&String> = self.known.keys().chain(found.keys()).collect();
+            for name in names {
+                changed.compare(name, self.known.get(name), found.get(name));
+            }
+            self.known = found;
+        } else {
+            let links = self.doubtful.iter().map(|name| kernel.link(name));
+            let found: Vec<Option<Link>> = links.collect::<Result<_, _>>()?;
+            for (name, link) in self.doubtful.iter().zip(found) {
+                changed.compare(name, self.known.get(name), link.as_ref());
+                match link {
+                    Some(link) => self.known.insert(name.clone(), link),
+                    None => self.known.remove(name),
+                };
+            }
+        }
         self.dirty = false;
+        self.doubtful.clear();
         Ok(Some(changed))
     }
 

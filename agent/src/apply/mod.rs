@@ -16,6 +16,7 @@
 
 mod addresses;
 mod connections;
+mod known_routes;
 mod links;
 mod neighbors;
 mod nexthops;

@@ -38,13 +38,27 @@ impl Neighbors {
     /// A link that goes away or down takes its neighbours with it.
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
         self.dirty |= changed.names.iter().any(|name| is_tunnel(name));
-        self.known
-            .retain(|key, _| is_tunnel(&key.interface) || !changed.names.contains(&key.interface));
+        for name in changed.names.iter().filter(|name| !is_tunnel(name)) {
+            self.forget(name);
+        }
     }
 
     /// Those on this host end may be gone.
     pub(super) fn forget(&mut self, interface: &str) {
-        self.known.retain(|key, _| key.interface != interface);
+        let keys: Vec<NeighborKey> = self.on(interface).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.known.remove(&key);
+        }
+    }
+
+    /// Those that are known on a link.
+    fn on(&self, interface: &str) -> impl Iterator<Item = (&NeighborKey, &ObservedNeighbor)> {
+        let least = NeighborKey {
+            interface: interface.to_owned(),
+            subject: NeighborSubject::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        };
+        let from_there = self.known.range(least..);
+        from_there.take_while(move |(key, _)| key.interface == interface)
     }
 
     /// Takes in what the kernel said of neighbours on links with our prefix; `None`: gone. Returns the links of those that were
@@ -122,15 +136,7 @@ impl Neighbors {
     ) -> Vec<Op> {
         let mut ops = Vec::new();
         for interface in interfaces {
-            let least = NeighborKey {
-                interface: interface.clone(),
-                subject: NeighborSubject::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            };
-            let of_interface = self
-                .known
-                .range(least..)
-                .take_while(|(key, _)| key.interface == *interface);
-            for (key, found) in of_interface {
+            for (key, found) in self.on(interface) {
                 let (key, from) = (key.clone(), *found);
                 let is_wanted = desired.get(&key) == Some(&found.target);
                 if is_wanted && !found.is_permanent {

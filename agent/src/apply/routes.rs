@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 
 use super::Op;
 use super::connections::host;
+use super::known_routes::KnownRoutes;
 use super::links::LinksChanged;
 use super::nexthops::{Assignment, Nexthops, in_groups};
 use crate::delta::{Change, delta};
@@ -16,7 +17,7 @@ use crate::kernel::{Kernel, KernelError, NexthopChange, ObservedRoute, RouteChan
 use crate::model::InSync;
 
 pub(super) struct Routes {
-    known: BTreeMap<RouteKey, ObservedRoute>,
+    known: KnownRoutes,
     nexthops: Nexthops,
     /// Of both: with an object go the routes that refer to it.
     dirty: bool,
@@ -28,7 +29,7 @@ pub(super) struct Routes {
 impl Default for Routes {
     fn default() -> Self {
         Self {
-            known: BTreeMap::new(),
+            known: KnownRoutes::default(),
             nexthops: Nexthops::default(),
             dirty: true,
             successors: BTreeMap::new(),
@@ -51,14 +52,11 @@ impl Routes {
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) -> Vec<IpAddr> {
         self.dirty |= changed.uplinks;
         let mut gone = Vec::new();
-        self.known.retain(|key, route| match &route.path {
-            Some(RoutePath::Onlink { interface, .. }) => !changed.names.contains(interface),
-            Some(RoutePath::Link { interface }) if changed.names.contains(interface) => {
-                gone.extend(host(key.destination));
-                false
-            }
-            _ => true,
-        });
+        for name in &changed.names {
+            let routes = self.known.remove_on(name);
+            let to_workloads = routes.filter(|(_, route)| matches!(route.path, Some(RoutePath::Link { .. })));
+            gone.extend(to_workloads.filter_map(|(key, _)| host(key.destination)));
+        }
         gone
     }
 
@@ -70,7 +68,7 @@ impl Routes {
     ) -> Result<Vec<Op>, KernelError> {
         if self.dirty {
             self.nexthops.read_back(kernel)?;
-            self.known = kernel.routes()?;
+            self.known = kernel.routes()?.into();
             self.dirty = false;
         }
         let assignment = self.nexthops.assign(routes, &self.known, in_sync);
@@ -154,7 +152,7 @@ impl Routes {
                 (Change::Delete { .. }, Ok(())) => {}
             }
         }
-        self.remember(made);
+        self.known.extend(made);
         results
     }
 
@@ -191,7 +189,7 @@ impl Routes {
                     Err(error)
                 }
                 _ => {
-                    forget(&mut self.known, change.key());
+                    self.known.remove(change.key());
                     Ok(())
                 }
             }
@@ -203,24 +201,6 @@ impl Routes {
     pub(super) fn may_have_some_in(&self, is_ipv6: bool, table: u32) -> bool {
         let mut keys = self.known.keys();
         self.dirty || keys.any(|key| key.table == table && key.destination.is_ipv6() == is_ipv6)
-    }
-
-    /// They come in ascending order: of a full table the map is made at once.
-    fn remember(&mut self, made: Vec<(RouteKey, ObservedRoute)>) {
-        if made.len() > self.known.len() {
-            self.known.append(&mut made.into_iter().collect());
-        } else {
-            self.known.extend(made);
-        }
-    }
-}
-
-/// Routes go in descending order: of a full table each is the last one.
-fn forget(known: &mut BTreeMap<RouteKey, ObservedRoute>, key: &RouteKey) {
-    if known.last_key_value().is_some_and(|(last, _)| last == key) {
-        known.pop_last();
-    } else {
-        known.remove(key);
     }
 }
 

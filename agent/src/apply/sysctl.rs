@@ -9,8 +9,9 @@ use crate::kernel::{Kernel, KernelError};
 
 #[derive(Default)]
 pub(super) struct Sysctls {
-    /// Values as last seen, of parameters that were desired at some time. What is missing is read when desired.
-    known: BTreeMap<String, String>,
+    /// Values as last seen, of parameters that were desired at some time, by interface (none: an empty name) and path. What is
+    /// missing is read when desired.
+    known: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Sysctls {
@@ -19,18 +20,36 @@ impl Sysctls {
     }
 
     pub(super) fn links_changed(&mut self, changed: &LinksChanged) {
-        self.known
-            .retain(|path, _| interface_of(path).is_none_or(|interface| !changed.names.contains(interface)));
+        for name in &changed.names {
+            self.forget(name);
+        }
     }
 
     /// Takes in parameters that were written a moment ago.
     pub(super) fn made(&mut self, sysctls: Vec<(String, String)>) {
-        self.known.extend(sysctls);
+        for (path, value) in sysctls {
+            self.see(path, value);
+        }
+    }
+
+    fn see(&mut self, path: String, value: String) {
+        let interface = interface_of(&path).unwrap_or_default();
+        match self.known.get_mut(interface) {
+            Some(of_interface) => of_interface.insert(path, value),
+            None => {
+                let interface = interface.to_owned();
+                self.known.entry(interface).or_default().insert(path, value)
+            }
+        };
+    }
+
+    fn seen(&self, path: &str) -> Option<&String> {
+        self.known.get(interface_of(path).unwrap_or_default())?.get(path)
     }
 
     /// The parameters of an interface are read again: it may be another one of the same name.
     pub(super) fn forget(&mut self, interface: &str) {
-        self.known.retain(|path, _| interface_of(path) != Some(interface));
+        self.known.remove(interface);
     }
 
     pub(super) fn difference(
@@ -38,7 +57,10 @@ impl Sysctls {
         kernel: &mut impl Kernel,
         desired: &BTreeMap<String, String>,
     ) -> Result<Vec<Op>, KernelError> {
-        self.known.retain(|path, _| desired.contains_key(path));
+        self.known.retain(|_, of_interface| {
+            of_interface.retain(|path, _| desired.contains_key(path));
+            !of_interface.is_empty()
+        });
         self.difference_of(kernel, desired)
     }
 
@@ -50,14 +72,14 @@ impl Sysctls {
     ) -> Result<Vec<Op>, KernelError> {
         let mut there = BTreeMap::new();
         for path in desired.keys() {
-            let value = match self.known.get(path) {
-                Some(value) => value.clone(),
-                None => match kernel.sysctl(path)? {
-                    Some(value) => self.known.entry(path.clone()).or_insert(value).clone(),
-                    None => continue,
-                },
-            };
-            there.insert(path.clone(), value);
+            if self.seen(path).is_none()
+                && let Some(value) = kernel.sysctl(path)?
+            {
+                self.see(path.clone(), value);
+            }
+            if let Some(value) = self.seen(path) {
+                there.insert(path.clone(), value.clone());
+            }
         }
         Ok(delta(desired, &there, |wanted, found| wanted == found)
             .map(Op::Sysctl)
@@ -74,9 +96,13 @@ impl Sysctls {
         };
         let result = kernel.set_sysctl(key, value);
         match &result {
-            Ok(()) => self.known.insert(key.clone(), value.clone()),
-            Err(_) => self.known.remove(key),
-        };
+            Ok(()) => self.see(key.clone(), value.clone()),
+            Err(_) => {
+                if let Some(of_interface) = self.known.get_mut(interface_of(key).unwrap_or_default()) {
+                    of_interface.remove(key);
+                }
+            }
+        }
         result
     }
 }

@@ -332,6 +332,10 @@ impl Kernel for FakeKernel {
         self.read("links", |kernel| kernel.links.clone())
     }
 
+    fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        self.read("link", |kernel| kernel.links.get(name).cloned())
+    }
+
     fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError> {
         self.write("set link", |kernel| {
             let found = kernel

@@ -60,6 +60,10 @@ impl Kernel for Linux {
         links(&mut self.socket)
     }
 
+    fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        link(&mut self.socket, name)
+    }
+
     fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError> {
         let index = index_of(&self.socket, name)?;
         let mut message = LinkMessage::default();

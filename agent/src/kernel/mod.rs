@@ -70,6 +70,12 @@ pub trait Kernel {
     /// When the kernel cannot be asked or its answer does not parse.
     fn links(&mut self) -> Result<BTreeMap<String, Link>, KernelError>;
 
+    /// The link of this name.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError>;
+
     /// Sets the link up and its MAC address.
     ///
     /// # Errors

@@ -35,6 +35,10 @@ impl Kernel for Shared {
         self.kernel.borrow_mut().links()
     }
 
+    fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        self.kernel.borrow_mut().link(name)
+    }
+
     fn set_link(&mut self, name: &str, link: HostLink) -> Result<(), KernelError> {
         self.kernel.borrow_mut().set_link(name, link)
     }

@@ -1,0 +1,90 @@
+//! Routes as last seen, in order, and those that name their link also by it: with a pod's link its routes go, and a full table is
+//! not looked through for them.
+//!
+//! Invariant: the index is what the routes themselves say, and is kept in step here and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+
+use crate::desired::{RouteKey, RoutePath};
+use crate::kernel::ObservedRoute;
+
+#[derive(Default)]
+pub(super) struct KnownRoutes {
+    routes: BTreeMap<RouteKey, ObservedRoute>,
+    on_links: BTreeMap<String, BTreeSet<RouteKey>>,
+}
+
+impl From<BTreeMap<RouteKey, ObservedRoute>> for KnownRoutes {
+    fn from(routes: BTreeMap<RouteKey, ObservedRoute>) -> Self {
+        let mut known = Self::default();
+        for (key, route) in &routes {
+            known.index(key, route);
+        }
+        known.routes = routes;
+        known
+    }
+}
+
+impl Deref for KnownRoutes {
+    type Target = BTreeMap<RouteKey, ObservedRoute>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.routes
+    }
+}
+
+impl KnownRoutes {
+    /// They come in ascending order: of a full table the map is made at once.
+    pub(super) fn extend(&mut self, made: Vec<(RouteKey, ObservedRoute)>) {
+        for (key, route) in &made {
+            self.unindex(key);
+            self.index(key, route);
+        }
+        if made.len() > self.routes.len() {
+            self.routes.append(&mut made.into_iter().collect());
+        } else {
+            self.routes.extend(made);
+        }
+    }
+
+    /// Routes go in descending order: of a full table each is the last one.
+    pub(super) fn remove(&mut self, key: &RouteKey) {
+        self.unindex(key);
+        if self.routes.last_key_value().is_some_and(|(last, _)| last == key) {
+            self.routes.pop_last();
+        } else {
+            self.routes.remove(key);
+        }
+    }
+
+    /// Removes all that name this link, and returns them.
+    pub(super) fn remove_on(&mut self, link: &str) -> impl Iterator<Item = (RouteKey, ObservedRoute)> {
+        let keys = self.on_links.remove(link).unwrap_or_default();
+        keys.into_iter().filter_map(|key| self.routes.remove_entry(&key))
+    }
+
+    fn index(&mut self, key: &RouteKey, route: &ObservedRoute) {
+        if let Some(link) = link_of(route) {
+            self.on_links.entry(link.clone()).or_default().insert(key.clone());
+        }
+    }
+
+    fn unindex(&mut self, key: &RouteKey) {
+        if let Some(link) = self.routes.get(key).and_then(link_of)
+            && let Some(keys) = self.on_links.get_mut(link)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.on_links.remove(link);
+            }
+        }
+    }
+}
+
+fn link_of(route: &ObservedRoute) -> Option<&String> {
+    match &route.path {
+        Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) => Some(interface),
+        _ => None,
+    }
+}
