@@ -41,8 +41,8 @@ fn create(host: &Namespace, pod: &Namespace, link: &PodLink) -> Result<pod_link:
 }
 
 fn remove(host: &Namespace, host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkError> {
-    let remover = host.run(Remover::start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let remover = host.run(|| Remover::start(runtime.handle().clone()))?;
     runtime.block_on(remover.remove(host_interface, id))
 }
 
@@ -202,7 +202,8 @@ fn links_that_go_together_are_gone_when_it_is_said_and_others_stay() {
         create(&host, &pod, link).unwrap();
     }
     host.sh("ip link del cali7; ip link add other type veth peer name its");
-    let remover = host.run(Remover::start).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let remover = host.run(|| Remover::start(runtime.handle().clone())).unwrap();
     let going = async |link: &PodLink| {
         let removed = remover.remove(&link.host_interface, &link.id).await;
         // Not a moment later.
@@ -211,7 +212,6 @@ fn links_that_go_together_are_gone_when_it_is_said_and_others_stay() {
             .unwrap();
         (removed.unwrap(), is_there)
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let gone = runtime.block_on(futures_util::future::join_all(links.iter().skip(1).map(going)));
     for (number, (was_there, is_there)) in (1..).zip(gone) {
         assert_eq!((was_there, is_there), (number != 7, false), "cali{number}");

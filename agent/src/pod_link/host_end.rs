@@ -155,12 +155,11 @@ pub(super) fn removable(
     }
 }
 
-/// Removes a host end of ours, whichever attachment's it is, and with it the pod's end.
+/// Removes a host end of ours, whichever attachment's it is, and with it the pod's end, and waits for the kernel to clear up: this
+/// is for what went wrong.
 pub(super) fn remove(host: &mut NetlinkSocket, name: &str) -> Result<(), PodLinkError> {
     if let Some(index) = removable(host, name, None)? {
-        removal::delete(host, &[index])
-            .into_iter()
-            .collect::<Result<Vec<bool>, KernelError>>()?;
+        removal::delete_and_wait(host, index)?;
     }
     Ok(())
 }

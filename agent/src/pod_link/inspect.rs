@@ -33,7 +33,9 @@ pub fn inspect(
 ) -> Result<Vec<String>, PodLinkError> {
     let host_namespace = namespace::current().map_err(PodLinkError::Namespace)?;
     namespace::must_differ(pod_namespace, host_namespace.as_fd())?;
-    let pod = in_pod(pod_namespace, || look_at_pod(link, result))?;
+    let pod = in_pod((pod_namespace, host_namespace.as_fd()), || {
+        look_at_pod(link, result)
+    })?;
     let mut wrong = pod.wrong;
     let mut host = NetlinkSocket::open()?;
     let name = &link.host_interface;

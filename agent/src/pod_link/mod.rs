@@ -199,7 +199,9 @@ pub fn prepare(
         }
         host_end::remove(&mut host, &link.host_interface)?;
     }
-    let (pod_index, mut pod) = in_pod(pod_namespace, || pod_end::create(&link, &host_namespace))?;
+    let (pod_index, mut pod) = in_pod((pod_namespace, host_namespace.as_fd()), || {
+        pod_end::create(&link, &host_namespace)
+    })?;
     let both_up = host_end::set_up(&mut host, &link).and_then(|host_index| {
         pod_end::set_up(&mut pod, &link.id.ifname, pod_index)?;
         Ok(host_index)
@@ -282,11 +284,11 @@ pub fn is_there(host_interface: &str, id: &EndpointId) -> Result<bool, PodLinkEr
     Ok(link.is_some_and(|link| !link.is_ours(host_interface) || link.alias == Some(alias(id))))
 }
 
-fn in_pod<T: Send>(
-    pod_namespace: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<T, KernelError> + Send,
+fn in_pod<T>(
+    (pod_namespace, host_namespace): (BorrowedFd<'_>, BorrowedFd<'_>),
+    work: impl FnOnce() -> Result<T, KernelError>,
 ) -> Result<T, PodLinkError> {
-    let result = namespace::run_in(pod_namespace, work).map_err(PodLinkError::Namespace)?;
+    let result = namespace::run_in(pod_namespace, host_namespace, work).map_err(PodLinkError::Namespace)?;
     Ok(result?)
 }
 

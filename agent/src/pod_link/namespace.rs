@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::abort;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -27,18 +28,22 @@ pub(super) fn must_differ(pod: BorrowedFd<'_>, host: BorrowedFd<'_>) -> Result<(
     }
 }
 
-/// Runs `work` in the namespace, in a thread of its own that ends with it: no thread ever has to find back.
-pub(super) fn run_in<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let enter_and_work = || {
-            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-            Ok(work())
-        };
-        let worker = thread::Builder::new()
-            .name("pod-namespace".to_owned())
-            .spawn_scoped(scope, enter_and_work)?;
-        worker
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
-    })
+/// Runs `work` with this thread in `namespace`, and takes it back to `home`, where it was, also when `work` panics. The work
+/// must start no threads: they would stay there.
+///
+/// A thread of its own for every pod would not have to find back, and cost a fifth of what the pair costs. Finding back
+/// fails only if the process loses its capabilities meanwhile; then it ends, since whatever else this thread was given to do
+/// would be done to a pod instead of the node.
+pub(super) fn run_in<T>(
+    namespace: BorrowedFd<'_>,
+    home: BorrowedFd<'_>,
+    work: impl FnOnce() -> T,
+) -> io::Result<T> {
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+    let result = catch_unwind(AssertUnwindSafe(work));
+    if let Err(error) = move_into_link_name_space(home, Some(LinkNameSpaceType::Network)) {
+        tracing::error!(%error, "a thread cannot leave a pod's network namespace; ending");
+        abort();
+    }
+    result.map_err(|panic| resume_unwind(panic))
 }

@@ -3,13 +3,13 @@
 //! The kernel takes both ends, their addresses and their routes away at once (0.5 ms), says so to whoever listens
 //! (`RTM_DELLINK`), and only then waits for everybody who may still look at the memory (`rcu_barrier` in
 //! `netdev_run_todo`, 15 to 25 ms), with the caller held but without the lock of the network configuration. So the deletion
-//! is sent by a thread of its own, and [`delete`] returns when the notification is there: from then on nobody can find,
+//! is sent by another thread, and [`Deleter::delete`] returns when the notification is there: from then on nobody can find,
 //! use or be hindered by either end.
 //!
 //! Several links go with one message, by their link group, and share what the kernel waits for: a third less processor time.
 //!
-//! Invariants: at most [`MAX_AFTERWORK`] such threads; beyond that the caller waits for all of the deletion itself. A link is in
-//! [`GROUP`] only on its way out, so that it is right whoever deletes the group.
+//! Invariants: at most [`MAX_AFTERWORK`] threads are held so; beyond that the caller waits for all of the deletion itself. A link
+//! is in [`GROUP`] only on its way out, so that it is right whoever deletes the group.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +23,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{self, Timeout};
 use socket2::{SockFilter, SockRef};
+use tokio::runtime::Handle;
 
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{NetlinkSocket, Request};
@@ -45,28 +46,75 @@ const IFI_INDEX: usize = 16 + 4;
 
 static AFTERWORK: AtomicUsize = AtomicUsize::new(0);
 
-/// Deletes the links with these indexes, and with them the other ends. Whether each was there; in their order.
-pub(super) fn delete(host: &mut NetlinkSocket, indexes: &[u32]) -> Vec<Result<bool, KernelError>> {
-    let (marked, request) = match indexes {
-        [] => return Vec::new(),
-        [index] => (vec![Ok(true)], of_link(*index)),
-        _ => (mark(host, indexes), of_group()),
-    };
-    let doomed: BTreeSet<u32> = indexes
-        .iter()
-        .zip(&marked)
-        .filter(|(_, marked)| matches!(marked, Ok(true)))
-        .map(|(index, _)| *index)
-        .collect();
-    let outcome = delete_doomed(host, doomed, request);
-    marked
-        .into_iter()
-        .map(|marked| match (marked, &outcome) {
-            (Ok(true), Outcome::Done(was_there)) => Ok(*was_there),
-            (Ok(true), Outcome::Failed(error)) => Err(error.repeated()),
-            (marked, _) => marked,
+/// Deletes links of the network namespace that it was made in.
+pub(super) struct Deleter {
+    host: NetlinkSocket,
+    /// Hears when links go; opened once, since its filter is compiled by the kernel. Without it deletions are waited for.
+    notifications: Option<Socket>,
+    /// Whose blocking threads, which are in the same namespace, do the waiting.
+    runtime: Handle,
+}
+
+impl Deleter {
+    /// One for the namespace of this thread.
+    ///
+    /// # Errors
+    /// When there is no netlink socket to be had.
+    pub(super) fn open(runtime: Handle) -> Result<Self, KernelError> {
+        Ok(Self {
+            host: NetlinkSocket::open()?,
+            notifications: listen().ok(),
+            runtime,
         })
-        .collect()
+    }
+
+    /// The socket that requests go through.
+    pub(super) fn host(&mut self) -> &mut NetlinkSocket {
+        &mut self.host
+    }
+
+    /// Deletes the links with these indexes, and with them the other ends. Whether each was there; in their order.
+    pub(super) fn delete(&mut self, indexes: &[u32]) -> Vec<Result<bool, KernelError>> {
+        let (marked, request) = match indexes {
+            [] => return Vec::new(),
+            [index] => (vec![Ok(true)], of_link(*index)),
+            _ => (mark(&mut self.host, indexes), of_group()),
+        };
+        let doomed: BTreeSet<u32> = indexes
+            .iter()
+            .zip(&marked)
+            .filter(|(_, marked)| matches!(marked, Ok(true)))
+            .map(|(index, _)| *index)
+            .collect();
+        let outcome = self.delete_doomed(doomed, request);
+        marked
+            .into_iter()
+            .map(|marked| match (marked, &outcome) {
+                (Ok(true), Outcome::Done(was_there)) => Ok(*was_there),
+                (Ok(true), Outcome::Failed(error)) => Err(error.repeated()),
+                (marked, _) => marked,
+            })
+            .collect()
+    }
+
+    fn delete_doomed(&mut self, doomed: BTreeSet<u32>, request: Request) -> Outcome {
+        let (Some(afterwork), Some(notifications)) = (Afterwork::begin(), &self.notifications) else {
+            return send(&mut self.host, request).into();
+        };
+        forget_what_was_heard(notifications);
+        match delete_meanwhile(&self.runtime, afterwork, request) {
+            Ok(outcome) => wait(notifications, &outcome, doomed),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+}
+
+/// Deletes one link, and waits until the kernel has cleared up. Whether it was there.
+pub(super) fn delete_and_wait(host: &mut NetlinkSocket, index: u32) -> Result<bool, KernelError> {
+    match Outcome::from(send(host, of_link(index))) {
+        Outcome::Done(was_there) => Ok(was_there),
+        Outcome::Failed(error) => Err(error),
+    }
 }
 
 /// How the deletion of what was marked went.
@@ -129,17 +177,6 @@ fn of_group() -> Request {
     }
 }
 
-fn delete_doomed(host: &mut NetlinkSocket, doomed: BTreeSet<u32>, request: Request) -> Outcome {
-    // The notifications before the deletion, so that none is missed. Without them, or a thread, the deletion is waited for.
-    let (Some(afterwork), Ok(notifications)) = (Afterwork::begin(), listen()) else {
-        return send(host, request).into();
-    };
-    match delete_meanwhile(afterwork, request) {
-        Ok(outcome) => wait(&notifications, &outcome, doomed),
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
 /// A place among the deletions in their afterwork, given up when dropped.
 struct Afterwork;
 
@@ -161,25 +198,31 @@ fn send(socket: &mut NetlinkSocket, request: Request) -> Result<(), KernelError>
     socket.request(request, "delete links")
 }
 
-/// Deletes in a thread of its own, and says there how it went.
+/// Deletes in another thread, and says there how it went.
 fn delete_meanwhile(
+    runtime: &Handle,
     afterwork: Afterwork,
     request: Request,
 ) -> Result<Receiver<Result<(), KernelError>>, KernelError> {
     let mut socket = NetlinkSocket::open()?;
     let (done, outcome) = channel();
-    std::thread::Builder::new()
-        .name("link-removal".to_owned())
-        .spawn(move || {
-            let _afterwork = afterwork;
-            // Nobody listens any more if the notifications came first.
-            let _ = done.send(send(&mut socket, request));
-        })
-        .map_err(|source| KernelError::Io {
-            action: "start a thread to delete links".to_owned(),
-            source,
-        })?;
+    runtime.spawn_blocking(move || {
+        let _afterwork = afterwork;
+        // Nobody listens any more if the notifications came first.
+        let _ = done.send(send(&mut socket, request));
+    });
     Ok(outcome)
+}
+
+/// What is there is about links that went before, with their pods' namespaces for example.
+fn forget_what_was_heard(notifications: &Socket) {
+    let mut nothing = [0; 1];
+    let flags = rustix::net::RecvFlags::DONTWAIT;
+    // An overrun is told once, and is of no interest either.
+    while matches!(
+        rustix::net::recv(notifications, nothing.as_mut_slice(), flags),
+        Ok(_) | Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::INTR)
+    ) {}
 }
 
 /// A socket that hears when links go, in the namespace of this thread.

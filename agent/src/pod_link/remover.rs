@@ -5,10 +5,11 @@
 
 use std::io;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{PodLinkError, host_end, removal};
-use crate::kernel::netlink::NetlinkSocket;
+use super::removal::Deleter;
+use super::{PodLinkError, host_end};
 use crate::model::EndpointId;
 
 /// Requests that may wait.
@@ -30,19 +31,19 @@ struct Wanted {
 }
 
 impl Remover {
-    /// Starts its thread, which ends with the last clone of this.
+    /// Starts its thread, which ends with the last clone of this. Blocking threads of `runtime` wait for the kernel.
     ///
     /// # Errors
     /// When there is no netlink socket or no thread to be had.
-    pub fn start() -> Result<Self, PodLinkError> {
-        let mut host = NetlinkSocket::open()?;
+    pub fn start(runtime: Handle) -> Result<Self, PodLinkError> {
+        let mut deleter = Deleter::open(runtime)?;
         let (requests, mut wanted) = mpsc::channel(WAITING);
         std::thread::Builder::new()
             .name("link-remover".to_owned())
             .spawn(move || {
                 let mut together = Vec::new();
                 while wanted.blocking_recv_many(&mut together, TOGETHER) > 0 {
-                    remove(&mut host, together.drain(..));
+                    remove(&mut deleter, together.drain(..));
                 }
             })
             .map_err(PodLinkError::Remover)?;
@@ -67,7 +68,7 @@ impl Remover {
     }
 }
 
-fn remove(host: &mut NetlinkSocket, wanted: impl Iterator<Item = Wanted>) {
+fn remove(deleter: &mut Deleter, wanted: impl Iterator<Item = Wanted>) {
     let (mut indexes, mut waiting) = (Vec::new(), Vec::new());
     for Wanted {
         host_interface,
@@ -76,7 +77,7 @@ fn remove(host: &mut NetlinkSocket, wanted: impl Iterator<Item = Wanted>) {
     } in wanted
     {
         // Who gave up waiting is not there to be told; that is their business.
-        match host_end::removable(host, &host_interface, Some(&id)) {
+        match host_end::removable(deleter.host(), &host_interface, Some(&id)) {
             Ok(Some(index)) => {
                 indexes.push(index);
                 waiting.push(removed);
@@ -85,7 +86,7 @@ fn remove(host: &mut NetlinkSocket, wanted: impl Iterator<Item = Wanted>) {
             Err(error) => drop(removed.send(Err(error))),
         }
     }
-    for (result, removed) in removal::delete(host, &indexes).into_iter().zip(waiting) {
+    for (result, removed) in deleter.delete(&indexes).into_iter().zip(waiting) {
         drop(removed.send(result.map_err(PodLinkError::from)));
     }
 }
