@@ -3,6 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use calidris_ipam::UnixNanos;
+use rustix::rand::GetRandomFlags;
 
 /// The moment on the monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
@@ -23,13 +24,36 @@ pub fn seed() -> u64 {
     now.rotate_left(17) ^ u64::from(std::process::id())
 }
 
-/// A new UUID (version 4), from the kernel. All zeros where it has none to give.
+/// A new UUID (version 4, RFC 9562 §5.4), from the kernel. All zeros where it has no randomness to give.
 pub fn uuid() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-    let text = text.trim();
-    if text.len() == 36 {
-        text.to_owned()
-    } else {
-        "00000000-0000-0000-0000-000000000000".to_owned()
+    let mut bytes = [0; 16];
+    // So few bytes come whole or not at all (getrandom(2)).
+    let is_random = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()).is_ok();
+    let random = u128::from_be_bytes(bytes);
+    let marked = random & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let digits = format!("{:032x}", if is_random { marked } else { 0 });
+    let (low_time, rest) = digits.split_at(8);
+    let (mid_time, rest) = rest.split_at(4);
+    let (version, rest) = rest.split_at(4);
+    let (variant, node) = rest.split_at(4);
+    format!("{low_time}-{mid_time}-{version}-{variant}-{node}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uuid;
+
+    #[test]
+    fn uuids_say_that_they_are_random_and_differ() {
+        let (one, other) = (uuid(), uuid());
+        assert_ne!(one, other);
+        let parts: Vec<&str> = one.split('-').collect();
+        assert_eq!(
+            parts.iter().map(|part| part.len()).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12]
+        );
+        assert!(parts.concat().bytes().all(|digit| digit.is_ascii_hexdigit()));
+        assert!(parts[2].starts_with('4'), "{one}");
+        assert!(parts[3].starts_with(['8', '9', 'a', 'b']), "{one}");
     }
 }

@@ -153,6 +153,8 @@ impl<S: Store + 'static> CniServer<S> {
         attend_clients("CNI", listener, allowed.saturating_mul(2).max(1), |stream| {
             let server = Arc::clone(&self);
             async move {
+                // The request comes a moment after the connection, whole as a rule; a thread that waits for it costs more.
+                let _says_nothing = tokio::time::timeout(RECEIVE_TIMEOUT, stream.readable()).await;
                 match blocking(stream) {
                     Ok(stream) => server.converse(stream).await,
                     Err(error) => warn!(%error, "CNI: a connection cannot be used"),
@@ -325,31 +327,31 @@ impl<S: Store + 'static> CniServer<S> {
     /// What the node knows of an attachment.
     async fn find(&self, id: &EndpointId) -> Result<Found, CniError> {
         let (answer, found) = oneshot::channel();
-        self.inbox
-            .send(Message::Find(id.clone(), answer))
-            .await
-            .map_err(|_| ending())?;
-        found.await.map_err(|_| ending())
+        self.ask(Message::Find(id.clone(), answer), found).await
+    }
+
+    /// As [`Self::find`], of one that is about to be made.
+    async fn begin(&self, id: &EndpointId) -> Result<Found, CniError> {
+        let (answer, found) = oneshot::channel();
+        self.ask(Message::Begin(id.clone(), answer), found).await
+    }
+
+    async fn ask<T>(&self, question: Message, answer: oneshot::Receiver<T>) -> Result<T, CniError> {
+        self.inbox.send(question).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
     }
 
     /// Tells the node's thread and waits until the kernel has followed.
     async fn apply(&self, input: Input) -> Result<Result<(), NotApplied>, CniError> {
         let (done, applied) = oneshot::channel();
-        self.inbox
-            .send(Message::Apply(input, done))
-            .await
-            .map_err(|_| ending())?;
-        applied.await.map_err(|_| ending())
+        self.ask(Message::Apply(input, done), applied).await
     }
 
     /// As [`Self::apply`], for a pod whose link was made a moment ago.
     async fn apply_made(&self, input: Input, made: HostEnd) -> Result<Result<(), NotApplied>, CniError> {
         let (done, applied) = oneshot::channel();
-        self.inbox
-            .send(Message::ApplyMade(input, Box::new(made), done))
+        self.ask(Message::ApplyMade(input, Box::new(made), done), applied)
             .await
-            .map_err(|_| ending())?;
-        applied.await.map_err(|_| ending())
     }
 
     /// An error if the datastore cannot be used now.

@@ -26,6 +26,8 @@ pub enum Message {
     ApplyMade(Input, Box<HostEnd>, Applied),
     /// Which endpoint is this?
     Find(EndpointId, oneshot::Sender<Found>),
+    /// As `Find`, by an ADD; from here on the attachment is coming, unless it is known already or the datastore is not.
+    Begin(EndpointId, oneshot::Sender<Found>),
     /// What of this endpoint, on the node's side, is not as it should be? Everything is read back for it.
     Inspect(EndpointId, oneshot::Sender<Vec<String>>),
     /// Can pods be attached?

@@ -4,8 +4,8 @@
 //! one bounded channel of [`Message`]s. Senders wait when it is full.
 //!
 //! Invariants: a prefix is withdrawn from BGP before its routes go and announced after its routes are there; nothing is
-//! announced before the datastore is in sync, so that peers keep what our predecessor announced (RFC 4724); an
-//! answer is given only after the kernel was asked to follow.
+//! announced before the datastore is in sync, so that peers keep what our predecessor announced (RFC 4724); who
+//! waits for something to be applied is answered after the kernel was asked to follow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -63,7 +63,6 @@ pub struct Node<K> {
 #[derive(Default)]
 struct Waiting {
     applied: Vec<(Option<Endpoint>, Applied)>,
-    find: Vec<(EndpointId, oneshot::Sender<Found>)>,
     inspect: Vec<(EndpointId, oneshot::Sender<Vec<String>>)>,
     readiness: Vec<oneshot::Sender<Readiness>>,
     status: Vec<oneshot::Sender<NodeStatus>>,
@@ -184,8 +183,17 @@ impl<K: Kernel> Node<K> {
                     continue;
                 }
                 Message::Find(id, answer) => {
-                    waiting.find.push((id, answer));
+                    let _unheard = answer.send(self.find(&id));
                     continue;
+                }
+                Message::Begin(id, answer) => {
+                    let found = self.find(&id);
+                    let is_coming = found.in_sync.datastore && found.endpoint.is_none();
+                    let _unheard = answer.send(found);
+                    if !is_coming {
+                        continue;
+                    }
+                    (Input::Attaching(id), None)
                 }
                 Message::Inspect(id, answer) => {
                     waiting.inspect.push((id, answer));
@@ -251,12 +259,13 @@ impl<K: Kernel> Node<K> {
 
     /// The workloads with these host interfaces, as far as their MAC addresses are known.
     fn workloads_on(&self, interfaces: &BTreeSet<String>) -> Affected {
-        if interfaces.is_empty() {
-            return Affected::Nothing;
-        }
-        let is_on =
-            |endpoint: &&Endpoint| endpoint.mac.is_some() && interfaces.contains(&endpoint.host_interface);
-        let touched: Vec<Endpoint> = self.model.endpoints.values().filter(is_on).cloned().collect();
+        let on_interfaces = interfaces
+            .iter()
+            .flat_map(|name| self.model.endpoints.on_interface(name));
+        let touched: Vec<Endpoint> = on_interfaces
+            .filter(|(_, endpoint)| endpoint.mac.is_some())
+            .map(|(_, endpoint)| endpoint.clone())
+            .collect();
         if touched.is_empty() {
             Affected::Nothing
         } else {
@@ -295,7 +304,7 @@ impl<K: Kernel> Node<K> {
         let desired = desired::compute(&self.model);
         let (ops, unread) = self.dataplane.plan(&desired, self.model.in_sync);
         for (id, answer) in asked {
-            let findings = match self.find(&id) {
+            let findings = match self.find(&id).endpoint {
                 Some((_, endpoint)) => apply::findings_about(&endpoint, &ops, &unread),
                 None => vec!["it is not known to the agent".to_owned()],
             };
@@ -458,12 +467,6 @@ impl<K: Kernel> Node<K> {
             let _unheard =
                 done.send(endpoint.map_or(Ok(()), |endpoint| self.is_reachable(&endpoint, report)));
         }
-        for (id, answer) in waiting.find {
-            let _unheard = answer.send(Found {
-                endpoint: self.find(&id),
-                in_sync: self.model.in_sync,
-            });
-        }
         for answer in waiting.readiness {
             let _unheard = answer.send(Readiness {
                 in_sync: self.model.in_sync,
@@ -499,24 +502,25 @@ impl<K: Kernel> Node<K> {
 
     /// The endpoint with this identity; or, when its network's name had to be guessed, the one with the same container
     /// and interface.
-    fn find(&self, id: &EndpointId) -> Option<(EndpointId, Endpoint)> {
+    fn find(&self, id: &EndpointId) -> Found {
         let exactly = self.model.endpoints.get_key_value(id);
         let but_for_the_network = || {
             self.model
                 .endpoints
-                .iter()
-                .find(|(known, _)| known.container_id == id.container_id && known.ifname == id.ifname)
+                .of_container(&id.container_id)
+                .find(|(known, _)| known.ifname == id.ifname)
         };
-        exactly
-            .or_else(but_for_the_network)
-            .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
+        let found = exactly.or_else(but_for_the_network);
+        Found {
+            endpoint: found.map(|(id, endpoint)| (id.clone(), endpoint.clone())),
+            in_sync: self.model.in_sync,
+        }
     }
 }
 
 /// Whether a workload has this host interface.
 fn has_workload(model: &Model, host_interface: &str) -> bool {
-    let mut endpoints = model.endpoints.values();
-    endpoints.any(|endpoint| endpoint.host_interface == host_interface)
+    model.endpoints.on_interface(host_interface).next().is_some()
 }
 
 /// The endpoint that an input brings.

@@ -1,6 +1,7 @@
 //! The composition root: builds every part and connects them, top to bottom. No logic.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use calidris_bgp_driver::{BgpHandle, DriverConfig, Shutdown};
 use calidris_ipam::Ipam;
 use ipnetwork::IpNetwork;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -45,8 +46,6 @@ use crate::status;
 use crate::tunnel_addresses;
 use crate::turn::{Node, Outputs};
 
-/// Threads for everything that waits; the node's own thread comes on top.
-const WORKERS: usize = 2;
 /// Requests to read the configuration again that may wait.
 const RELOADS: usize = 4;
 /// How long requests being worked on may go on when the agent ends.
@@ -68,17 +67,29 @@ struct Bgp {
 /// What kept it from starting, or made it stop.
 pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     open_files::allow_as_many_as_may_be();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(run_on(config, file, runtime.handle()));
+    // One thread for everything that waits, and one for BGP, so that neither a full table delays pods nor they its keepalives.
+    // More would wake each other for work of microseconds. The node's own thread comes on top.
+    let [runtime, of_speaker] = [one_thread("agent")?, one_thread("bgp")?];
+    let result = runtime.block_on(run_on(config, file, (runtime.handle(), of_speaker.handle())));
     // A blocking thread that hangs in the kernel must not hang the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    of_speaker.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result<()> {
+fn one_thread(name: &str) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .enable_all()
+        .build()
+}
+
+async fn run_on(
+    config: Config,
+    file: &Path,
+    (runtime, of_speaker): (&Handle, &Handle),
+) -> anyhow::Result<()> {
     let started = clock::now();
     let mut ending = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     // Without BGP there is nothing to read again; it must not end the agent either.
@@ -222,7 +233,13 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
         wanted: to_announce,
     };
     let restarting = predecessor_left_routes;
-    let bgp = start_bgp(&config, router_id, restarting, (announcements, inbox.clone())).await?;
+    let bgp = start_bgp(
+        &config,
+        (router_id, restarting),
+        (announcements, inbox.clone()),
+        of_speaker,
+    )
+    .await?;
     if let Some(bgp) = &bgp {
         let watched = sources::underlay::Watched {
             interfaces: interfaces_seen,
@@ -258,7 +275,7 @@ async fn run_on(config: Config, file: &Path, runtime: &Handle) -> anyhow::Result
             not_heard_back: config.cni.not_heard_back,
             confirmed: Confirmed::default(),
         }),
-        Remover::start()?,
+        Remover::start(runtime.clone())?,
     ));
     let serving = tokio::spawn(Arc::clone(&server).serve(cni_listener));
     tokio::spawn(Arc::clone(&server).undo_later());
@@ -451,9 +468,9 @@ fn spawn_nftables_monitor(kernel: &Linux, inbox: mpsc::Sender<Message>) {
 
 async fn start_bgp(
     config: &Config,
-    router_id: Option<Ipv4Addr>,
-    restarting: bool,
+    (router_id, restarting): (Option<Ipv4Addr>, bool),
     (announcements, inbox): (sources::bgp::Announcements, mpsc::Sender<Message>),
+    runtime: &Handle,
 ) -> anyhow::Result<Option<Bgp>> {
     let (Some(bgp), Some(router_id)) = (&config.bgp, router_id) else {
         // Nobody will send routes: those a predecessor learned are stale now.
@@ -464,13 +481,13 @@ async fn start_bgp(
     if config.peering.from_datastore {
         first.sync_timeout = UNTIL_PEERS_ARE_KNOWN;
     }
-    let speaker = calidris_bgp_driver::start(DriverConfig {
+    let starting = runtime.spawn(calidris_bgp_driver::start(DriverConfig {
         listen: bgp.listen(),
         speaker: first,
         restarting,
         seed: clock::seed(),
-    })
-    .await?;
+    }));
+    let speaker = starting.await??;
     let source = tokio::spawn(sources::bgp::run(speaker.clone(), announcements, inbox));
     Ok(Some(Bgp { speaker, source }))
 }

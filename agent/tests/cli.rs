@@ -116,8 +116,10 @@ fn the_version_is_told_in_both_forms() {
 
 #[test]
 fn a_lab_that_is_not_installed_is_named() {
-    let alone = std::env::temp_dir().join(format!("calidris-alone-{}", std::process::id()));
-    std::fs::copy(env!("CARGO_BIN_EXE_calidris"), &alone).unwrap();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let alone = folder.join(format!("calidris-alone-{}", std::process::id()));
+    // A copy could still be open for writing in a process that another test has just forked: it could not be run then.
+    std::fs::hard_link(env!("CARGO_BIN_EXE_calidris"), &alone).unwrap();
     let output = Command::new(&alone)
         .args(["lab", "run"])
         .env("PATH", "/nonexistent")

@@ -47,7 +47,8 @@ impl<S: Store + 'static> CniServer<S> {
             .map_err(|_| too_late("another request for the same pod"))?;
         stages.over(Stage::Wait, since);
         self.require_datastore()?;
-        let found = self.find(&subject.id).await?;
+        // From here on the node's thread hears how it ended: attached, or, by the undoing, detached.
+        let found = self.begin(&subject.id).await?;
         if !found.in_sync.datastore {
             return Err(CniError::new(
                 ErrorCode::TRY_AGAIN_LATER,
@@ -70,10 +71,9 @@ impl<S: Store + 'static> CniServer<S> {
                 "added before, and never deleted: what is left of it goes first"
             );
             self.tear_down(&subject, Some(known), stages).await?;
+            let coming = Message::Input(Input::Attaching(subject.id.clone()));
+            self.inbox.send(coming).await.map_err(|_| ending())?;
         }
-        // From here on the node's thread hears how it ended: attached, or, by the undoing, detached.
-        let coming = Message::Input(Input::Attaching(subject.id.clone()));
-        self.inbox.send(coming).await.map_err(|_| ending())?;
         match self.attach((&subject, &wanted), netns, deadline, stages).await {
             Ok((endpoint, gateways, mtu)) => Ok(result(
                 &subject,

@@ -11,7 +11,7 @@ use calidris_ipam::Store;
 use tokio::sync::oneshot;
 
 use super::request::{self, Subject};
-use super::{CniServer, ending, in_thread, refusal};
+use super::{CniServer, in_thread, refusal};
 use crate::datastore::workload_endpoint::parse_mac;
 use crate::inbox::Message;
 use crate::model::Endpoint;
@@ -70,11 +70,8 @@ impl<S: Store + 'static> CniServer<S> {
     /// the next CHECK may be content.
     async fn of_node(&self, subject: &Subject) -> Result<Vec<String>, CniError> {
         let (answer, findings) = oneshot::channel();
-        self.inbox
-            .send(Message::Inspect(subject.id.clone(), answer))
+        self.ask(Message::Inspect(subject.id.clone(), answer), findings)
             .await
-            .map_err(|_| ending())?;
-        findings.await.map_err(|_| ending())
     }
 
     async fn of_allocation(&self, subject: &Subject, endpoint: &Endpoint) -> Result<Vec<String>, CniError> {

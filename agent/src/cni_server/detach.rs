@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::lock::Held;
 use super::request::{self, Subject};
 use super::stages::{Stage, Stages};
-use super::{CniServer, ending, refusal};
+use super::{CniServer, refusal};
 use crate::clock;
 use crate::datastore::workload_endpoint;
 use crate::inbox::{Found, Message};
@@ -168,11 +168,7 @@ impl<S: Store + 'static> CniServer<S> {
     /// What the node's thread knows.
     pub(super) async fn model(&self) -> Result<Model, CniError> {
         let (answer, status) = oneshot::channel();
-        self.inbox
-            .send(Message::Status(answer))
-            .await
-            .map_err(|_| ending())?;
-        Ok(status.await.map_err(|_| ending())?.model)
+        Ok(self.ask(Message::Status(answer), status).await?.model)
     }
 }
 

@@ -8,7 +8,7 @@ use calidris_cni::spec::NetConf;
 use calidris_ipam::{AssignRequest, Store};
 use tokio::sync::oneshot;
 
-use super::{CniServer, ending, refusal, request};
+use super::{CniServer, refusal, request};
 use crate::clock;
 use crate::inbox::{Message, Readiness};
 
@@ -62,11 +62,7 @@ impl<S: Store + 'static> CniServer<S> {
 
     async fn readiness(&self) -> Result<Readiness, CniError> {
         let (answer, readiness) = oneshot::channel();
-        self.inbox
-            .send(Message::Readiness(answer))
-            .await
-            .map_err(|_| ending())?;
-        readiness.await.map_err(|_| ending())
+        self.ask(Message::Readiness(answer), readiness).await
     }
 }
 
