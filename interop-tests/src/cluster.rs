@@ -317,6 +317,7 @@ impl Cluster {
                 router: (router.name.clone(), router_address, router.as_number),
                 etcd: self.etcd.endpoint().to_owned(),
                 read_back_interval: None,
+                log_level: self.topology.log_level.clone(),
             };
             let mut node = Node::prepare(&self.lab, &self.binaries, &namespace, settings)?;
             node.start_agent(&self.lab)?;

@@ -42,6 +42,8 @@ pub struct NodeSettings {
     pub etcd: String,
     /// How often the agent reads the kernel back, such as `5s`; its default if nothing is said.
     pub read_back_interval: Option<String>,
+    /// What it logs, as in the agent's `log.level`.
+    pub log_level: String,
 }
 
 /// A node.
@@ -319,7 +321,7 @@ struct SocketConfig {
 
 #[derive(Serialize)]
 struct LogConfig {
-    level: &'static str,
+    level: String,
 }
 
 impl AgentConfig {
@@ -364,7 +366,7 @@ impl AgentConfig {
                 socket: folder.join("control.sock"),
             },
             log: LogConfig {
-                level: "info,calidris_agent=debug,calidris_bgp=debug,calidris_bgp_driver=debug",
+                level: settings.log_level.clone(),
             },
         }
     }

@@ -28,6 +28,9 @@ pub struct Topology {
     pub pods_per_node: usize,
     /// BGP hold time that everybody offers, seconds; 3 to 65535 (RFC 4271 §4.2).
     pub hold_time: u16,
+    /// What the agents log, as in their `log.level`; if nothing is said, whatever helps to find out why a proof failed.
+    #[serde(default = "in_detail")]
+    pub log_level: String,
     /// The network of etcd and the nodes.
     pub management: Subnet,
     /// The networks that packets of pods travel.
@@ -45,6 +48,10 @@ pub struct Topology {
     /// The pools that pods get their addresses from.
     #[serde(rename = "pool")]
     pub pools: Vec<PoolSpec>,
+}
+
+fn in_detail() -> String {
+    "info,calidris_agent=debug,calidris_bgp=debug,calidris_bgp_driver=debug".to_owned()
 }
 
 /// A network segment.

@@ -96,6 +96,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut topology = Topology::parse(DEMO)?;
     // The second node asks the pods of the burst.
     topology.scale(2)?;
+    // As an operator's agent logs.
+    "info".clone_into(&mut topology.log_level);
     let lab = Lab::create(&format!("bench-cni-{}", std::process::id()))?;
     let cluster = Cluster::start(lab, topology, Binaries::find()?, &Progress::start(Stream::Error))?;
     let result = measure(options, &cluster);

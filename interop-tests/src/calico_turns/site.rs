@@ -148,6 +148,7 @@ impl<'a> Site<'a> {
                 router: (other.0.to_owned(), address(other.1)?.ip(), AS_NUMBER),
                 etcd: site.etcd.endpoint().to_owned(),
                 read_back_interval: None,
+                log_level: "info,calidris_agent=debug".to_owned(),
             };
             let node = Node::prepare(lab, binaries, &node_namespace, settings)?;
             let folder = lab.folder(name)?;
