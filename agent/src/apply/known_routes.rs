@@ -88,3 +88,45 @@ fn link_of(route: &ObservedRoute) -> Option<&String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Route, RouteOrigin};
+
+    fn route(path: RoutePath) -> ObservedRoute {
+        let origin = RouteOrigin::Local;
+        ObservedRoute::from(&Route { origin, path })
+    }
+
+    fn through(link: &str) -> ObservedRoute {
+        let interface = link.to_owned();
+        route(RoutePath::Link { interface })
+    }
+
+    #[test]
+    fn with_a_link_goes_what_names_it_now() {
+        let key = |last: u8| {
+            RouteKey::main(ipnetwork::IpNetwork::from(std::net::IpAddr::from([
+                10, 65, 0, last,
+            ])))
+        };
+        let mut known = KnownRoutes::from(BTreeMap::from([
+            (key(1), through("cali1")),
+            (key(2), through("cali2")),
+        ]));
+        known.extend(vec![
+            (key(1), through("cali2")),
+            (key(3), route(RoutePath::Blackhole)),
+            (key(4), through("cali1")),
+            (key(5), through("cali2")),
+        ]);
+        known.remove(&key(5));
+        let mut removed_on =
+            |link: &str| -> Vec<RouteKey> { known.remove_on(link).map(|(key, _)| key).collect() };
+        assert_eq!(removed_on("cali2"), [key(1), key(2)]);
+        assert_eq!(removed_on("cali2"), []);
+        assert_eq!(removed_on("cali1"), [key(4)]);
+        assert_eq!(known.keys().collect::<Vec<_>>(), [&key(3)]);
+    }
+}

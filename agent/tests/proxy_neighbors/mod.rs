@@ -138,7 +138,9 @@ fn hosts_of_the_uplinks_subnet_reach_pods_in_it_while_the_node_answers_for_them(
 
         // One pod goes, the other moves to another address.
         model.endpoints.remove(&id(78));
-        model.endpoints.get_mut(&id(77)).unwrap().addresses = ["192.0.2.79".parse().unwrap()].into();
+        let mut moved = model.endpoints.remove(&id(77)).unwrap();
+        moved.addresses = ["192.0.2.79".parse().unwrap()].into();
+        model.endpoints.insert(id(77), moved);
         settle(&mut dataplane, &mut model);
         assert_eq!(proxies(&node, true), ["192.0.2.79 dev up0 proxy proto 202"]);
         assert!(!reaches(&outside, "192.0.2.77"));
