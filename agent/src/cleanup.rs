@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::desired::{RouteOrigin, RoutePath, RuleAction};
     use crate::kernel::NftTable;
-    use crate::kernel::fake::{FakeKernel, Fault};
+    use crate::kernel::fake::{FakeKernel, Fault, foreign as foreign_route};
 
     const FIRST_NEXTHOP: u32 = *ours::NEXTHOP_IDS.start();
 
@@ -251,7 +251,7 @@ mod tests {
         .into();
         kernel.rules = [lookup(7, 254, true), lookup(8, 100, false)].into();
         let foreign = RouteKey::main("10.99.0.0/16".parse().unwrap());
-        kernel.foreign.insert(foreign, "static".to_owned());
+        kernel.foreign.insert(foreign, foreign_route("static"));
         let gateway = Nexthop::Gateway {
             address: "192.0.2.2".parse().unwrap(),
             interface: "eth0".to_owned(),

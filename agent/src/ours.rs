@@ -17,7 +17,7 @@
 //! [`Link`](crate::kernel::Link) has the questions about links.
 //!
 //! A foreign route with the key of one of ours (destination, metric, table) is in the way: ours is then not made
-//! and that is reported. The kernel refuses the creation (`NLM_F_EXCL`), so there is no race. What `ip route append`
+//! and that is reported, unless theirs leads the same way, as Calico's IPv6 routes to its pods do: then nothing is left to do, and it stays. The kernel refuses the creation (`NLM_F_EXCL`), so there is no race. What `ip route append`
 //! adds *behind* one of ours is not noticed until ours is replaced. A foreign route that refers to a nexthop group of ours goes with it:
 //! the kernel has it so. A proxy neighbour of somebody else does what one of ours would: none is made. One that comes between the look and the
 //! creation becomes ours, since the kernel creates over it.

@@ -347,6 +347,58 @@ fn routes_of_others_stay_and_one_in_the_way_is_named() {
     });
 }
 
+/// What Calico leaves: the kernel has no room for the same IPv6 route twice.
+#[test]
+fn routes_of_others_that_lead_the_same_way_are_enough() {
+    if !possible("routes_of_others_that_lead_the_same_way") {
+        return;
+    }
+    let node = node();
+    let mut model = model(&node);
+    node.run(|| {
+        node.sh("ip link set cali2 up; ip link set cali3 up");
+        node.sh(
+            "ip -6 route add fd00:10:65::2 dev cali2; ip -6 route add blackhole fd00:10:65::/122 proto bird",
+        );
+        node.sh("ip -6 route add fd00:10:65::3 dev up0");
+        let theirs = || node.sh("ip -6 route | grep '^\\(blackhole \\)\\?fd00:10:65:' | grep -v 'proto 20'");
+        let before = theirs();
+        assert_eq!(before.lines().count(), 3, "{before}");
+        let mut dataplane = fresh();
+        for _ in 0..2 {
+            let report = turn(&mut dataplane, &mut model);
+            let [failure] = report.failures.as_slice() else {
+                panic!("{:#?}", report.failures);
+            };
+            assert!(failure.to_string().contains("fd00:10:65::3/128"), "{failure}");
+            dataplane.note(KernelChange::Everything);
+        }
+        node.sh("ip -6 route del fd00:10:65::3 dev up0");
+        assert_eq!(turn(&mut fresh(), &mut model).ops.len(), 1);
+        let mut second = fresh();
+        let report = turn(&mut second, &mut model);
+        assert_eq!((report.ops, report.failures), (vec![], vec![]));
+
+        node.sh("ip -6 route del fd00:10:65::2 dev cali2");
+        second.note(KernelChange::Routes);
+        let report = turn(&mut second, &mut model);
+        assert_eq!(report.ops.len(), 1, "{:#?}", report.ops);
+        assert!(
+            node.sh("ip -6 route")
+                .contains("fd00:10:65::2 dev cali2 proto 202")
+        );
+        let ours = calidris_agent::cleanup::clean(
+            &mut Linux::open().unwrap(),
+            calidris_agent::cleanup::Mode::Remove,
+        );
+        assert!(ours.unwrap().failed.is_empty());
+        assert_eq!(
+            theirs().trim(),
+            "blackhole fd00:10:65::/122 dev lo proto bird metric 1024 pref medium"
+        );
+    });
+}
+
 #[test]
 fn nothing_is_deleted_or_changed_before_its_source_is_in_sync() {
     if !possible("nothing_is_deleted_before_in_sync") {

@@ -580,7 +580,10 @@ impl<K: Kernel> Dataplane<K> {
                     _ => None,
                 };
                 let reason = match in_the_way {
-                    Some(route) => format!("a route that is not ours is in the way and stays: {route}"),
+                    Some(route) => format!(
+                        "a route that is not ours is in the way and stays: {}",
+                        route.described
+                    ),
                     None => error.to_string(),
                 };
                 (op, reason)

@@ -19,6 +19,8 @@ use crate::model::InSync;
 pub(super) struct Routes {
     known: KnownRoutes,
     nexthops: Nexthops,
+    /// Routes of others that do what ones of ours would: nothing is left to do.
+    stand_ins: BTreeMap<RouteKey, RoutePath>,
     /// Of both: with an object go the routes that refer to it.
     dirty: bool,
     /// What takes the place of routes that are to go: of the same destination, in another table or with another metric. Until it is
@@ -31,6 +33,7 @@ impl Default for Routes {
         Self {
             known: KnownRoutes::default(),
             nexthops: Nexthops::default(),
+            stand_ins: BTreeMap::new(),
             dirty: true,
             successors: BTreeMap::new(),
         }
@@ -57,6 +60,13 @@ impl Routes {
             let to_workloads = routes.filter(|(_, route)| matches!(route.path, Some(RoutePath::Link { .. })));
             gone.extend(to_workloads.filter_map(|(key, _)| host(key.destination)));
         }
+        // Whether they are still there is seen when ours are made.
+        self.stand_ins.retain(|_, path| match path {
+            RoutePath::Link { interface } | RoutePath::Onlink { interface, .. } => {
+                !changed.names.contains(interface)
+            }
+            _ => true,
+        });
         gone
     }
 
@@ -69,10 +79,11 @@ impl Routes {
         if self.dirty {
             self.nexthops.read_back(kernel)?;
             self.known = kernel.routes()?.into();
+            self.stand_ins = stand_ins(kernel, routes, &self.known)?;
             self.dirty = false;
         }
         let assignment = self.nexthops.assign(routes, &self.known, in_sync);
-        let mut ops = changes(routes, &self.known, &assignment, in_sync);
+        let mut ops = self.changes(routes, &self.known, &assignment, in_sync);
         self.successors = successors(&ops, routes, rules);
         let staying = self.referred_without(&ops);
         ops.extend(self.nexthops.difference(&assignment, &staying, in_sync));
@@ -93,7 +104,33 @@ impl Routes {
             .filter_map(|key| self.known.get_key_value(&key))
             .map(|(key, route)| (key.clone(), route.clone()))
             .collect();
-        changes(desired, &there, &Assignment::default(), in_sync)
+        self.changes(desired, &there, &Assignment::default(), in_sync)
+    }
+
+    fn changes(
+        &self,
+        desired: &BTreeMap<RouteKey, Route>,
+        there: &BTreeMap<RouteKey, ObservedRoute>,
+        assignment: &Assignment,
+        in_sync: InSync,
+    ) -> Vec<Op> {
+        let is_done = |change: &RouteChange| matches!(change, Change::Create { key, value } if self.stand_ins.get(key) == Some(&value.path));
+        delta(desired, there, |wanted, found| assignment.is(wanted, found))
+            .filter(|change| may_be_carried_out(change, in_sync) && !is_done(change))
+            .map(|change| match change {
+                Change::Create { key, value } => Change::Create {
+                    key,
+                    value: assignment.realised(value),
+                },
+                Change::Replace { key, from, to } => Change::Replace {
+                    key,
+                    from,
+                    to: assignment.realised(to),
+                },
+                Change::Delete { .. } => change,
+            })
+            .map(Op::Route)
+            .collect()
     }
 
     /// Groups that routes refer to, without the routes that leave them.
@@ -163,7 +200,8 @@ impl Routes {
         is_looked_up: impl Fn(bool, u32) -> bool,
     ) -> Vec<Result<(), KernelError>> {
         let is_used = |key: &RouteKey| {
-            self.known.contains_key(key) && is_looked_up(key.destination.is_ipv6(), key.table)
+            (self.known.contains_key(key) || self.stand_ins.contains_key(key))
+                && is_looked_up(key.destination.is_ipv6(), key.table)
         };
         let is_held = |change: &RouteChange| {
             let successor = self.successors.get(&change.key().destination);
@@ -204,28 +242,30 @@ impl Routes {
     }
 }
 
-fn changes(
+/// Of what is missing, routes of others that lead the same way: after another network plugin, those of its pods are still there. What BGP
+/// learned is not looked for: it may be a whole table.
+fn stand_ins(
+    kernel: &mut impl Kernel,
     desired: &BTreeMap<RouteKey, Route>,
-    there: &BTreeMap<RouteKey, ObservedRoute>,
-    assignment: &Assignment,
-    in_sync: InSync,
-) -> Vec<Op> {
-    delta(desired, there, |wanted, found| assignment.is(wanted, found))
-        .filter(|change| may_be_carried_out(change, in_sync))
-        .map(|change| match change {
-            Change::Create { key, value } => Change::Create {
-                key,
-                value: assignment.realised(value),
-            },
-            Change::Replace { key, from, to } => Change::Replace {
-                key,
-                from,
-                to: assignment.realised(to),
-            },
-            Change::Delete { .. } => change,
-        })
-        .map(Op::Route)
-        .collect()
+    known: &BTreeMap<RouteKey, ObservedRoute>,
+) -> Result<BTreeMap<RouteKey, RoutePath>, KernelError> {
+    let wanted = desired
+        .iter()
+        .filter(|(_, route)| route.origin != RouteOrigin::Bgp);
+    let missing: BTreeSet<RouteKey> = wanted
+        .map(|(key, _)| key)
+        .filter(|key| !known.contains_key(key))
+        .cloned()
+        .collect();
+    if missing.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let found = kernel.foreign_routes(&missing)?;
+    Ok(found
+        .into_iter()
+        .filter_map(|(key, route)| Some((key, route.path?)))
+        .filter(|(key, path)| desired.get(key).is_some_and(|wanted| wanted.path == *path))
+        .collect())
 }
 
 /// What takes the place of the routes that go.

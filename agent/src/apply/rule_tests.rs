@@ -7,7 +7,7 @@ use super::tests::{IN_SYNC, is_as_desired, kernel, model, settle};
 use super::*;
 use crate::clock;
 use crate::desired::{MAIN_TABLE, RuleAction, compute};
-use crate::kernel::fake::{FakeKernel, Fault};
+use crate::kernel::fake::{FakeKernel, Fault, foreign};
 use crate::model::Model;
 
 const FIRST: u32 = 32000;
@@ -115,8 +115,8 @@ fn a_route_stays_while_the_one_that_takes_its_place_is_refused() {
         table: 100,
         ..RouteKey::main("10.65.1.0/26".parse().unwrap())
     };
-    let foreign = "10.65.1.0/26 via 192.0.2.9 proto static".to_owned();
-    dataplane.kernel.foreign.insert(blocked, foreign);
+    let in_the_way = foreign("10.65.1.0/26 via 192.0.2.9 proto static");
+    dataplane.kernel.foreign.insert(blocked, in_the_way);
     let mut now = clock::now();
     for _ in 0..4 {
         let report = dataplane.apply(&desired, IN_SYNC, now);

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock;
 use crate::desired::{Gateway, Route, RouteOrigin, RoutePath, compute};
-use crate::kernel::fake::{FakeKernel, Fault};
-use crate::kernel::{Maker, ObservedRoute};
+use crate::kernel::fake::{FakeKernel, Fault, foreign};
+use crate::kernel::{ForeignRoute, Maker, ObservedRoute};
 use crate::model::{Encapsulation, EndpointId, Learned, Model, NextHop, Pool};
 use crate::pod_link::HostEnd;
 
@@ -121,7 +121,7 @@ fn stale(kernel: &mut FakeKernel) {
     }
     kernel
         .foreign
-        .insert(RouteKey::main(prefix("10.99.0.0/16")), "static".into());
+        .insert(RouteKey::main(prefix("10.99.0.0/16")), foreign("static"));
 }
 
 /// Whether the kernel is as desired and has nothing of ours besides.
@@ -325,7 +325,7 @@ fn a_foreign_route_in_the_way_stays_is_named_and_gives_way_when_gone() {
     let mut start = kernel();
     start
         .foreign
-        .insert(key, "10.65.0.2 via 192.0.2.7 proto static".into());
+        .insert(key, foreign("10.65.0.2 via 192.0.2.7 proto static"));
     let mut dataplane = Dataplane::new(start);
     let mut now = clock::now();
     let mut previous = Duration::ZERO;
@@ -354,12 +354,76 @@ fn a_foreign_route_in_the_way_stays_is_named_and_gives_way_when_gone() {
         // In between nothing is tried.
         let calls = dataplane.kernel.calls;
         dataplane.apply(&desired, IN_SYNC, at - Duration::from_millis(1));
-        assert!(dataplane.kernel.calls <= calls + 2, "only a read-back");
+        assert!(dataplane.kernel.calls <= calls + 3, "only a read-back");
         now = at;
     }
     dataplane.kernel.foreign.clear();
     assert!(dataplane.apply(&desired, IN_SYNC, now).failures.is_empty());
     assert!(is_as_desired(&dataplane.kernel, &desired));
+}
+
+#[test]
+fn a_foreign_route_that_leads_the_same_way_is_enough_and_ours_is_made_when_it_goes() {
+    let mut model = model();
+    let desired = compute(&model);
+    let [pod, block] = ["fd00:10:65::2/128", "fd00:10:65::/122"].map(|text| RouteKey::main(prefix(text)));
+    let mut start = kernel();
+    for key in [&pod, &block] {
+        let path = Some(desired.routes[key].path.clone());
+        let described = "proto boot".to_owned();
+        start
+            .foreign
+            .insert(key.clone(), ForeignRoute { path, described });
+    }
+    let theirs = start.foreign.clone();
+    let mut dataplane = Dataplane::new(start);
+    let ops = settle(&mut dataplane, &desired);
+    let is_about = |op: &Op, key: &RouteKey| op.subject() == Subject::Route(key.clone());
+    assert!(
+        !ops.iter().any(|op| is_about(op, &pod) || is_about(op, &block)),
+        "{ops:#?}"
+    );
+    assert!(dataplane.is_settled(IN_SYNC));
+    let mut second = Dataplane::new(dataplane.kernel);
+    assert_eq!(second.plan(&desired, IN_SYNC), (vec![], vec![]));
+    assert_eq!(settle(&mut second, &desired), []);
+    assert_eq!(second.kernel.foreign, theirs);
+
+    // Somebody deletes one.
+    second.kernel.foreign.remove(&block);
+    second.note(KernelChange::Routes);
+    let made = settle(&mut second, &desired);
+    assert!(made.len() == 1 && is_about(&made[0], &block), "{made:#?}");
+    // The other goes with its link, and the pod is started again.
+    second.kernel.remove_link("cali2");
+    second.kernel.add_link("cali2");
+    second.note(KernelChange::Links);
+    let links = second.links().unwrap();
+    model.links = links.keys().cloned().collect();
+    let made = settle(&mut second, &compute(&model));
+    assert!(made.iter().any(|op| is_about(op, &pod)), "{made:#?}");
+}
+
+#[test]
+fn a_foreign_route_that_leads_the_same_way_and_appears_in_the_last_moment_is_enough_too() {
+    let desired = compute(&model());
+    let key = RouteKey::main(prefix("fd00:10:65::2/128"));
+    let mut dataplane = Dataplane::new(kernel());
+    settle(&mut dataplane, &desired);
+    // Ours is gone, theirs is there, and nobody has told of it.
+    dataplane.kernel.routes.remove(&key);
+    let path = Some(desired.routes[&key].path.clone());
+    let described = "proto boot".to_owned();
+    dataplane
+        .kernel
+        .foreign
+        .insert(key.clone(), ForeignRoute { path, described });
+    dataplane
+        .routes
+        .links_changed(&links::LinksChanged::of(["cali2".to_owned()].into()));
+    let report = dataplane.apply(&desired, IN_SYNC, clock::now());
+    assert!(report.failures.is_empty(), "{:#?}", report.failures);
+    assert_eq!(dataplane.kernel.foreign.len(), 1);
 }
 
 #[test]
@@ -448,7 +512,7 @@ proptest! {
     fn any_routes_become_any_other_routes(
         wanted in proptest::collection::btree_map(0_u8..12, 0_u8..5, 0..10),
         found in proptest::collection::btree_map(0_u8..12, 0_u8..6, 0..10),
-        foreign in proptest::collection::btree_set(12_u8..16, 0..4),
+        of_others in proptest::collection::btree_set(12_u8..16, 0..4),
         call in 0_usize..30,
         fault in prop_oneof![Just(Fault::Refused), Just(Fault::LostBefore), Just(Fault::LostAfter)],
     ) {
@@ -462,7 +526,7 @@ proptest! {
             };
             start.routes.insert(key(*number), observed);
         }
-        start.foreign = foreign.iter().map(|number| (key(*number), "foreign".to_owned())).collect();
+        start.foreign = of_others.iter().map(|number| (key(*number), foreign("foreign"))).collect();
         let routes = wanted.iter().map(|(number, kind)| (key(*number), route(*kind))).collect();
         let desired = Desired { routes, ..Desired::default() };
         let before = start.foreign.clone();

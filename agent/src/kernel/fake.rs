@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, Maker, NeighborChange, NexthopChange,
-    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange, RouteChange,
-    RuleChange, SeenNexthops, TunnelChange,
+    AddressChange, ConnectionFilter, ForeignRoute, Kernel, KernelError, Link, Maker, NeighborChange,
+    NexthopChange, NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange,
+    RouteChange, RuleChange, SeenNexthops, TunnelChange,
 };
 use crate::delta::Change;
 use crate::desired::{
@@ -43,8 +43,8 @@ pub(crate) struct FakeKernel {
     pub(crate) is_without_nexthops: bool,
     /// Destinations that must have a route at any time, in a table that is looked up.
     pub(crate) never_without: BTreeSet<IpNetwork>,
-    /// Routes of others, by key, described.
-    pub(crate) foreign: BTreeMap<RouteKey, String>,
+    /// Routes of others, by key.
+    pub(crate) foreign: BTreeMap<RouteKey, ForeignRoute>,
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) nft: NftTables,
     /// What connections were forgotten, in order.
@@ -107,12 +107,14 @@ impl FakeKernel {
     }
 
     pub(crate) fn remove_routes_through(&mut self, name: &str) {
-        self.routes.retain(|_, route| {
+        let leads_elsewhere = |path: &Option<RoutePath>| {
             !matches!(
-                &route.path,
+                path,
                 Some(RoutePath::Link { interface } | RoutePath::Onlink { interface, .. }) if interface == name
             )
-        });
+        };
+        self.routes.retain(|_, route| leads_elsewhere(&route.path));
+        self.foreign.retain(|_, route| leads_elsewhere(&route.path));
     }
 
     fn create_tunnel(&mut self, name: &str, tunnel: &Tunnel) -> Result<(), KernelError> {
@@ -414,7 +416,7 @@ impl Kernel for FakeKernel {
     fn foreign_routes(
         &mut self,
         keys: &BTreeSet<RouteKey>,
-    ) -> Result<BTreeMap<RouteKey, String>, KernelError> {
+    ) -> Result<BTreeMap<RouteKey, ForeignRoute>, KernelError> {
         self.read("foreign routes", |kernel| {
             kernel
                 .foreign
@@ -523,6 +525,14 @@ impl Kernel for FakeKernel {
             kernel.writes += changes.len() - 1;
             Ok(())
         })
+    }
+}
+
+/// One that leads elsewhere.
+pub(crate) fn foreign(described: &str) -> ForeignRoute {
+    ForeignRoute {
+        path: None,
+        described: described.to_owned(),
     }
 }
 

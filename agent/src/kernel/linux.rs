@@ -11,10 +11,10 @@ use rustix::net::netdevice;
 
 use super::netlink::{NetlinkSocket, Request};
 use super::{
-    AddressChange, ConnectionFilter, Kernel, KernelError, Link, Maker, NeighborChange, NexthopChange,
-    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts, ProxyNeighborChange,
-    RouteChange, RuleChange, SeenNexthops, TunnelChange, conntrack, message, neighbors, nexthop, nft,
-    overlay, proc, proxy_neighbors, rule,
+    AddressChange, ConnectionFilter, ForeignRoute, Kernel, KernelError, Link, Maker, NeighborChange,
+    NexthopChange, NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, OwnPorts,
+    ProxyNeighborChange, RouteChange, RuleChange, SeenNexthops, TunnelChange, conntrack, message, neighbors,
+    nexthop, nft, overlay, proc, proxy_neighbors, rule,
 };
 use crate::delta::Change;
 use crate::desired::{
@@ -166,7 +166,7 @@ impl Kernel for Linux {
     fn foreign_routes(
         &mut self,
         keys: &BTreeSet<RouteKey>,
-    ) -> Result<BTreeMap<RouteKey, String>, KernelError> {
+    ) -> Result<BTreeMap<RouteKey, ForeignRoute>, KernelError> {
         let mut routes = BTreeMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let is_ipv6 = family == AddressFamily::Inet6;
@@ -175,10 +175,13 @@ impl Kernel for Linux {
                     message::origin(route.protocol).is_none() && keys.contains(&route.key)
                 };
                 let seen = dump_routes(&mut self.socket, family, None, is_asked_for)?;
-                routes.extend(seen.into_iter().map(|route| {
-                    let text = message::describe(&route);
-                    (route.key, text)
-                }));
+                for route in seen {
+                    let described = message::describe(&route);
+                    let path = route.path;
+                    routes
+                        .entry(route.key)
+                        .or_insert(ForeignRoute { path, described });
+                }
             }
         }
         Ok(routes)

@@ -137,14 +137,14 @@ pub trait Kernel {
     /// When the kernel cannot be asked or its answer does not parse.
     fn routes(&mut self) -> Result<BTreeMap<RouteKey, ObservedRoute>, KernelError>;
 
-    /// The routes of others that have one of these keys, described for people.
+    /// The routes of others that have one of these keys. Of several with one key the first, which is the one that the kernel uses.
     ///
     /// # Errors
     /// When the kernel cannot be asked or its answer does not parse.
     fn foreign_routes(
         &mut self,
         keys: &BTreeSet<RouteKey>,
-    ) -> Result<BTreeMap<RouteKey, String>, KernelError>;
+    ) -> Result<BTreeMap<RouteKey, ForeignRoute>, KernelError>;
 
     /// Carries out the changes in order, as far as the kernel lets: one result a change, in the same order.
     /// A creation never overwrites (`EEXIST`), a deletion removes a route of ours only.
@@ -252,6 +252,15 @@ impl From<&Route> for ObservedRoute {
             path: Some(route.path.clone()),
         }
     }
+}
+
+/// A route of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRoute {
+    /// Where it leads; `None` for a kind that we never make.
+    pub path: Option<RoutePath>,
+    /// For people, in the words of `ip route`.
+    pub described: String,
 }
 
 /// Who made an object.

@@ -14,7 +14,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::desired::{MAIN_TABLE, NeighborKey};
+use crate::desired::{MAIN_TABLE, NeighborKey, ROUTE_PRIORITY, RoutePath};
 use crate::inbox::Message;
 use crate::kernel::{
     KernelChange, KernelNews, LinkNews, ObservedNeighbor, message, neighbors, nexthop, rule,
@@ -152,12 +152,12 @@ impl Changes {
                 kind @ (RTM_NEWNEIGH | RTM_DELNEIGH) if !is_own => {
                     self.take_neighbor(kind, message.payload());
                 }
-                RTM_NEWROUTE | RTM_DELROUTE if !is_own => {
+                kind @ (RTM_NEWROUTE | RTM_DELROUTE) if !is_own => {
                     let protocol = message.payload().get(RTM_PROTOCOL).copied().unwrap_or_default();
                     if ROUTE_PROTOCOLS.contains(&protocol) {
                         self.routes = true;
                     } else {
-                        self.read_foreign_route(message.flags(), message.payload(), own);
+                        self.read_foreign_route((kind, message.flags()), message.payload(), own);
                     }
                 }
                 RTM_NEWRULE | RTM_DELRULE if !is_own => {
@@ -179,13 +179,18 @@ impl Changes {
         }
     }
 
-    fn read_foreign_route(&mut self, flags: u16, payload: &[u8], own: Own) {
+    fn read_foreign_route(&mut self, (kind, flags): (u16, u16), payload: &[u8], own: Own) {
         let Ok(Some(route)) = message::parse_route(payload, &mut |_| String::new()) else {
             return;
         };
         self.foreign_routes |= underlay::concerns(&route.key, route.protocol);
-        // It may have taken the place of one of ours: the kernel does not say that the replaced one is gone.
-        self.routes |= flags & NLM_F_REPLACE != 0 && own.has_routes_in(route.key.table);
+        // It may have taken the place of one of ours: the kernel does not say that the replaced one is gone. Or it was as good as one of
+        // ours, which is needed now.
+        let may_have_replaced = flags & NLM_F_REPLACE != 0;
+        let may_have_stood_in = kind == RTM_DELROUTE
+            && route.key.priority == ROUTE_PRIORITY
+            && !matches!(route.path, Some(RoutePath::Via { .. }));
+        self.routes |= (may_have_replaced || may_have_stood_in) && own.has_routes_in(route.key.table);
     }
 
     /// Of neighbours on tunnels it says that there was something, of those of workloads what; of the many others nothing.
@@ -527,6 +532,31 @@ mod tests {
         assert!(changes(&[replacing(100, NLM_F_REPLACE)]).routes);
         assert!(!changes(&[replacing(255, NLM_F_REPLACE)]).routes);
         assert!(!changes(&[replacing(254, 0)]).routes);
+    }
+
+    #[test]
+    fn a_foreign_route_that_goes_may_have_stood_in_for_one_of_ours() {
+        // To a link, with this metric.
+        let going = |kind: u16, table: u8, metric: u32| {
+            let mut bytes = message(kind, 5, 3);
+            bytes[20] = table;
+            for (attribute, value) in [(6_u16, metric), (4, 7)] {
+                bytes.extend(8_u16.to_ne_bytes());
+                bytes.extend(attribute.to_ne_bytes());
+                bytes.extend(value.to_ne_bytes());
+            }
+            bytes[..4].copy_from_slice(&44_u32.to_ne_bytes());
+            bytes
+        };
+        assert!(changes(&[going(RTM_DELROUTE, 254, 1024)]).routes);
+        assert!(changes(&[going(RTM_DELROUTE, 100, 1024)]).routes);
+        for other in [
+            going(RTM_NEWROUTE, 254, 1024),
+            going(RTM_DELROUTE, 254, 256),
+            going(RTM_DELROUTE, 255, 1024),
+        ] {
+            assert!(!changes(&[other]).routes);
+        }
     }
 
     #[test]

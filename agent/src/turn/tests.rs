@@ -9,11 +9,11 @@ use super::*;
 use crate::delta::Change;
 use crate::desired::Announcement;
 use crate::desired::{HostLink, NeighborKey, ProxyNeighbor, RouteKey, Rule};
-use crate::kernel::fake::{FakeKernel, Fault};
+use crate::kernel::fake::{FakeKernel, Fault, foreign};
 use crate::kernel::{
-    AddressChange, ConnectionFilter, KernelError, Link, LinkNews, Maker, NeighborChange, NexthopChange,
-    NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange, RouteChange,
-    RuleChange, SeenNexthops, TunnelChange,
+    AddressChange, ConnectionFilter, ForeignRoute, KernelError, Link, LinkNews, Maker, NeighborChange,
+    NexthopChange, NftChange, NftFamily, NftTables, ObservedNeighbor, ObservedRoute, ProxyNeighborChange,
+    RouteChange, RuleChange, SeenNexthops, TunnelChange,
 };
 use crate::model::{
     Cluster, DatastoreSnapshot, Encapsulation, HostPort, Learned, NextHop, Pool, Protocol, TunnelKind,
@@ -82,7 +82,7 @@ impl Kernel for Shared {
     fn foreign_routes(
         &mut self,
         keys: &BTreeSet<RouteKey>,
-    ) -> Result<BTreeMap<RouteKey, String>, KernelError> {
+    ) -> Result<BTreeMap<RouteKey, ForeignRoute>, KernelError> {
         self.kernel.borrow_mut().foreign_routes(keys)
     }
 
@@ -384,7 +384,7 @@ fn an_attachment_without_its_route_is_answered_with_the_reason() {
         .kernel
         .borrow_mut()
         .foreign
-        .insert(key, "via 192.0.2.77 proto static".to_owned());
+        .insert(key, foreign("via 192.0.2.77 proto static"));
     let NotApplied(why) = world.apply(attached()).unwrap_err();
     assert!(
         why.contains("10.0.0.1/32") && why.contains("via 192.0.2.77 proto static"),
