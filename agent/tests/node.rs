@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
 
+mod address_detection;
 mod capabilities;
 mod cluster;
 mod eventually;

@@ -157,15 +157,20 @@ impl Cluster {
     }
 
     fn spawn_agent(&self, cni_keys: &str) -> Agent {
+        self.spawn_agent_as("ipv4_address = \"192.0.2.11/24\"", cni_keys, "")
+    }
+
+    /// Starts the agent with these keys in the sections `[node]` and `[cni]`, and with variables such as `A=b` in its environment.
+    pub(crate) fn spawn_agent_as(&self, node_keys: &str, cni_keys: &str, environment: &str) -> Agent {
         let directory = self.directory.clone();
         let config = directory.join("calidris.toml");
         let text = format!(
-            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\nipv4_address = \"192.0.2.11/24\"\n[cni]\nsocket = \"{0}/cni.sock\"\n{cni_keys}\n[status]\nsocket = \"{0}/status.sock\"\n[control]\nsocket = \"{0}/control.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
+            "node_name = \"node1\"\n[datastore]\nendpoints = [\"{ENDPOINT}\"]\nrequest_timeout = \"2s\"\n[node]\n{node_keys}\n[cni]\nsocket = \"{0}/cni.sock\"\n{cni_keys}\n[status]\nsocket = \"{0}/status.sock\"\n[control]\nsocket = \"{0}/control.sock\"\n[log]\nlevel = \"info,calidris_agent=debug\"\nformat = \"json\"\n",
             directory.display()
         );
         fs::write(&config, text).unwrap();
         let command = format!(
-            "{} agent --config {}",
+            "env {environment} {} agent --config {}",
             env!("CARGO_BIN_EXE_calidris"),
             config.display()
         );
