@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 
 use crate::binaries::Binaries;
 use crate::calico;
+use crate::cni::Runtime;
 use crate::daemon::etcd::{self, Etcd};
 use crate::daemon::{ESTABLISHED, Router, start_router};
 use crate::eventually::eventually;
@@ -118,10 +119,8 @@ impl Cluster {
     /// # Errors
     /// When the plugin refuses, or the pod cannot be made.
     pub fn add_pod(&mut self, node: usize, name: &str) -> anyhow::Result<&Pod> {
-        let node = self.nodes.get(node).context("no such node")?;
-        let pod = Pod::start(&self.lab, &self.binaries, (node.name(), &node.runtime), name)?;
-        self.pods.push(pod);
-        self.pods.last().context("a pod was just added")
+        let runtime = self.nodes.get(node).context("no such node")?.runtime.clone();
+        self.add_pod_by(node, name, &runtime)
     }
 
     /// As [`Cluster::add_pod`], with an address of a pool.
@@ -129,9 +128,17 @@ impl Cluster {
     /// # Errors
     /// As there.
     pub fn add_pod_from(&mut self, node: usize, name: &str, pool: &str) -> anyhow::Result<&Pod> {
+        let runtime = self.nodes.get(node).context("no such node")?.runtime_for(pool)?;
+        self.add_pod_by(node, name, &runtime)
+    }
+
+    /// As [`Cluster::add_pod`], by a runtime of the node with a configuration of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_pod_by(&mut self, node: usize, name: &str, runtime: &Runtime) -> anyhow::Result<&Pod> {
         let node = self.nodes.get(node).context("no such node")?;
-        let runtime = node.runtime_for(pool)?;
-        let pod = Pod::start(&self.lab, &self.binaries, (node.name(), &runtime), name)?;
+        let pod = Pod::start(&self.lab, &self.binaries, (node.name(), runtime), name)?;
         self.pods.push(pod);
         self.pods.last().context("a pod was just added")
     }
@@ -318,6 +325,7 @@ impl Cluster {
                 etcd: self.etcd.endpoint().to_owned(),
                 read_back_interval: None,
                 log_level: self.topology.log_level.clone(),
+                live_migration_settle_time: None,
             };
             let mut node = Node::prepare(&self.lab, &self.binaries, &namespace, settings)?;
             node.start_agent(&self.lab)?;

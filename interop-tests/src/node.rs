@@ -24,6 +24,8 @@ use crate::process::Process;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// The CNI network of all nodes; handles and endpoints in etcd begin with it.
 pub const NETWORK: &str = "k8s-pod-network";
+/// Where Debian has the plugins of the CNI project.
+const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
 
 /// What a node is told.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub struct NodeSettings {
     pub read_back_interval: Option<String>,
     /// What it logs, as in the agent's `log.level`.
     pub log_level: String,
+    /// How long routes to a workload stay preferred after it has migrated here, such as `2s`; the agent's default if nothing is said.
+    pub live_migration_settle_time: Option<String>,
 }
 
 /// A node.
@@ -97,9 +101,25 @@ impl Node {
     /// # Errors
     /// When its configuration cannot be written.
     pub fn runtime_for(&self, pool: &str) -> anyhow::Result<Runtime> {
-        let configurations = self.folder.join(format!("net.d-{pool}"));
+        self.runtime_with(pool, &json!({ "ipv4_pools": [pool] }))
+    }
+
+    /// A runtime whose pods have this address, as a virtual machine has that migrates here.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn runtime_giving(&self, address: IpAddr) -> anyhow::Result<Runtime> {
+        let address = IpNetwork::from(address);
+        let ipam = json!({ "type": "static", "addresses": [{ "address": address }] });
+        let mut runtime = self.runtime_with("static", &ipam)?;
+        runtime.plugins.push(REFERENCE_PLUGINS.into());
+        Ok(runtime)
+    }
+
+    fn runtime_with(&self, name: &str, ipam: &Value) -> anyhow::Result<Runtime> {
+        let configurations = self.folder.join(format!("net.d-{name}"));
         let mut plugin = plugin(&self.folder);
-        plugin["ipam"] = json!({ "ipv4_pools": [pool] });
+        plugin["ipam"] = ipam.clone();
         cni::write_configuration(&configurations, NETWORK, &plugin)?;
         Ok(Runtime {
             configurations,
@@ -312,6 +332,8 @@ struct PeerConfig {
 struct DataplaneConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     read_back_interval: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_migration_settle_time: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -355,6 +377,7 @@ impl AgentConfig {
             },
             dataplane: DataplaneConfig {
                 read_back_interval: settings.read_back_interval.clone(),
+                live_migration_settle_time: settings.live_migration_settle_time.clone(),
             },
             cni: SocketConfig {
                 socket: folder.join("cni.sock"),

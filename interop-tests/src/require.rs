@@ -87,7 +87,11 @@ impl Need {
             Self::Loopback => &["/usr/lib/cni/loopback"],
             Self::Portmap => &["/usr/lib/cni/portmap", "iptables"],
             Self::Openssl => &["openssl"],
-            Self::ReferencePlugins => &["/usr/lib/cni/ptp", "/usr/lib/cni/host-local"],
+            Self::ReferencePlugins => &[
+                "/usr/lib/cni/ptp",
+                "/usr/lib/cni/host-local",
+                "/usr/lib/cni/static",
+            ],
         };
         programs
             .iter()

@@ -149,6 +149,7 @@ impl<'a> Site<'a> {
                 etcd: site.etcd.endpoint().to_owned(),
                 read_back_interval: None,
                 log_level: "info,calidris_agent=debug".to_owned(),
+                live_migration_settle_time: None,
             };
             let node = Node::prepare(lab, binaries, &node_namespace, settings)?;
             let folder = lab.folder(name)?;
