@@ -34,8 +34,8 @@ release: ## Build the optimised binaries into target/release (the CNI plugin sta
 
 .PHONY: plugin
 plugin:
-	$(CARGO) rustc --release --locked -p calidris-cni --bin calidris-cni --target $(MACHINE)-$(LIBC) -- -C target-feature=+crt-static -C strip=symbols
-	ln -f target/$(MACHINE)-$(LIBC)/release/calidris-cni $(RELEASE)/calidris-cni
+	$(CARGO) rustc --profile plugin --locked -p calidris-cni --bin calidris-cni --target $(MACHINE)-$(LIBC) -- -C target-feature=+crt-static
+	ln -f target/$(MACHINE)-$(LIBC)/plugin/calidris-cni $(RELEASE)/calidris-cni
 	ln -f $(RELEASE)/calidris-cni $(RELEASE)/calidris-ipam
 
 .PHONY: demo
