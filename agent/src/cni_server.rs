@@ -54,6 +54,8 @@ use stages::{Stage, StageHistograms, Stages};
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a plugin may take to read its reply.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pairs that are made at a time: the kernel makes one after the other anyway, and who waits for its lock keeps a processor busy.
+const LINKS_AT_A_TIME: usize = 2;
 /// What is kept of the plugin's own time limit to undo an ADD and still answer.
 const MARGIN: Duration = Duration::from_secs(2);
 
@@ -95,6 +97,8 @@ pub struct CniServer<S> {
     to_undo: undo::ToUndo,
     /// Work going on.
     working: Semaphore,
+    /// Pairs being made.
+    making_links: Semaphore,
     counters: Counters,
 }
 
@@ -129,6 +133,7 @@ impl<S: Store + 'static> CniServer<S> {
     ) -> Self {
         Self {
             working: Semaphore::new(config.max_concurrent),
+            making_links: Semaphore::new(LINKS_AT_A_TIME),
             config,
             ipam,
             inbox,

@@ -119,7 +119,10 @@ impl<S: Store + 'static> CniServer<S> {
         let netns = Arc::new(netns);
         let prepare = |earlier| {
             let (netns, link) = (Arc::clone(&netns), new_link.clone());
-            in_thread(move || pod_link::prepare(netns.as_fd(), link, earlier))
+            async move {
+                let _turn = self.making_links.acquire().await.map_err(|_| ending())?;
+                in_thread(move || pod_link::prepare(netns.as_fd(), link, earlier)).await
+            }
         };
         let ((assigned, datastore), (prepared, link)) = tokio::join!(
             timed(self.assign(subject, wanted, deadline)),
