@@ -13,8 +13,8 @@
 //! - A caller that gives up is not served any more, unless the transaction that serves it is already under way.
 //!
 //! A transaction depends on all that lasts of its view (`View::lasting_guards`), so that it proves it true when it commits. The
-//! next group plans on that without reading, and takes the keys of new requests to be absent: an assignment costs one round
-//! trip as a rule. If anything has changed since, the transaction is refused and brings what is there now. What needs no
+//! next group plans on that without reading, and takes the keys of new requests to be absent, and the first block that it would
+//! claim: an assignment costs one round trip as a rule. If anything has changed since, the transaction is refused and brings what is there now. What needs no
 //! transaction (a refusal, nothing to do) has no such proof and is only ever answered from what was read anew.
 //!
 //! The queue holds one entry for each caller that waits and is bounded by their number. It needs no runtime: callers are
@@ -268,6 +268,7 @@ impl Lead<'_> {
             let new_keys = self.group.iter().flat_map(|entry| &entry.new_keys);
             new_keys.for_each(|key| self.view.presume_absent(key));
         }
+        self.view.let_presume();
         loop {
             self.group.retain(|entry| !entry.request.is_abandoned());
             if self.group.is_empty() {

@@ -87,7 +87,7 @@ impl State {
         if guards.any(|guard| revision_of(&guard.key) != guard.mod_revision)
             || prefix_guards.any(|guard| last_under(&guard.prefix) > guard.revision)
         {
-            return CommitOutcome::Conflict(self.read(&txn.guarded()));
+            return CommitOutcome::Conflict(self.read(&txn.looked_at()));
         }
         let mod_revision = self.revision + 1;
         let mut changed = false;

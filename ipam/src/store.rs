@@ -5,7 +5,7 @@
 //!   committed before.
 //! - `commit` is all or nothing. It happens if every guarded key still has the guard's modification revision (0: the
 //!   key does not exist) and nothing under a guarded prefix was written later than the guard says; otherwise nothing happens
-//!   and all that is guarded comes back as it is.
+//!   and all that is guarded comes back as it is, with what else the transaction says.
 //! - An error says whether the transaction may have happened ([`StoreError::UnknownOutcome`]). It is resolved by
 //!   reading back, never by trying again blindly: the next attempt carries guards on the same keys, so that at most
 //!   one of the two takes effect.
@@ -81,6 +81,8 @@ pub struct Txn {
     pub prefix_guards: Vec<PrefixGuard>,
     /// What then happens. At most one per key.
     pub writes: Vec<Write>,
+    /// What else the planner wants to know if it does not happen: what it would look at next.
+    pub reads_on_conflict: Vec<Range>,
 }
 
 /// "This key has not changed since it was read."
@@ -127,7 +129,7 @@ pub enum CommitOutcome {
         /// The store's revision that the writes made.
         revision: i64,
     },
-    /// A guard did not hold and nothing happened: the present state of all that is guarded (keys that exist).
+    /// A guard did not hold and nothing happened: the present state of [`Txn::looked_at`] (keys that exist).
     Conflict(Snapshot),
 }
 
@@ -186,11 +188,13 @@ impl Range {
 }
 
 impl Txn {
-    /// All that is guarded.
-    pub fn guarded(&self) -> Vec<Range> {
+    /// All that a conflict brings: what is guarded, and what else the planner wants to know.
+    pub fn looked_at(&self) -> Vec<Range> {
         let keys = self.guards.iter().map(|guard| Range::Key(guard.key.clone()));
         let prefixes = self.prefix_guards.iter();
-        keys.chain(prefixes.map(|guard| Range::Prefix(guard.prefix.clone())))
+        let prefixes = prefixes.map(|guard| Range::Prefix(guard.prefix.clone()));
+        keys.chain(prefixes)
+            .chain(self.reads_on_conflict.iter().cloned())
             .collect()
     }
 }

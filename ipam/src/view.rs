@@ -6,7 +6,8 @@
 //!
 //! Part of a view outlives its transaction ([`View::keep_what_lasts`]): what every assignment of a node looks at again. A
 //! transaction depends on that, so that one that commits proves it true at its own revision, and the next can be planned
-//! without reading. Blocks are the exception: who changes one depends on it, what is known of the others may be outdated.
+//! without reading. Blocks are the exception: who changes one depends on it, what is known of the others may be outdated, and one
+//! that was never read may be taken to be absent where the transaction depends on that ([`View::may_presume`]).
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct View {
     /// What was read, with the revision at which it was.
     read: BTreeMap<Range, i64>,
     kvs: BTreeMap<String, Arc<Stored>>,
+    /// Whether plans may take a block that was not read to be absent.
+    may_presume: bool,
 }
 
 /// What is under a key. It is parsed once, however many plans look at it: a full block takes longer to parse than to fetch.
@@ -95,7 +98,7 @@ impl View {
 
     /// Takes in what a refused transaction found of all that it depended on.
     pub fn absorb_conflict(&mut self, txn: &Txn, present: Snapshot) {
-        self.absorb(&txn.guarded(), present);
+        self.absorb(&txn.looked_at(), present);
     }
 
     /// Everything that was read.
@@ -109,6 +112,16 @@ impl View {
         if !self.knows(&range) {
             self.read.insert(range, 0);
         }
+    }
+
+    /// Lets plans take a block that was not read to be absent: they make the transaction depend on it.
+    pub(crate) fn let_presume(&mut self) {
+        self.may_presume = true;
+    }
+
+    /// Whether a plan may take a block that was not read to be absent.
+    pub(crate) fn may_presume(&self) -> bool {
+        self.may_presume
     }
 
     /// Forgets all but the part that every assignment of a node looks at again: pools, reservations, configuration, the node

@@ -33,6 +33,7 @@ enum Request {
         prefix_guards: Vec<(String, i64)>,
         /// Key and value; none deletes.
         writes: Vec<(String, Option<String>)>,
+        reads_on_conflict: Vec<Wanted>,
     },
 }
 
@@ -107,10 +108,7 @@ impl RemoteStore {
 
 impl Store for RemoteStore {
     async fn read(&self, ranges: &[Range]) -> Result<Snapshot, StoreError> {
-        let wanted = ranges.iter().map(|range| match range {
-            Range::Key(key) => Wanted::Key(key.clone()),
-            Range::Prefix(prefix) => Wanted::Prefix(prefix.clone()),
-        });
+        let wanted = ranges.iter().cloned().map(Wanted::from);
         match self.ask(&Request::Read(wanted.collect())).await {
             Ok(Answer::Snapshot(contents)) => Ok(contents.into()),
             Ok(Answer::Failed(failed)) => Err(failed.into()),
@@ -140,6 +138,7 @@ impl Store for RemoteStore {
             guards,
             prefix_guards,
             writes,
+            reads_on_conflict: txn.reads_on_conflict.iter().cloned().map(Wanted::from).collect(),
         };
         match self.ask(&request).await {
             Ok(Answer::Committed(revision)) => Ok(CommitOutcome::Committed { revision }),
@@ -182,13 +181,7 @@ async fn answer(mut stream: UnixStream, store: &impl Store) -> io::Result<()> {
 async fn carry_out(request: Request, store: &impl Store) -> Answer {
     let result = match request {
         Request::Read(wanted) => {
-            let ranges: Vec<Range> = wanted
-                .into_iter()
-                .map(|wanted| match wanted {
-                    Wanted::Key(key) => Range::Key(key),
-                    Wanted::Prefix(prefix) => Range::Prefix(prefix),
-                })
-                .collect();
+            let ranges: Vec<Range> = wanted.into_iter().map(Range::from).collect();
             store
                 .read(&ranges)
                 .await
@@ -198,6 +191,7 @@ async fn carry_out(request: Request, store: &impl Store) -> Answer {
             guards,
             prefix_guards,
             writes,
+            reads_on_conflict,
         } => {
             let guards = guards.into_iter();
             let prefix_guards = prefix_guards.into_iter();
@@ -218,6 +212,7 @@ async fn carry_out(request: Request, store: &impl Store) -> Answer {
                         None => Write::Delete { key },
                     })
                     .collect(),
+                reads_on_conflict: reads_on_conflict.into_iter().map(Range::from).collect(),
             };
             store.commit(&txn).await.map(|outcome| match outcome {
                 CommitOutcome::Committed { revision } => Answer::Committed(revision),
@@ -226,6 +221,24 @@ async fn carry_out(request: Request, store: &impl Store) -> Answer {
         }
     };
     result.unwrap_or_else(|error| Answer::Failed(error.into()))
+}
+
+impl From<Range> for Wanted {
+    fn from(range: Range) -> Self {
+        match range {
+            Range::Key(key) => Self::Key(key),
+            Range::Prefix(prefix) => Self::Prefix(prefix),
+        }
+    }
+}
+
+impl From<Wanted> for Range {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Key(key) => Self::Key(key),
+            Wanted::Prefix(prefix) => Self::Prefix(prefix),
+        }
+    }
 }
 
 impl From<Snapshot> for Contents {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use calidris_ipam::{KeyValue, Range, Snapshot};
-use etcd_client::{GetOptions, GetResponse, KvClient, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    GetOptions, GetResponse, KvClient, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 
 use crate::failure::Failure;
 
@@ -30,6 +32,31 @@ pub(crate) async fn read_at_one_revision(kv: &mut KvClient, ranges: &[Range]) ->
         revision: found.revision,
         kvs: found.kvs.into_values().collect(),
     })
+}
+
+/// The operations of one transaction that read `ranges` as they are, `None` if they are too many for one.
+pub(crate) fn operations_of(ranges: &[Range]) -> Option<Vec<TxnOp>> {
+    let found = Found::default();
+    let operations = ranges.iter().map(|range| found.operation(range));
+    (ranges.len() <= MAX_OPERATIONS).then(|| operations.collect())
+}
+
+/// What `answer`, of a transaction with [`operations_of`] `ranges`, says of them; `None` if that is not all.
+pub(crate) fn snapshot_of(answer: &TxnResponse, ranges: &[Range]) -> Option<Snapshot> {
+    let mut found = Found::default();
+    let revision = answer.header()?.revision();
+    let mut answers = answer.op_responses().into_iter();
+    for _ in ranges {
+        let Some(TxnOpResponse::Get(mut page)) = answers.next() else {
+            return None;
+        };
+        if page.more() {
+            return None;
+        }
+        found.take_in(&mut page);
+    }
+    let kvs = found.kvs.into_values().collect();
+    Some(Snapshot { revision, kvs })
 }
 
 #[derive(Default)]
@@ -70,12 +97,7 @@ impl Found {
         loop {
             let last = page.kvs().last().map(|kv| kv.key().to_vec());
             let more = page.more();
-            self.kvs.extend(
-                page.take_kvs()
-                    .iter()
-                    .filter_map(key_value)
-                    .map(|kv| (kv.key.clone(), kv)),
-            );
+            self.take_in(&mut page);
             let (Range::Prefix(prefix), true, Some(mut from)) = (range, more, last) else {
                 return Ok(());
             };
@@ -84,6 +106,12 @@ impl Found {
             let options = self.page_options().with_range(prefix_end(prefix.as_bytes()));
             page = kv.get(from, Some(options)).await.map_err(Failure::Etcd)?;
         }
+    }
+
+    fn take_in(&mut self, page: &mut GetResponse) {
+        let kvs = page.take_kvs();
+        let kvs = kvs.iter().filter_map(key_value);
+        self.kvs.extend(kvs.map(|kv| (kv.key.clone(), kv)));
     }
 
     fn operation(&self, range: &Range) -> TxnOp {

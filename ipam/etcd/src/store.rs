@@ -1,5 +1,6 @@
 //! [`Store`] on etcd. A commit is one transaction: the guards compare modification revisions. Only if one fails is the present
-//! state of all that is guarded read: reads in the same transaction would go through the log of every member each time.
+//! state of all that is guarded read: reads in the same transaction would go through the log of every member each time. They
+//! are worth it where the planner has guessed and says what it wants to know if the guess was wrong.
 
 use std::future::Future;
 
@@ -9,7 +10,7 @@ use tokio::sync::Mutex;
 
 use crate::config::EtcdConfig;
 use crate::failure::Failure;
-use crate::list::{MAX_MESSAGE, prefix_end, read_at_one_revision};
+use crate::list::{MAX_MESSAGE, operations_of, prefix_end, read_at_one_revision, snapshot_of};
 
 /// How often a read begins anew because its revision was compacted half way.
 const MAX_COMPACTED_READS: u32 = 3;
@@ -58,7 +59,13 @@ impl EtcdStore {
     async fn commit_txn(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
         // Apart, so that a failure to connect is known to have sent nothing.
         let mut kv = self.within_limit(self.kv()).await.map_err(Failure::of_read)?;
-        let request = etcd_txn(txn);
+        let looked_at = txn.looked_at();
+        let reads = if txn.reads_on_conflict.is_empty() {
+            None
+        } else {
+            operations_of(&looked_at)
+        };
+        let request = etcd_txn(txn, reads);
         let committing = async { kv.txn(request).await.map_err(Failure::Etcd) };
         let answer = self.within_limit(committing).await.map_err(Failure::of_write)?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
@@ -66,9 +73,10 @@ impl EtcdStore {
             return Ok(CommitOutcome::Committed { revision });
         }
         // Nothing happened, and a failure from here on says no more than that.
-        self.read_ranges(&txn.guarded())
-            .await
-            .map(CommitOutcome::Conflict)
+        match snapshot_of(&answer, &looked_at) {
+            Some(present) => Ok(CommitOutcome::Conflict(present)),
+            None => self.read_ranges(&looked_at).await.map(CommitOutcome::Conflict),
+        }
     }
 
     /// A handle on the connection. Made within the limit of the call that needs it; calls at the same time share it.
@@ -107,7 +115,8 @@ impl Store for EtcdStore {
     }
 }
 
-fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
+/// `reads` are what a refused transaction answers with.
+fn etcd_txn(txn: &Txn, reads: Option<Vec<TxnOp>>) -> etcd_client::Txn {
     let of_keys = txn
         .guards
         .iter()
@@ -126,5 +135,9 @@ fn etcd_txn(txn: &Txn) -> etcd_client::Txn {
             Write::Delete { key } => TxnOp::delete(key.as_bytes(), None),
         })
         .collect();
-    etcd_client::Txn::new().when(compares).and_then(writes)
+    let request = etcd_client::Txn::new().when(compares).and_then(writes);
+    match reads {
+        Some(reads) => request.or_else(reads),
+        None => request,
+    }
 }

@@ -129,7 +129,7 @@ fn apply(transaction: &redb::WriteTransaction, txn: &Txn) -> Result<Committed, r
     let revision = number(&numbers, REVISION)?;
     if !guards_hold(&keys, txn)? {
         return Ok(Committed {
-            outcome: CommitOutcome::Conflict(read_ranges(&keys, revision, &txn.guarded())?),
+            outcome: CommitOutcome::Conflict(read_ranges(&keys, revision, &txn.looked_at())?),
             changes: Vec::new(),
         });
     }

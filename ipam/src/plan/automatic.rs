@@ -16,6 +16,7 @@ use crate::block::AllocationBlock;
 use crate::error::{AssignRefusal, Family, PoolReport};
 use crate::keys;
 use crate::store::Range;
+use crate::view::Need;
 
 use super::Stop;
 use super::assign::{Assignment, Plan, refusal_of};
@@ -130,12 +131,25 @@ impl Assignment<'_> {
                 self.claim_and_take(pool, cidr, wanted)?;
             }
         }
+        let mut is_crowded = false;
         for (index, cidr) in sequence.blocks().enumerate() {
             if wanted.remaining == 0 || wanted.node_blocks >= limit {
                 break;
             }
-            require_ahead(view, sequence.blocks().skip(index), index)?;
-            match self.draft.block(cidr)? {
+            if let Err(need) = require_ahead(view, sequence.blocks().skip(index), index) {
+                if is_crowded || !self.claim_unread(pool, cidr, wanted, &need)? {
+                    return Err(need.into());
+                }
+                wanted.node_blocks += 1;
+                continue;
+            }
+            let block = self.draft.block(cidr)?;
+            is_crowded |= block.as_ref().is_ok_and(|block| {
+                block
+                    .as_ref()
+                    .is_some_and(|block| block.host() != Some(&self.request.node))
+            });
+            match block {
                 Ok(None) => {
                     if self.claim_and_take(pool, cidr, wanted)? {
                         wanted.node_blocks += 1;
@@ -223,6 +237,30 @@ impl Assignment<'_> {
         Ok(())
     }
 
+    /// Claims `cidr`, which was not read, as if it were not there, if that gives all that is wanted: the transaction depends on
+    /// it and, if it is refused, brings `need`. So a claim in a pool with room costs no read, and in a full one no call more.
+    /// What is not enough could end in a refusal, which must not rest on what nobody looked at.
+    fn claim_unread(
+        &mut self,
+        pool: &KnownPool,
+        cidr: IpNetwork,
+        wanted: &mut Wanted,
+        need: &Need,
+    ) -> Plan<bool> {
+        let block = AllocationBlock::claim(cidr, &self.request.node, self.draft.now);
+        let free = block.free().filter(|address| !self.is_reserved(*address));
+        let is_enough = free.take(wanted.remaining).count() == wanted.remaining;
+        if !self.draft.view.may_presume() || !is_enough {
+            return Ok(false);
+        }
+        self.draft.reads_on_conflict.extend_from_slice(&need.0);
+        self.claim_and_take(pool, cidr, wanted)
+    }
+
+    fn is_reserved(&self, address: IpAddr) -> bool {
+        self.reserved.iter().any(|cidr| cidr.contains(address))
+    }
+
     /// Claims `cidr` if it has an address to give (its addresses may all be reserved).
     fn claim_and_take(&mut self, pool: &KnownPool, cidr: IpNetwork, wanted: &mut Wanted) -> Plan<bool> {
         let block = AllocationBlock::claim(cidr, &self.request.node, self.draft.now);
@@ -242,10 +280,9 @@ impl Assignment<'_> {
 
     /// Takes what is wanted from the front of the block's queue. False if there is nothing.
     fn take_free_of(&mut self, pool: &KnownPool, block: &AllocationBlock, wanted: &mut Wanted) -> Plan<bool> {
-        let is_reserved = |address: &IpAddr| self.reserved.iter().any(|cidr| cidr.contains(*address));
         let addresses: Vec<IpAddr> = block
             .free()
-            .filter(|address| !is_reserved(address))
+            .filter(|address| !self.is_reserved(*address))
             .take(wanted.remaining)
             .collect();
         if addresses.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::block::AllocationBlock;
 use crate::keys;
-use crate::store::{PrefixGuard, Txn, Write};
+use crate::store::{PrefixGuard, Range, Txn, Write};
 use crate::view::View;
 
 use super::draft::{txn, write};
@@ -27,6 +27,7 @@ pub(crate) struct Batch<'a> {
     guards: BTreeMap<String, i64>,
     prefix_guards: Vec<PrefixGuard>,
     writes: BTreeMap<String, Planned>,
+    reads_on_conflict: Vec<Range>,
     bytes: usize,
 }
 
@@ -50,6 +51,7 @@ impl<'a> Batch<'a> {
             guards: guards.collect(),
             prefix_guards,
             writes: BTreeMap::new(),
+            reads_on_conflict: Vec::new(),
             bytes: 0,
         }
     }
@@ -103,6 +105,7 @@ impl<'a> Batch<'a> {
         self.bytes = bytes;
         let guards = guards.into_iter().map(|guard| (guard.key, guard.mod_revision));
         self.guards.extend(guards);
+        self.reads_on_conflict.extend(plan.reads_on_conflict);
         for write in plan.writes {
             let (key, value) = match write {
                 Write::Put { key, value } => (key, Some(value)),
@@ -136,6 +139,7 @@ impl<'a> Batch<'a> {
         });
         let txn = Txn {
             prefix_guards: self.prefix_guards,
+            reads_on_conflict: self.reads_on_conflict,
             ..txn(self.guards, writes)
         };
         Some((txn, blocks))

@@ -11,7 +11,7 @@ use crate::block::{AllocationAttribute, AllocationBlock, BlockError};
 use crate::handle::Handle;
 use crate::keys;
 use crate::resource::ResourceError;
-use crate::store::{Guard, Txn, Write};
+use crate::store::{Guard, Range, Txn, Write};
 use crate::timestamp::UnixNanos;
 use crate::view::{Need, View};
 
@@ -35,6 +35,8 @@ pub(super) struct Draft<'a> {
     keeper: Option<(String, Handle)>,
     guards: BTreeMap<String, i64>,
     writes: BTreeMap<String, Option<Vec<u8>>>,
+    /// What is to be read if the transaction is refused: a block that was taken to be absent, and those looked at next.
+    pub(super) reads_on_conflict: Vec<Range>,
     stale_removals: usize,
 }
 
@@ -58,6 +60,7 @@ impl<'a> Draft<'a> {
             keeper: None,
             guards: BTreeMap::new(),
             writes: BTreeMap::new(),
+            reads_on_conflict: Vec::new(),
             stale_removals: 0,
         }
     }
@@ -156,9 +159,9 @@ impl<'a> Draft<'a> {
         self.writes.insert(key, None);
     }
 
-    /// Makes the transaction depend on `key` being as it was read (absent, if it was not found).
+    /// Makes the transaction depend on `key` being as it was read (absent, if it was not found, or is taken to be absent).
     pub(super) fn guard_stored(&mut self, key: &str) {
-        // Every caller has looked at the key before, so that "not read" cannot be taken for "not there".
+        // Every caller has looked at the key before, or means "not there" where it was not read.
         let revision = self.view.get(key).ok().flatten().map_or(0, |kv| kv.mod_revision);
         self.guard(Guard {
             key: key.to_owned(),
@@ -194,7 +197,11 @@ impl<'a> Draft<'a> {
                 .iter()
                 .map(|(&cidr, block)| (keys::block(cidr), Some(block.to_json()))),
         );
-        (txn(self.guards, self.writes), blocks.into_values().collect())
+        let txn = Txn {
+            reads_on_conflict: self.reads_on_conflict,
+            ..txn(self.guards, self.writes)
+        };
+        (txn, blocks.into_values().collect())
     }
 }
 
@@ -206,8 +213,8 @@ pub(super) fn txn(
     let guard = |(key, mod_revision)| Guard { key, mod_revision };
     Txn {
         guards: guards.into_iter().map(guard).collect(),
-        prefix_guards: Vec::new(),
         writes: writes.into_iter().map(|(key, value)| write(key, value)).collect(),
+        ..Txn::default()
     }
 }
 

@@ -203,7 +203,7 @@ impl Store for Stepped<'_> {
 
     async fn commit(&self, txn: &Txn) -> Result<CommitOutcome, StoreError> {
         let commits = Footprint {
-            reads: txn.guarded(),
+            reads: txn.looked_at(),
             writes: txn.writes.iter().map(|write| write.key().to_owned()).collect(),
             may_be_trouble: true,
             unknown: false,

@@ -120,6 +120,18 @@ async fn a_prefix_can_be_guarded_against_what_is_new_or_changed(store: &impl Sto
     };
     let keys: Vec<&str> = present.kvs.iter().map(|kv| kv.key.as_str()).collect();
     assert_eq!(keys, ["/prefix/a"]);
+    let curious = Txn {
+        reads_on_conflict: ["/prefixed", "/prefix0", "/nothing"]
+            .map(|key| Range::Key(key.to_owned()))
+            .to_vec(),
+        ..at(created - 1, "3")
+    };
+    let CommitOutcome::Conflict(present) = store.commit(&curious).await.unwrap() else {
+        panic!("a new key went unnoticed")
+    };
+    let keys: Vec<&str> = present.kvs.iter().map(|kv| kv.key.as_str()).collect();
+    assert_eq!(keys, ["/prefix/a", "/prefix0", "/prefixed"]);
+    assert_eq!(present.revision, created);
     committed(store, &at(created, "3")).await;
 
     let both = Txn {
