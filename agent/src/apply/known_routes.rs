@@ -37,24 +37,38 @@ impl Deref for KnownRoutes {
 impl KnownRoutes {
     /// They come in ascending order: of a full table the map is made at once.
     pub(super) fn extend(&mut self, made: Vec<(RouteKey, ObservedRoute)>) {
-        for (key, route) in &made {
-            self.unindex(key);
-            self.index(key, route);
-        }
         if made.len() > self.routes.len() {
-            self.routes.append(&mut made.into_iter().collect());
+            let mut made: BTreeMap<RouteKey, ObservedRoute> = made.into_iter().collect();
+            self.on_links.retain(|_, keys| {
+                keys.retain(|key| !made.contains_key(key));
+                !keys.is_empty()
+            });
+            for (key, route) in &made {
+                self.index(key, route);
+            }
+            self.routes.append(&mut made);
         } else {
-            self.routes.extend(made);
+            for (key, route) in made {
+                let link = link_of(&route).cloned();
+                if let Some(before) = self.routes.insert(key.clone(), route) {
+                    self.unindex(&key, &before);
+                }
+                if let Some(link) = link {
+                    self.on_links.entry(link).or_default().insert(key);
+                }
+            }
         }
     }
 
     /// Routes go in descending order: of a full table each is the last one.
     pub(super) fn remove(&mut self, key: &RouteKey) {
-        self.unindex(key);
-        if self.routes.last_key_value().is_some_and(|(last, _)| last == key) {
-            self.routes.pop_last();
+        let removed = if self.routes.last_key_value().is_some_and(|(last, _)| last == key) {
+            self.routes.pop_last().map(|(_, route)| route)
         } else {
-            self.routes.remove(key);
+            self.routes.remove(key)
+        };
+        if let Some(route) = removed {
+            self.unindex(key, &route);
         }
     }
 
@@ -70,8 +84,8 @@ impl KnownRoutes {
         }
     }
 
-    fn unindex(&mut self, key: &RouteKey) {
-        if let Some(link) = self.routes.get(key).and_then(link_of)
+    fn unindex(&mut self, key: &RouteKey, route: &ObservedRoute) {
+        if let Some(link) = link_of(route)
             && let Some(keys) = self.on_links.get_mut(link)
         {
             keys.remove(key);
@@ -122,6 +136,9 @@ mod tests {
             (key(5), through("cali2")),
         ]);
         known.remove(&key(5));
+        // A few come into many, and all of a table into a few.
+        known.extend(vec![(key(4), through("cali2"))]);
+        known.extend(vec![(key(4), through("cali1"))]);
         let mut removed_on =
             |link: &str| -> Vec<RouteKey> { known.remove_on(link).map(|(key, _)| key).collect() };
         assert_eq!(removed_on("cali2"), [key(1), key(2)]);
