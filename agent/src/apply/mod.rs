@@ -457,7 +457,7 @@ impl<K: Kernel> Dataplane<K> {
     /// Carries operations out that are in order, neighbours, nexthop objects and routes in batches, and records in the caches what came
     /// of it: one result an operation.
     fn carry_out(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
-        let mut results = Vec::with_capacity(ops.len());
+        let mut results = Vec::new();
         let mut rest = ops;
         while let Some(first) = rest.first() {
             let this = Stage::of(first);
@@ -483,7 +483,13 @@ impl<K: Kernel> Dataplane<K> {
                 Op::Route(_) => {
                     let changes: Vec<&RouteChange> = stage.iter().filter_map(Op::as_route).collect();
                     let is_looked_up = |is_ipv6, table| self.rules.lead_to(is_ipv6, table);
-                    results.extend(self.routes.carry_out(&mut self.kernel, &changes, is_looked_up));
+                    let more = self.routes.carry_out(&mut self.kernel, &changes, is_looked_up);
+                    if results.is_empty() {
+                        // Of a full table there are many.
+                        results = more;
+                    } else {
+                        results.extend(more);
+                    }
                 }
                 Op::Nft(_) => {
                     let changes: Vec<NftChange> = stage.iter().filter_map(Op::as_nft).cloned().collect();

@@ -292,14 +292,10 @@ impl Assignment {
         }
     }
 
-    /// The route as the kernel is to have it.
-    pub(super) fn realised(&self, route: Route) -> Route {
-        match self.group_of(&route) {
-            Some(id) => Route {
-                path: RoutePath::Group { id },
-                ..route
-            },
-            None => route,
+    /// Makes the route as the kernel is to have it.
+    pub(super) fn realise(&self, route: &mut Route) {
+        if let Some(id) = self.group_of(route) {
+            route.path = RoutePath::Group { id };
         }
     }
 

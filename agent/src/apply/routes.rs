@@ -115,22 +115,18 @@ impl Routes {
         in_sync: InSync,
     ) -> Vec<Op> {
         let is_done = |change: &RouteChange| matches!(change, Change::Create { key, value } if self.stand_ins.get(key) == Some(&value.path));
-        delta(desired, there, |wanted, found| assignment.is(wanted, found))
-            .filter(|change| may_be_carried_out(change, in_sync) && !is_done(change))
-            .map(|change| match change {
-                Change::Create { key, value } => Change::Create {
-                    key,
-                    value: assignment.realised(value),
-                },
-                Change::Replace { key, from, to } => Change::Replace {
-                    key,
-                    from,
-                    to: assignment.realised(to),
-                },
-                Change::Delete { .. } => change,
-            })
-            .map(Op::Route)
-            .collect()
+        // As many as there are more or less: a full table is long, and its changes are not moved once they are here.
+        let mut ops = Vec::with_capacity(desired.len().abs_diff(there.len()));
+        for mut change in delta(desired, there, |wanted, found| assignment.is(wanted, found)) {
+            if !may_be_carried_out(&change, in_sync) || is_done(&change) {
+                continue;
+            }
+            if let Change::Create { value: made, .. } | Change::Replace { to: made, .. } = &mut change {
+                assignment.realise(made);
+            }
+            ops.push(Op::Route(change));
+        }
+        ops
     }
 
     /// Groups that routes refer to, without the routes that leave them.
@@ -169,17 +165,17 @@ impl Routes {
     ) -> Vec<Result<(), KernelError>> {
         let (makes, deletions) =
             changes.split_at(changes.partition_point(|change| !matches!(change, Change::Delete { .. })));
+        if makes.is_empty() {
+            return self.delete(kernel, deletions, is_looked_up);
+        }
         let mut results = self.make(kernel, makes);
         results.extend(self.delete(kernel, deletions, is_looked_up));
         results
     }
 
     fn make(&mut self, kernel: &mut impl Kernel, makes: &[&RouteChange]) -> Vec<Result<(), KernelError>> {
-        if makes.is_empty() {
-            return Vec::new();
-        }
         let results = kernel.change_routes(makes);
-        let mut made = Vec::new();
+        let mut made = Vec::with_capacity(makes.len());
         for (change, result) in makes.iter().zip(&results) {
             match (change, result) {
                 (Change::Create { key, value } | Change::Replace { key, to: value, .. }, Ok(())) => {
@@ -199,6 +195,9 @@ impl Routes {
         deletions: &[&RouteChange],
         is_looked_up: impl Fn(bool, u32) -> bool,
     ) -> Vec<Result<(), KernelError>> {
+        if deletions.is_empty() {
+            return Vec::new();
+        }
         let is_used = |key: &RouteKey| {
             (self.known.contains_key(key) || self.stand_ins.contains_key(key))
                 && is_looked_up(key.destination.is_ipv6(), key.table)
