@@ -198,9 +198,15 @@ impl Routes {
         if deletions.is_empty() {
             return Vec::new();
         }
+        if self.successors.is_empty() {
+            let mut answers = kernel.change_routes(deletions);
+            for (change, answer) in deletions.iter().zip(&mut answers) {
+                self.note_deletion(change.key(), answer);
+            }
+            return answers;
+        }
         let is_used = |key: &RouteKey| {
-            (self.known.contains_key(key) || self.stand_ins.contains_key(key))
-                && is_looked_up(key.destination.is_ipv6(), key.table)
+            self.known.contains_key(key) && is_looked_up(key.destination.is_ipv6(), key.table)
         };
         let is_held = |change: &RouteChange| {
             let successor = self.successors.get(&change.key().destination);
@@ -219,19 +225,26 @@ impl Routes {
                 let reason = "the route that takes its place is not there yet".to_owned();
                 return Err(KernelError::Held { reason });
             }
-            match answers.next() {
-                // Gone already: somebody else, or the kernel with its link, was faster.
-                Some(Err(error)) if error.errno() != Some(libc::ESRCH) => {
-                    self.dirty |= error.leaves_doubt();
-                    Err(error)
-                }
-                _ => {
-                    self.known.remove(change.key());
-                    Ok(())
-                }
-            }
+            let mut answer = answers.next().unwrap_or(Ok(()));
+            self.note_deletion(change.key(), &mut answer);
+            answer
         };
         deletions.iter().zip(held).map(answer).collect()
+    }
+
+    /// Strikes a route that was deleted from what is known.
+    fn note_deletion(&mut self, key: &RouteKey, answer: &mut Result<(), KernelError>) {
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.errno() == Some(libc::ESRCH))
+        {
+            // Gone already: somebody else, or the kernel with its link, was faster.
+            *answer = Ok(());
+        }
+        match answer {
+            Ok(()) => self.known.remove(key),
+            Err(error) => self.dirty |= error.leaves_doubt(),
+        }
     }
 
     /// Whether there are some of a family in a table, or may be.
