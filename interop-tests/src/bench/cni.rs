@@ -9,21 +9,20 @@
 //!
 //! | | ours | `ptp` | `bridge` | `ptp` by ours |
 //! |---|---|---|---|---|
-//! | ADD, 1 at a time, p50 | 4.6 | 13.2 | 15.8 | 2.9 |
-//! | DEL, 1 at a time, p50 | 5.3 | 24.1 | 25.4 | 4.5 |
-//! | ADD, 16 at a time, p50 | 30.3 | 123 | 152 | 4.0 |
-//! | ADD, 16 at a time, p99 | 51.5 | 224 | 271 | 4.4 |
-//! | DEL, 16 at a time, p50 | 27.4 | 93.2 | 91.4 | 3.4 |
-//! | ADD and DEL a second, 16 at a time | 265 | 70.5 | 62.0 | 3.8 more |
-//! | ADD, 64 at a time, p50 | 94.4 | 438 | 508 | 4.6 |
-//! | ADD, 64 at a time, p99 | 122 | 889 | 1,161 | 7.3 |
-//! | ADD and DEL a second, 64 at a time | 310 | 68.5 | 56.8 | 4.5 more |
-//! | processor time of the machine for both, 16 at a time | 6.4 | 25.9 | 30.6 | 4.0 |
+//! | ADD, 1 at a time, p50 | 3.1 | 10.2 | 11.6 | 3.3 |
+//! | DEL, 1 at a time, p50 | 4.3 | 24.0 | 24.2 | 5.6 |
+//! | ADD, 16 at a time, p50 | 19.2 | 112 | 121 | 5.8 |
+//! | ADD, 16 at a time, p99 | 26.0 | 199 | 171 | 7.6 |
+//! | DEL, 16 at a time, p50 | 21.0 | 92.0 | 84.5 | 4.4 |
+//! | ADD and DEL a second, 16 at a time | 384 | 74.8 | 77.6 | 5.1 more |
+//! | ADD, 64 at a time, p50 | 57.3 | 304 | 512 | 5.3 |
+//! | ADD, 64 at a time, p99 | 96.5 | 805 | 1,058 | 8.3 |
+//! | ADD and DEL a second, 64 at a time | 445 | 83.5 | 67.5 | 5.3 more |
+//! | processor time of the machine for both, 16 at a time | 4.5 | 25.8 | 25.1 | 5.7 |
 //!
-//! In the same run 500 pods of one node all answered another node 0.81 s after the first ADD began; the plugin's process alone
-//! took 0.69 ms where `/bin/true` took 0.70 ms; the agent never had more than 36 MiB. The figures of one machine come and go with its
-//! neighbours: an hour before, with `ptp` at 8.0 ms alone and 99 at 16, ours were 2.2 and 27.5; ten minutes before, at 16 with `ptp` at
-//! 103 to 109, 20 (p99 28 to 32) and 380 pairs a second.
+//! In the same run 500 pods of one node all answered another node 0.69 s after the first ADD began; the plugin's process alone
+//! took 0.67 ms where `/bin/true` took 1.2 ms; the agent never had more than 34 MiB. The figures of one machine come and go with its
+//! neighbours: in ten runs of two hours `ptp` took 8.8 to 11.7 ms alone and ours 2.5 to 3.1; 94 to 126 at 16, and ours 16.5 to 19.2.
 
 mod alone;
 mod burst;

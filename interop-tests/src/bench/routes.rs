@@ -6,18 +6,18 @@
 //! kernel's answers; `calidris` is a whole turn with read-back, difference and bookkeeping. What only the agent has is
 //! measured without a peer: a resync with nothing to do, an endpoint from known to reachable, nftables.
 //!
-//! Seen with 200,000 routes in three rounds on two processors, 40 seconds for the whole run. Medians: to what `raw-netlink` does a second
-//! in the same round, and seconds of processor time (of `raw-netlink` 0.58 and 0.52); the most memory, in MiB.
+//! Seen with 200,000 routes in three rounds on two processors, 30 seconds for the whole run. Medians: to what `raw-netlink` does a second
+//! in the same round, and seconds of processor time (of `raw-netlink` 0.41 and 0.34); the most memory, in MiB.
 //!
 //! | subject | in | out | in, processor | out, processor | memory |
 //! |---|---|---|---|---|---|
-//! | `calidris-writer` | 1.00 | 1.03 | 0.57 | 0.46 | 137 |
-//! | `calidris` | 0.87 | 0.92 | 0.67 | 0.52 | 104 |
-//! | `ip-batch` | 0.26 | 0.26 | 2.29 | 2.21 | – |
-//! | `bird2` | 0.44 | 0.66 | 1.31 | 0.93 | 55 |
+//! | `calidris-writer` | 1.07 | 1.02 | 0.39 | 0.31 | 137 |
+//! | `calidris` | 0.82 | 0.84 | 0.49 | 0.39 | 95 |
+//! | `ip-batch` | 0.29 | 0.28 | 1.43 | 1.38 | – |
+//! | `bird2` | 0.49 | 0.85 | 0.84 | 0.46 | 55 |
 //!
-//! A resync of 100,000 routes 123 ms; an endpoint beside 1,000 0.41 ms; nftables beside 2,000 endpoints: add 1.1 ms. The ratios of a
-//! whole turn in single rounds lie between 0.83 and 0.96: the kernel has nine tenths of it.
+//! A resync of 100,000 routes 103 ms; an endpoint beside 1,000 0.42 ms; nftables beside 2,000 endpoints: add 2.4 ms. The kernel has eight to
+//! nine tenths of a whole turn's time; the ratio of its median goes from run to run between 0.72 and 0.89, most when memory is dear.
 
 use std::fmt::Write as _;
 use std::path::Path;
