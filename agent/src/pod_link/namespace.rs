@@ -31,8 +31,8 @@ pub(super) fn must_differ(pod: BorrowedFd<'_>, host: BorrowedFd<'_>) -> Result<(
 /// Runs `work` with this thread in `namespace`, and takes it back to `home`, where it was, also when `work` panics. The work
 /// must start no threads: they would stay there.
 ///
-/// A thread of its own for every pod would not have to find back, and cost a fifth of what the pair costs. Finding back
-/// fails only if the process loses its capabilities meanwhile; then it ends, since whatever else this thread was given to do
+/// A thread of its own for every pod would not have to find back, but has a stack to be mapped and unmapped each time, which
+/// interrupts the other processors. Finding back fails only if the process loses its capabilities meanwhile; then it ends, since whatever else this thread was given to do
 /// would be done to a pod instead of the node.
 pub(super) fn run_in<T>(
     namespace: BorrowedFd<'_>,
