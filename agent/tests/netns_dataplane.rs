@@ -49,6 +49,19 @@ fn now() -> Instant {
     clock::now()
 }
 
+/// Reads everything back, and turns until nothing is left to do.
+fn settle(dataplane: &mut Dataplane<Linux>, model: &mut Model) {
+    dataplane.note(KernelChange::Everything);
+    for _ in 0..4 {
+        let report = turn(dataplane, model);
+        assert!(report.failures.is_empty(), "{:#?}", report.failures);
+        if report.ops.is_empty() {
+            return;
+        }
+    }
+    panic!("it does not settle");
+}
+
 /// One turn: what is there goes into the model, the model says what should be, that is applied.
 fn turn(dataplane: &mut Dataplane<Linux>, model: &mut Model) -> ApplyReport {
     let (links, addresses) = dataplane.observed().unwrap();

@@ -20,12 +20,7 @@ impl Cluster {
     /// The blocks that hold an address: one, unless pools overlap or a pool's block size has been changed.
     pub fn blocks_with(&self, address: IpAddr) -> impl Iterator<Item = (IpNetwork, &ClusterBlock)> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefixes = if self.blocks.is_empty() {
-            0..=0
-        } else {
-            0..=longest
-        };
-        prefixes.filter_map(move |prefix| {
+        (0..=longest).filter_map(move |prefix| {
             let network = IpNetwork::new(address, prefix).ok()?.network();
             let block = IpNetwork::new(network, prefix).ok()?;
             Some((block, self.blocks.get(&block)?))

@@ -1,13 +1,12 @@
 //! Pods with addresses of the uplink's own subnet, on the real kernel: hosts there reach them while the node answers for them.
 
-use calidris_agent::apply::Dataplane;
 use calidris_agent::cleanup::{self, Mode};
-use calidris_agent::kernel::{KernelChange, Linux};
+use calidris_agent::kernel::Linux;
 use calidris_agent::model::{Encapsulation, Endpoint, EndpointId, Model, Pool};
 
 use super::eventually::eventually;
 use super::namespaces::{Namespace, possible};
-use super::{IN_SYNC, Monitor, fresh, turn};
+use super::{IN_SYNC, Monitor, fresh, settle};
 
 /// Entries of others: one for an address that nobody has, one for a pod's.
 const FOREIGN: &str = "\
@@ -68,18 +67,6 @@ fn proxies(node: &Namespace, are_ours: bool) -> Vec<String> {
     let mut lines: Vec<String> = lines.map(str::to_owned).collect();
     lines.sort_unstable();
     lines
-}
-
-fn settle(dataplane: &mut Dataplane<Linux>, model: &mut Model) {
-    dataplane.note(KernelChange::Everything);
-    for _ in 0..4 {
-        let report = turn(dataplane, model);
-        assert!(report.failures.is_empty(), "{:#?}", report.failures);
-        if report.ops.is_empty() {
-            return;
-        }
-    }
-    panic!("it does not settle");
 }
 
 /// Whether the host reaches an address that it knows nothing of.

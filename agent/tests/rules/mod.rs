@@ -11,7 +11,7 @@ use calidris_agent::kernel::{KernelChange, Linux};
 use calidris_agent::model::{Learned, Model, NextHop};
 
 use super::namespaces::{Namespace, possible};
-use super::{Monitor, fresh, model, node, turn};
+use super::{Monitor, fresh, model, node, settle, turn};
 
 /// Rules of others that look as much like ours as can be.
 const FOREIGN: &str = "\
@@ -26,19 +26,6 @@ fn rules(node: &Namespace, are_ours: bool) -> Vec<String> {
     let text = node.sh("ip rule; ip -6 rule | sed 's/^/v6 /'");
     let lines = text.lines().filter(|line| line.contains("proto 202") == are_ours);
     lines.map(str::to_owned).collect()
-}
-
-/// Turns until nothing is left to do.
-fn settle(dataplane: &mut Dataplane<Linux>, model: &mut Model) {
-    dataplane.note(KernelChange::Everything);
-    for _ in 0..4 {
-        let report = turn(dataplane, model);
-        assert!(report.failures.is_empty(), "{:#?}", report.failures);
-        if report.ops.is_empty() {
-            return;
-        }
-    }
-    panic!("it does not settle");
 }
 
 fn assert_settled(model: &mut Model) {
