@@ -159,9 +159,10 @@ impl<S: Store + 'static> CniServer<S> {
             let server = Arc::clone(&self);
             async move {
                 // The request comes a moment after the connection, whole as a rule; a thread that waits for it costs more.
-                let _says_nothing = tokio::time::timeout(RECEIVE_TIMEOUT, stream.readable()).await;
+                let says_something = tokio::time::timeout(RECEIVE_TIMEOUT, stream.readable()).await;
+                let time_left = says_something.map_or(Duration::ZERO, |_| RECEIVE_TIMEOUT);
                 match blocking(stream) {
-                    Ok(stream) => server.converse(stream).await,
+                    Ok(stream) => server.converse(stream, time_left).await,
                     Err(error) => warn!(%error, "CNI: a connection cannot be used"),
                 }
             }
@@ -179,10 +180,10 @@ impl<S: Store + 'static> CniServer<S> {
     }
 
     /// One connection: one request, one reply.
-    async fn converse(&self, stream: BlockingStream) {
+    async fn converse(&self, stream: BlockingStream, time_to_receive: Duration) {
         let has_request = socket::has_request(&stream);
         let read = move || {
-            let received = socket::read_request(&stream, RECEIVE_TIMEOUT);
+            let received = socket::read_request(&stream, time_to_receive);
             (stream, received)
         };
         let (stream, received) = match in_thread_unless(has_request, read).await {

@@ -4,10 +4,9 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use calidris_agent::apply::Dataplane;
 use calidris_agent::cleanup::{self, Mode};
 use calidris_agent::desired::MAIN_TABLE;
-use calidris_agent::kernel::{KernelChange, Linux};
+use calidris_agent::kernel::Linux;
 use calidris_agent::model::{Learned, Model, NextHop};
 
 use super::namespaces::{Namespace, possible};
